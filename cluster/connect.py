@@ -1,0 +1,105 @@
+"""One way into Ray: join the cluster or job we run in, else start a local one, and end only what was started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.config import ClusterConfig
+from cluster.machine import cpu_count
+from configs.errors import ResourceError
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+_ADDRESS = "RAY_ADDRESS"
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_MIN_CPUS = 2
+_KNOCK_S = 10.0
+
+
+def in_job() -> bool:
+    """Whether this process is the entry point of a Ray job; its working folder is then a temporary copy."""
+    return _JOB in os.environ
+
+
+def joins_cluster() -> bool:
+    """Whether :func:`connect` joins a running cluster (``RAY_ADDRESS`` is set, as it is inside every job)."""
+    return os.environ.get(_ADDRESS, "local") not in ("", "local")
+
+
+def local_cpus(config: ClusterConfig) -> int:
+    """Logical CPUs of a locally started Ray: at least 2, because a Ray Data stage reads beside its actors."""
+    return config.num_cpus or max(_MIN_CPUS, cpu_count())
+
+
+@contextmanager
+def connect(config: ClusterConfig) -> Iterator[None]:
+    """Ray, for as long as the block lasts.
+
+    An initialised Ray is used as it is and left running; ``RAY_ADDRESS`` is joined; else a local Ray starts
+    and ends with the block.
+
+    Raises:
+        ResourceError: the cluster cannot be reached, refuses our token, or a local Ray cannot start.
+    """
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
+    try:
+        import ray
+    except ModuleNotFoundError as exc:
+        raise ResourceError("the package 'ray' is not installed; install mentorec with its dependencies") from exc
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        _knock()
+        ray.init(**_arguments(config))
+    except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
+        raise ResourceError(_explain(exc)) from exc
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock() -> None:
+    """Raise ConnectionError or OSError at once where Ray itself would try for minutes."""
+    address = os.environ.get(_ADDRESS, "") if joins_cluster() else ""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK_S).close()
+
+
+def _arguments(config: ClusterConfig) -> dict[str, Any]:
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": config.worker_logs}
+    if joins_cluster():
+        # A job's upload already reaches every worker. From outside a job the code travels with us.
+        outside = not in_job() and _is_checkout()
+        return quiet | ({"runtime_env": {"working_dir": str(CHECKOUT)}} if outside else {})
+    if _is_checkout():
+        paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return quiet | {
+        "address": "local", "num_cpus": local_cpus(config), "include_dashboard": False,
+        "object_store_memory": None if config.object_store_gb is None else int(config.object_store_gb * 2**30),
+    }
+
+
+def _is_checkout() -> bool:
+    return (CHECKOUT / "pyproject.toml").is_file()
+
+
+def _explain(exc: Exception) -> str:
+    reason = " ".join(str(exc).split())[:300]
+    if not joins_cluster():
+        return f"a local Ray did not start: {reason}; `mentorec doctor --ray` shows what is missing"
+    address = os.environ[_ADDRESS]
+    if "authenticat" in f"{type(exc).__name__} {reason}".lower():
+        return (f"{_ADDRESS}={address}: the cluster asks for a token: set RAY_AUTH_MODE=token and put the cluster's "
+                f"token into ~/.ray/auth_token ({reason})")
+    return (f"no Ray cluster answers at {_ADDRESS}={address}: {reason}; start one with `ray start --head`, or unset "
+            f"{_ADDRESS} to run on this machine")

@@ -1,0 +1,201 @@
+"""A storage root behind one small interface: local folders and object stores by the same code (pyarrow)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from cluster.config import StorageConfig
+from configs.errors import StorageError
+
+NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
+"""Copies from object stores, readable by this user alone."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A filesystem and a base path; relative POSIX paths below it name everything. Picklable: actors hold it."""
+
+    filesystem: pafs.FileSystem
+    base: str
+
+    @classmethod
+    def from_config(cls, config: StorageConfig) -> Storage:
+        """Open the root named by ``config.uri``.
+
+        Raises:
+            StorageError: a URI scheme that pyarrow does not know, or an endpoint given for a local folder.
+        """
+        if config.endpoint is not None or config.region is not None:
+            if not config.uri.startswith("s3://"):
+                raise StorageError(f"storage.uri: got {config.uri!r}; endpoint and region go with an s3:// URI only")
+            filesystem = pafs.S3FileSystem(endpoint_override=config.endpoint, region=config.region,
+                                           allow_delayed_open=True)  # one request per small file, not three
+            return cls(filesystem, config.uri.removeprefix("s3://").rstrip("/"))
+        if "://" in config.uri:
+            uri = config.uri
+            if uri.startswith("s3://"):
+                uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
+            try:
+                filesystem, base = pafs.FileSystem.from_uri(uri)
+            except (pa.ArrowInvalid, OSError) as exc:
+                raise StorageError(f"storage.uri: got {config.uri!r}; legal: a local folder, s3://, gs://, hdfs://, "
+                                   f"file://; {exc}") from exc
+            return cls(filesystem, base.rstrip("/"))
+        return cls(pafs.LocalFileSystem(), str(Path(config.uri).expanduser().absolute()))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether paths of this storage are paths of this machine."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, relative: str) -> str:
+        """The filesystem's own path of a relative one.
+
+        Raises:
+            StorageError: the path would leave the storage root.
+        """
+        parts = PurePosixPath(relative).parts
+        if relative.startswith("/") or ".." in parts or "\0" in relative:
+            raise StorageError(f"path {relative!r} would leave the storage root; use a relative path without '..'")
+        return f"{self.base}/{relative}" if relative else self.base
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self._info(self.path(relative)).type != pafs.FileType.NotFound)
+
+    def names(self, relative: str) -> list[str]:
+        """Sorted names of the direct children of a folder; empty when it is absent."""
+        infos = self._info(pafs.FileSelector(self.path(relative), allow_not_found=True))
+        return sorted(info.base_name for info in infos)
+
+    def files(self, relative: str) -> list[str]:
+        """Sorted relative paths of all files below a folder."""
+        selector = pafs.FileSelector(self.path(relative), allow_not_found=True, recursive=True)
+        infos = self._info(selector)
+        return sorted(i.path.removeprefix(self.base + "/") for i in infos if i.type == pafs.FileType.File)
+
+    def make_dir(self, relative: str) -> None:
+        """Create a folder and its parents."""
+        with self._writing(relative) as path:
+            self.filesystem.create_dir(path, recursive=True)
+
+    def delete(self, relative: str) -> None:
+        """Remove a file or a folder with all below it; absent is fine."""
+        info = self._info(self.path(relative))
+        if info.type == pafs.FileType.Directory:
+            self.filesystem.delete_dir(info.path)
+        elif info.type != pafs.FileType.NotFound:
+            self.filesystem.delete_file(info.path)
+
+    def read_bytes(self, relative: str) -> bytes:
+        """A whole file."""
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return cast(bytes, stream.read())
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """A whole file, visible only when complete (written beside, then moved)."""
+        with self._writing(relative) as path:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            if not self.is_local:  # an object appears only once its upload has finished
+                with self.filesystem.open_output_stream(path) as stream:
+                    stream.write(data)
+                return
+            partial = f"{path}.{os.getpid()}.partial"
+            try:
+                with open(partial, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            except OSError:
+                Path(partial).unlink(missing_ok=True)
+                raise
+
+    def read_json(self, relative: str) -> Any:
+        """A JSON file."""
+        return json.loads(self.read_bytes(relative))
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """A JSON file, whole or not at all."""
+        self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file or a folder of Parquet files as one table."""
+        return pq.read_table(self.path(relative), columns=columns, filesystem=self.filesystem)
+
+    def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
+        """A Parquet file."""
+        with self._writing(relative) as path:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            pq.write_table(table, path, filesystem=self.filesystem, **options)
+
+    def local(self, relative: str) -> Path:
+        """A path on this machine holding the file or folder; copied once per node from an object store."""
+        if self.is_local:
+            return Path(self.path(relative))
+        store = repr(self.filesystem.__reduce__())  # its type, endpoint and region
+        tag = hashlib.blake2b(f"{store}:{self.path(relative)}".encode(), digest_size=12)
+        target = NODE_CACHE / tag.hexdigest()
+        if not target.exists():
+            NODE_CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(dir=NODE_CACHE)) / "copy"
+            source = self.path(relative)
+            try:
+                if self._info(source).type == pafs.FileType.Directory:
+                    fresh.mkdir()
+                pafs.copy_files(source, str(fresh), source_filesystem=self.filesystem)
+                fresh.rename(target)
+            except OSError:  # another process of this node may have been first; its copy is the same
+                if not target.exists():
+                    raise
+            finally:
+                shutil.rmtree(fresh.parent, ignore_errors=True)
+        return target
+
+    @contextmanager
+    def upload_folder(self, relative: str) -> Iterator[Path]:
+        """A local folder whose files are below ``relative`` afterwards (the folder itself when storage is local)."""
+        if self.is_local:
+            target = Path(self.path(relative))
+            target.mkdir(parents=True, exist_ok=True)
+            yield target
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            with self._writing(relative) as path:
+                self.filesystem.create_dir(path, recursive=True)
+                pafs.copy_files(folder, path, destination_filesystem=self.filesystem)
+
+    def _info(self, where: str | pafs.FileSelector) -> Any:
+        try:
+            return self.filesystem.get_file_info(where)
+        except OSError as exc:
+            raise StorageError(f"{self.base} cannot be reached: {exc}; check storage.uri, its endpoint and the "
+                               "credentials in the environment") from exc
+
+    @contextmanager
+    def _writing(self, relative: str) -> Iterator[str]:
+        """The filesystem's path of what is being written.
+
+        Raises:
+            StorageError: the disk is full, the root is read-only, the bucket is missing, the endpoint is silent, …
+        """
+        path = self.path(relative)
+        try:
+            yield path
+        except OSError as exc:
+            raise StorageError(f"{path} cannot be written: {exc}; free space there or set storage.uri to another "
+                               "place") from exc

@@ -1,0 +1,151 @@
+"""Model, pooling, distillation and loss settings. Torch-free; notation of ECIR'26."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Config
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TransformerConfig(Config):
+    """What SASRec and BERT4Rec share."""
+
+    hidden_dim: int = Field(default=64, ge=1)
+    """Hidden width d."""
+
+    num_blocks: int = Field(default=2, ge=1)
+    """Transformer blocks."""
+
+    num_heads: int = Field(default=1, ge=1)
+    """Attention heads; divides hidden_dim."""
+
+    dropout: Probability = 0.2
+    """Dropout on embeddings, attention and feed-forward outputs."""
+
+    max_length: int = Field(default=50, ge=1)
+    """Most recent items that the model sees, L."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}")
+        return self
+
+
+class SASRecConfig(TransformerConfig):
+    """Causal transformer over item embeddings (Kang & McAuley, ICDM'18)."""
+
+    kind: Literal["sasrec"] = "sasrec"
+
+
+class BERT4RecConfig(TransformerConfig):
+    """Bidirectional transformer trained on masked items (Sun et al., CIKM'19)."""
+
+    kind: Literal["bert4rec"] = "bert4rec"
+
+    mask_probability: float = Field(default=0.15, gt=0, lt=1)
+    """Share of positions replaced by [MASK] in training; at least one per sequence."""
+
+
+ModelConfig = Annotated[SASRecConfig | BERT4RecConfig, Field(discriminator="kind")]
+
+
+class MeanPooling(Config):
+    """ECIR'26, eq. 1."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class ExponentialPooling(Config):
+    """ECIR'26, eq. 2: weights softmax(γ·t)."""
+
+    kind: Literal["exponential"] = "exponential"
+    gamma: float = 0.1
+    """γ; above 0 favours recent steps."""
+
+
+class AttentionPooling(Config):
+    """ECIR'26, eq. 3: weights softmax(w·h + b), learnt."""
+
+    kind: Literal["attention"] = "attention"
+
+
+PoolingConfig = Annotated[MeanPooling | ExponentialPooling | AttentionPooling, Field(discriminator="kind")]
+
+
+class MSEDistillation(Config):
+    """ECIR'26, eq. 4: mean squared error between H_k and T(profile), over users and dimensions."""
+
+    kind: Literal["mse"] = "mse"
+
+
+class RMSEDistillation(Config):
+    """Square root of eq. 4, as in the published Kion and M2 runs."""
+
+    kind: Literal["rmse"] = "rmse"
+
+
+class CosineDistillation(Config):
+    """1 - cos(H_k, T(profile)), mean over users."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class InfoNCEDistillation(Config):
+    """H_k must find its own user's T(profile) among the global batch's (softmax over cosine / temperature)."""
+
+    kind: Literal["infonce"] = "infonce"
+    temperature: float = Field(default=0.1, gt=0)
+
+
+DistillationLossConfig = Annotated[
+    MSEDistillation | RMSEDistillation | CosineDistillation | InfoNCEDistillation, Field(discriminator="kind")
+]
+
+
+class ProjectionConfig(Config):
+    """T, the linear map from the profile space to R^d. It exists only during training."""
+
+    kind: Literal["trained", "orthogonal", "identity"] = "trained"
+    """`trained`: linear layer with bias. `orthogonal`: fixed, seeded orthonormal map. `identity`: none, widths equal."""
+
+    variance_floor: float = Field(default=0.0, ge=0)
+    """Weight of a hinge that keeps the per-dimension standard deviation of T(profile) at 1 or above; 0 = off."""
+
+
+class DistillationConfig(Config):
+    """The auxiliary loss of the first phase. Only an arm that distils has it in its fingerprint."""
+
+    loss: DistillationLossConfig = InfoNCEDistillation()
+    """Form of L_distil."""
+
+    layer: int = Field(default=0, ge=0)
+    """k, 0-based: H_k is pooled after this transformer block."""
+
+    pooling: PoolingConfig = MeanPooling()
+    """How H_k is pooled over real positions (eqs. 1-3)."""
+
+    projection: ProjectionConfig = ProjectionConfig()
+    """The map T."""
+
+    standardize_targets: bool = True
+    """Centre the profile vectors and scale them to unit variance (statistics of the profiled training users)."""
+
+    profile_aggregation: Literal["mean", "attention"] = "mean"
+    """How several profiles of one user become one target."""
+
+
+class SoftmaxLoss(Config):
+    """Full cross-entropy over the catalogue, computed in chunks: positions × items logits never exist."""
+
+    kind: Literal["softmax"] = "softmax"
+    chunk_rows: int = Field(default=128, ge=1)
+    """Positions per chunk; memory and speed only."""
+
+
+RankingLossConfig = SoftmaxLoss
+"""The loss on next (or masked) items, L_model."""

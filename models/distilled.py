@@ -1,0 +1,208 @@
+"""The student and its teacher's side in one module, so that DDP sees every parameter (ECIR'26, eqs. 5-6).
+
+Legend: B batch, L positions, D hidden width, N positions with a target, G profiled users of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from configs.errors import ConfigError, DataError, illegal
+from models.config import DistillationConfig, RankingLossConfig
+from models.distillation import (
+    distillation_loss,
+    dynamic_scale,
+    mean_variance,
+    retrieval_accuracy,
+    variance_hinge,
+)
+from models.hashing import derive_seed
+from models.losses import build_ranking_loss
+from models.parallel import gather_rows, gather_values, world_size
+from models.pooling import Pooling
+from models.profile_head import ProfileHead
+from models.protocols import SequenceEncoder
+from models.sequences import Batch
+
+_TEACHER_STREAM = 1
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """``total`` is for ``backward``; everything else is detached and global, equal on every rank."""
+
+    total: Tensor
+    """Scaled by the world size: the mean over ranks that DDP takes is the gradient of the global objective."""
+    ranking: Tensor
+    """L_model, mean over positions."""
+    distillation: Tensor
+    """L_distil; 0 when no user of the global batch has a profile, or the phase does not distil."""
+    variance_floor: Tensor
+    """The hinge on T(P(u)), before its weight."""
+    beta: Tensor
+    """β of eq. 5; 0 when nothing is distilled."""
+    num_positions: int
+    num_profiled: int
+    student_variance: Tensor | None = None
+    """Of H_k over profiled users, mean over dimensions. None where not asked for or nobody is profiled."""
+    teacher_variance: Tensor | None = None
+    """Of T(P(u)), likewise."""
+    retrieval: Tensor | None = None
+    """Share of profiled users whose H_k finds their own T(P(u)) in the global batch."""
+
+    def values(self) -> dict[str, float]:
+        """The global numbers for a log, absent ones left out."""
+        logged = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "total"}
+        return {name: float(value) for name, value in logged.items() if value is not None}
+
+
+class DistilledRecommender(nn.Module):
+    """L = α·(β·L_distil + floor) + (1 - α)·L_model while α > 0, else L_model.
+
+    A global batch without any profiled user has β = 0 and keeps (1 - α)·L_model, its weight among the others.
+    """
+
+    def __init__(
+        self,
+        encoder: SequenceEncoder,
+        loss: RankingLossConfig,
+        distillation: DistillationConfig | None,
+        profile_dim: int,
+        num_angles: int,
+        seed: int,
+        compat: Literal["none", "upstream"] = "none",
+    ) -> None:
+        """
+        Args:
+            encoder: the student; it stays in ``.encoder`` and its state dict is what is served.
+            loss: form of L_model.
+            distillation: None for the plain arm, which then has no teacher-side parameter at all.
+            profile_dim: width of the teacher's vectors.
+            num_angles: profiles per user, at most.
+            seed: of the teacher's side; the encoder has been initialised already.
+            compat: ``upstream`` pools over padding as the published code does.
+
+        Raises:
+            ConfigError: the encoder is no torch module; T's widths do not fit.
+        """
+        super().__init__()
+        if not isinstance(encoder, nn.Module):
+            raise ConfigError(illegal("encoder", type(encoder).__name__, "a torch.nn.Module that is a SequenceEncoder"))
+        self.encoder: SequenceEncoder = encoder
+        self.ranking_loss = build_ranking_loss(loss)
+        self.distillation = distillation
+        if distillation is not None:
+            pad_to = encoder.max_length if compat == "upstream" else None
+            self.pooling = Pooling(distillation.pooling, encoder.hidden_dim, pad_to)
+            self.head = ProfileHead(
+                distillation, profile_dim, num_angles, encoder.hidden_dim, derive_seed(seed, _TEACHER_STREAM)
+            )
+
+    def forward(
+        self,
+        batch: Batch,
+        alpha: float,
+        beta: bool = False,
+        beta_cap: float | None = None,
+        mask_seed: int = 0,
+        with_stats: bool = False,
+    ) -> LossTerms:
+        """Losses of one rank's part of a global batch; every rank must call it with the same settings.
+
+        Args:
+            batch: rows of this rank; none of them, or none with a profile, is fine.
+            alpha: α of this step; 0 trains on next items alone.
+            beta: dynamic scaling; off: β = 1.
+            beta_cap: upper bound of β; None: unbounded.
+            mask_seed: of the encoder's masks.
+            with_stats: also compute the variances and the retrieval share.
+
+        Raises:
+            DataError: α > 0 and the batch carries no profile columns.
+        """
+        active = self.distillation if alpha > 0 else None
+        inputs_BL, targets_BL = self.encoder.training_inputs(batch.items_BL, batch.users_B, mask_seed)
+        encoded = self.encoder(inputs_BL, active.layer if active else None)
+        with torch.autocast(inputs_BL.device.type, enabled=False):
+            ranking_sum, positions = self._ranking(encoded.hidden_BLD, targets_BL)
+            rows_NC = self._sides(encoded.layer_BLD, inputs_BL, batch) if active else ranking_sum.new_zeros(0, 2)
+            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([positions, len(rows_NC)])])
+            ranks_W3 = gather_values(local_3.double())
+            num_positions, counts = int(ranks_W3[:, 1].sum()), [int(n) for n in ranks_W3[:, 2].tolist()]
+            ranking = (ranks_W3[:, 0].sum() / max(num_positions, 1)).float()
+            taught = _nothing(ranking)
+            if active and sum(counts):
+                taught = _distil(active, gather_rows(rows_NC, counts), ranking, beta, beta_cap, with_stats)
+            # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
+            local = ranking_sum / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
+            # DDP waits for every parameter, also in steps that do not teach.
+            idle = sum((0 * p.sum() for p in self.teacher_parameters()), torch.zeros_like(ranking))
+            return LossTerms(
+                total=world_size() * local + idle, ranking=ranking, distillation=taught.distillation,
+                variance_floor=taught.floor, beta=taught.beta, num_positions=num_positions,
+                num_profiled=sum(counts), **taught.stats,
+            )
+
+    def teacher_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that exist only during training: T, attention vectors."""
+        return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
+
+    def _ranking(self, hidden_BLD: Tensor, targets_BL: Tensor) -> tuple[Tensor, int]:
+        """Σ L_model over this rank's targets, and their number."""
+        targets_X = targets_BL.flatten()
+        chosen_N = targets_X.nonzero().squeeze(1)
+        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, chosen_N)
+        return self.ranking_loss(hidden_ND, self.encoder.item_weights_VD(), targets_X[chosen_N]), len(chosen_N)
+
+    def _sides(self, layer_BLD: Tensor | None, inputs_BL: Tensor, batch: Batch) -> Tensor:
+        """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
+        if layer_BLD is None or batch.profiles_BAP is None or batch.profiled_BA is None:
+            raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA (zeros and False for "
+                            "users without a profile), and an encoder that returns the states of the layer")
+        real_BL = inputs_BL != 0
+        chosen_N = (batch.profiled_BA.any(1) & real_BL.any(1)).nonzero().squeeze(1)
+        student_ND = self.pooling(layer_BLD.index_select(0, chosen_N).float(), real_BL[chosen_N])
+        teacher_ND = self.head(batch.profiles_BAP[chosen_N].float(), batch.profiled_BA[chosen_N])
+        return torch.cat([student_ND, teacher_ND], 1)
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """The distilling half of eq. 5, before α: ``objective`` carries the gradient, the rest is detached."""
+
+    objective: Tensor
+    distillation: Tensor
+    floor: Tensor
+    beta: Tensor
+    stats: dict[str, Tensor]
+
+
+def _nothing(like: Tensor) -> _Taught:
+    zero = torch.zeros_like(like)
+    return _Taught(zero, zero, zero, zero, {})
+
+
+def _distil(
+    config: DistillationConfig, rows_GC: Tensor, ranking: Tensor, beta: bool, beta_cap: float | None, with_stats: bool
+) -> _Taught:
+    """β·L_distil plus the weighted variance hinge, which β does not scale."""
+    student_GD, teacher_GD = rows_GC.chunk(2, 1)
+    distillation = distillation_loss(config.loss, student_GD, teacher_GD)
+    scale = dynamic_scale(ranking, distillation, beta_cap) if beta else torch.ones_like(ranking)
+    objective, floor = scale * distillation, torch.zeros_like(ranking)
+    if config.projection.variance_floor > 0:
+        floor = variance_hinge(teacher_GD)
+        objective = objective + config.projection.variance_floor * floor
+    stats = {}
+    if with_stats:
+        stats = {
+            "student_variance": mean_variance(student_GD),
+            "teacher_variance": mean_variance(teacher_GD),
+            "retrieval": retrieval_accuracy(student_GD, teacher_GD),
+        }
+    return _Taught(objective, distillation.detach(), floor.detach(), scale, stats)

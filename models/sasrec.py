@@ -1,0 +1,53 @@
+"""SASRec: a causal transformer that predicts the next item at every step (Kang & McAuley, ICDM'18).
+
+Legend: B batch, L positions, D hidden width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import SASRecConfig
+from models.protocols import TrainingInputs
+from models.transformer import Attention, Block, TransformerEncoder, keep_last, last_state_BD
+
+
+class SASRecBlock(Block):
+    """Norm on the queries alone, then a pointwise network of width D whose residual starts from its own norm."""
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
+        self.attention = Attention(config)
+        self.feed_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
+        self.expand = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.contract = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
+        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), hidden_BLD, mask_B11L)
+        hidden_BLD = self.feed_norm(hidden_BLD)
+        inner_BLD = F.relu(self.dropout(self.expand(hidden_BLD)))
+        output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))
+        return output_BLD
+
+
+class SASRec(TransformerEncoder):
+    """The state at a step scores the item after it."""
+
+    def __init__(self, config: SASRecConfig, num_items: int) -> None:
+        super().__init__(config, num_items, (SASRecBlock(config) for _ in range(config.num_blocks)))
+
+    def training_inputs(self, items_BL: Tensor, users_B: Tensor, mask_seed: int) -> TrainingInputs:
+        """Each row without its last item, and the same row shifted by one; rows hold up to max_length + 1 items."""
+        items_BL = F.pad(keep_last(items_BL, self.max_length + 1), (0, 1))
+        targets_BL = items_BL[:, 1:]
+        inputs_BL = items_BL[:, :-1].masked_fill(targets_BL == 0, 0)
+        width = max(inputs_BL.shape[1] - 1, 1)  # the column of pure padding is there for rows of one item
+        return TrainingInputs(inputs_BL[:, :width], targets_BL[:, :width])
+
+    def user_states_BD(self, items_BL: Tensor) -> Tensor:
+        """The state at the last real item."""
+        inputs_BL = keep_last(items_BL, self.max_length)
+        return last_state_BD(self(inputs_BL).hidden_BLD, inputs_BL)

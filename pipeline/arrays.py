@@ -1,0 +1,44 @@
+"""Arrow IPC files of `prepare` as memory-mapped arrays, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from models.sequences import Cases, Sequences
+from pipeline.columns import HISTORY, ITEMS, TARGET, USER_IDX
+
+
+def open_arrow(path: Path) -> pa.Table:
+    """An Arrow IPC file, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def write_arrow(path: str | Path, table: pa.Table) -> None:
+    """One record batch, uncompressed, so that readers map it without a copy."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def sequences(column: pa.ChunkedArray) -> Sequences:
+    """A large_list<int32> column as flat array and offsets, zero-copy for one chunk."""
+    if column.num_chunks == 0:
+        return Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    offsets = array.offsets.to_numpy()
+    return Sequences(array.values.to_numpy(), offsets)
+
+
+def training_sequences(path: Path) -> tuple[np.ndarray, Sequences]:
+    """``train.arrow`` → user indices int64 [N] and their training sequences."""
+    table = open_arrow(path)
+    return table[USER_IDX].to_numpy(), sequences(table[ITEMS])
+
+
+def cases(path: Path) -> Cases:
+    """``validation.arrow`` or ``test.arrow`` → ranking tasks."""
+    table = open_arrow(path)
+    return Cases(table[USER_IDX].to_numpy(), sequences(table[HISTORY]), table[TARGET].to_numpy())

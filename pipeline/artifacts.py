@@ -1,0 +1,252 @@
+"""The artifact contract: a folder addressed by content, whose manifest is written last.
+
+``artifacts/<stage>/<fingerprint>/attempts/<attempt>/…`` holds files, ``artifacts/<stage>/<fingerprint>/manifest.json``
+names the winning attempt. The manifest is there ⇔ the artifact is whole. Attempts never share a folder, so two
+processes that build the same artifact cannot mix; ``leases/<attempt>.json`` beside them says who is at work, and an
+attempt whose owner is dead can be taken up again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.storage import Storage
+from configs.errors import ArtifactError
+from configs.loader import flatten
+from pipeline import leases
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """Everything an artifact's content depends on."""
+
+    stage: str
+    version: int
+    """The stage's own version constant; raised when its output changes for the same input."""
+    config: Mapping[str, Any]
+    """The stage's ``Config.key()``."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Input name → fingerprint."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Raw file or model name → content digest."""
+
+    def values(self) -> dict[str, Any]:
+        """The key as a JSON-ready mapping; what ``key.json`` holds."""
+        return {"stage": self.stage, "version": self.version, "schema": SCHEMA_VERSION, "config": dict(self.config),
+                "inputs": dict(self.inputs), "digests": dict(self.digests)}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the canonical JSON of :meth:`values`."""
+        canonical = json.dumps(self.values(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """The artifact's folder below the storage root."""
+        return f"artifacts/{self.stage}/{self.fingerprint}"
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the values that differ between two ``key.json`` mappings, as ``name: old → new``."""
+    a, b = ({name: repr(value) for name, value in flatten(values).items()} for values in (old, new))
+    return [f"{name}: {a.get(name, 'absent')} → {b.get(name, 'absent')}" for name in sorted(a.keys() | b.keys())
+            if a.get(name) != b.get(name)]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished artifact says of itself."""
+
+    stage: str
+    fingerprint: str
+    attempt: str
+    key: dict[str, Any]
+    counts: dict[str, int]
+    """Row counts; stages that map rows give ``num_in``, ``num_out``, ``num_rejected``."""
+    columns: dict[str, list[str]]
+    """File name → its columns."""
+    id_digest: str | None
+    """Digest of the ordered ids of the main table."""
+    info: dict[str, Any]
+    """Provenance and statistics: seeds, versions, quality figures."""
+    files: dict[str, int]
+    """File name → size in bytes."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, to be read. Picklable."""
+
+    storage: Storage
+    folder: str
+    manifest: Manifest
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def relative(self, name: str) -> str:
+        """Path of a file below the storage root."""
+        return f"{self.folder}/{name}"
+
+    def path(self, name: str) -> str:
+        """The filesystem's own path of a file or folder of the artifact."""
+        return self.storage.path(self.relative(name))
+
+    def local(self, name: str) -> Path:
+        """A path on this machine (copied once per node from an object store), to be memory-mapped."""
+        return self.storage.local(self.relative(name))
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        return self.storage.read_table(self.relative(name), columns)
+
+    def read_json(self, name: str) -> Any:
+        return self.storage.read_json(self.relative(name))
+
+
+@dataclass(frozen=True)
+class ArtifactDir:
+    """An attempt under construction. Files go below :meth:`path`; :meth:`commit` makes the artifact."""
+
+    storage: Storage
+    key: StageKey
+    attempt: str
+    resumed: bool
+    """Whether files of a dead owner's attempt may already be here."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.key.folder}/attempts/{self.attempt}"
+
+    def relative(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    def path(self, name: str) -> str:
+        return self.storage.path(self.relative(name))
+
+    def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        self.storage.write_table(self.relative(name), table, **options)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.storage.write_json(self.relative(name), value)
+
+    def commit(self, counts: Mapping[str, int], columns: Mapping[str, Iterable[str]] | None = None,
+               id_digest: str | None = None, info: Mapping[str, Any] | None = None) -> Artifact:
+        """Write the manifest, last of all; the first attempt to do so wins.
+
+        Raises:
+            ArtifactError: ``num_in``, ``num_out`` and ``num_rejected`` are given and do not add up.
+        """
+        if {"num_in", "num_out", "num_rejected"} <= counts.keys() and (
+                counts["num_in"] != counts["num_out"] + counts["num_rejected"]):
+            raise ArtifactError(f"{self.key.stage}: rows are not conserved: {dict(counts)}")
+        existing = find(self.storage, self.key)
+        if existing is not None:
+            self.release()
+            return existing
+        sizes = {f.removeprefix(self.folder + "/"): _size(self.storage, f) for f in self.storage.files(self.folder)}
+        manifest = Manifest(self.key.stage, self.key.fingerprint, self.attempt, self.key.values(), dict(counts),
+                            {k: list(v) for k, v in (columns or {}).items()}, id_digest, dict(info or {}), sizes)
+        self.storage.write_json(f"{self.key.folder}/manifest.json", manifest.__dict__)
+        self.release()
+        return Artifact(self.storage, self.folder, manifest)
+
+    def release(self) -> None:
+        """Give the attempt up after an error, so that the next run may take it up again at once."""
+        self.storage.delete(_lease(self.key, self.attempt))
+
+
+def find(storage: Storage, key: StageKey) -> Artifact | None:
+    """The finished artifact of a key, or None.
+
+    Raises:
+        ArtifactError: the manifest is there but a file is missing or has another size.
+    """
+    return open_artifact(storage, key.stage, key.fingerprint)
+
+
+def open_artifact(storage: Storage, stage: str, fingerprint: str) -> Artifact | None:
+    """The finished artifact at an address, or None. Raises ArtifactError as :func:`find` does."""
+    folder = f"artifacts/{stage}/{fingerprint}"
+    if not storage.exists(f"{folder}/manifest.json"):
+        return None
+    try:
+        manifest = Manifest(**storage.read_json(f"{folder}/manifest.json"))
+    except (ValueError, TypeError) as exc:
+        raise ArtifactError(f"{folder}/manifest.json is damaged; delete the folder {folder} and run again") from exc
+    artifact = Artifact(storage, f"{folder}/attempts/{manifest.attempt}", manifest)
+    infos = storage.filesystem.get_file_info([artifact.path(name) for name in manifest.files])
+    for info, (name, size) in zip(infos, manifest.files.items(), strict=True):
+        if info.size != size:
+            raise ArtifactError(f"{artifact.relative(name)}: expected {size} bytes, found {info.size or 'no file'}; "
+                                f"delete the folder {folder} and run again")
+    return artifact
+
+
+def begin(storage: Storage, key: StageKey, resume: bool = False) -> ArtifactDir:
+    """A folder to build an artifact in.
+
+    With ``resume`` the newest unfinished attempt whose owner is dead is taken up again; the key is part of the
+    address, so it was begun with the same settings. Without it a fresh attempt starts and dead ones are removed.
+    """
+    storage.make_dir(f"{key.folder}/attempts")
+    if not storage.exists(f"{key.folder}/key.json"):
+        storage.write_json(f"{key.folder}/key.json", key.values())
+    winner = _winner(storage, key)
+    dead = [a for a in storage.names(f"{key.folder}/attempts") if a != winner and not _owner_alive(storage, key, a)]
+    if resume and dead:
+        attempt, resumed = dead[-1], True
+    else:
+        attempt, resumed = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:6]}", False
+        for name in dead:
+            storage.delete(f"{key.folder}/attempts/{name}")
+    storage.write_json(_lease(key, attempt), leases.mine())  # before the folder: no attempt is seen without its owner
+    storage.make_dir(f"{key.folder}/attempts/{attempt}")
+    return ArtifactDir(storage, key, attempt, resumed)
+
+
+def _lease(key: StageKey, attempt: str) -> str:
+    return f"{key.folder}/leases/{attempt}.json"
+
+
+def _winner(storage: Storage, key: StageKey) -> str | None:
+    """The attempt a manifest names: another process may have finished it since this one looked."""
+    path = f"{key.folder}/manifest.json"
+    return str(storage.read_json(path)["attempt"]) if storage.exists(path) else None
+
+
+def _owner_alive(storage: Storage, key: StageKey, attempt: str) -> bool:
+    lease = _lease(key, attempt)
+    return storage.exists(lease) and leases.alive(storage.read_json(lease))
+
+
+def digest_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | Iterable[str]) -> str:
+    """Digest of ordered ids: integer arrays by their bytes, strings with their lengths."""
+    hasher = hashlib.blake2b(digest_size=8)
+    if isinstance(ids, (pa.Array, pa.ChunkedArray)) and pa.types.is_integer(ids.type):
+        ids = ids.to_numpy()
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        hasher.update(np.ascontiguousarray(ids.astype(np.int64)).tobytes())
+        return hasher.hexdigest()
+    values = ids.to_pylist() if isinstance(ids, (pa.Array, pa.ChunkedArray)) else ids
+    for value in values:
+        data = str(value).encode()
+        hasher.update(len(data).to_bytes(4, "little") + data)
+    return hasher.hexdigest()
+
+
+def _size(storage: Storage, relative: str) -> int:
+    return int(storage.filesystem.get_file_info(storage.path(relative)).size)

@@ -1,0 +1,235 @@
+"""The command line. Parses first and imports late: only typer is imported before a command runs.
+
+Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight check or a job failed, 2 bad input,
+130 interrupted. A traceback is always a defect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from configs.errors import MentorecError
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file, or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings over the file's: train.alpha=0.6")]
+Record = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Also keep the figures there, with what they come from.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and the resource plan; do nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only results and errors.")]
+
+app = typer.Typer(help="Teach a small sequential recommender what a text profile says about each user.",
+                  rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+_STAGE_HELP = {
+    "run": "The whole way: raw files to the report.",
+    "prepare": "Raw files to interactions, id maps, splits.",
+    "profile": "Up to profiles: one text per user.",
+    "encode": "Up to vectors: profiles through an encoder.",
+    "reduce": "Up to teacher targets: reduced vectors.",
+    "train": "Up to trained recommenders, per arm and seed.",
+    "evaluate": "Up to ranks and metrics on the test users.",
+    "report": "Up to report.md and report.html, as run does.",
+}
+
+
+def _stage_command(verb: str) -> Callable[..., None]:
+    def command(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+                quiet: Quiet = False) -> None:
+        _run(verb, overrides, config, dry_run, quiet)
+
+    return command
+
+
+def _report_command(verb: str) -> Callable[..., None]:
+    def command(overrides: Overrides = None, config: ConfigOption = None, record: Record = None,
+                dry_run: DryRun = False, quiet: Quiet = False) -> None:
+        _run(None if verb == "run" else verb, overrides, config, dry_run, quiet, record)
+
+    return command
+
+
+def _run(until: str | None, overrides: list[str] | None, config: str | None, dry_run: bool, quiet: bool,
+         record_in: Path | None = None) -> None:
+    from pipeline.invocation import open_run, print_lines, warn_of_lost_storage
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until=until)
+    from pipeline.outcome import outcome, record_outcome
+    from pipeline.run import run
+
+    warn_of_lost_storage(run_config)
+    result = run(run_config, until)
+    print_lines(outcome(run_config, result, until))
+    if record_in is not None:
+        print(record_outcome(run_config, result, record_in))
+
+
+for _verb, _help in _STAGE_HELP.items():
+    app.command(_verb, help=_help)((_report_command if _verb in ("run", "report") else _stage_command)(_verb))
+
+
+@app.command()
+def describe(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+             quiet: Quiet = False) -> None:
+    """Stages: resources, columns, keys, reuse."""
+    from pipeline.invocation import open_run, print_lines
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
+    from pipeline.describe import describe as lines
+
+    print_lines(lines(run_config))
+
+
+@app.command()
+def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
+           ray: Annotated[bool, typer.Option("--ray", help="Also join or start Ray and run a task.")] = False,
+           as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """What is there, what is missing, what to do."""
+    from pipeline.invocation import open_run
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
+    from cluster.doctor import examine, passed
+    from pipeline.text import table
+
+    checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray))
+    if as_json:
+        print(json.dumps([check.__dict__ for check in checks], indent=2))
+    else:
+        print(table(("check", "status", "found", "next step"),
+                    [(c.name, c.status, c.detail, c.next_step) for c in checks]))
+    if not passed(checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(kind: Annotated[str, typer.Argument(metavar="user|item|artifact")],
+         what: Annotated[str, typer.Argument(metavar="ID|IDX|STAGE/FINGERPRINT")], overrides: Overrides = None,
+         config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
+         index: Annotated[bool, typer.Option("--index", help="Look up the internal index, not the raw id.")] = False,
+         ) -> None:
+    """A user, an item or an artifact of a run."""
+    from pipeline.invocation import open_run, print_lines
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, nameless=kind == "artifact")
+    from pipeline.show import show as lines
+
+    print_lines(lines(run_config, kind, what, index))
+
+
+@app.command()
+def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+         quiet: Quiet = False) -> None:
+    """Search settings of train and model."""
+    from pipeline.invocation import required
+    from pipeline.progress import set_quiet
+    from tuning.search import tune as search
+
+    set_quiet(quiet)
+    result = search(required(config, "tune/*.yaml"), tuple(overrides or ()), dry_run)
+    if result is not None:
+        print(result.folder)
+
+
+@app.command()
+def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
+           address: Annotated[str | None, typer.Option(
+               metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,
+           wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True) -> None:
+    """Send `run` to a Ray cluster as a job."""
+    from cluster.submit import is_here
+    from cluster.submit import submit as send
+    from pipeline.invocation import open_run, required
+    from pipeline.jobs import job_environment, run_command
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
+    command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(address), quiet)
+    code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait)
+    raise typer.Exit(code)
+
+
+@app.command()
+def schema(which: Annotated[str, typer.Argument(metavar="run|tune")] = "run") -> None:
+    """The JSON schema of a configuration file."""
+    from configs.errors import ConfigError, illegal
+    from configs.loader import json_schema
+
+    if which == "run":
+        from pipeline.config import RunConfig
+
+        print(json_schema(RunConfig))
+    elif which == "tune":
+        from tuning.config import TuneConfig
+
+        print(json_schema(TuneConfig))
+    else:
+        raise ConfigError(illegal("schema", which, ("run", "tune")))
+
+
+@app.command()
+def generate(layout: Annotated[str, typer.Argument(help="A known raw layout, such as movielens.")],
+             folder: Annotated[Path, typer.Argument(help="Where; created if absent.")],
+             overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+             quiet: Quiet = False) -> None:
+    """Write generated raw files in a known layout."""
+    from configs.errors import ConfigError, illegal
+    from pipeline.invocation import open_run, print_lines
+    from pipeline.prepare.config import SyntheticSource
+
+    source = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True).prepare.source
+    if not isinstance(source, SyntheticSource):
+        raise ConfigError(illegal("prepare.source.kind", source.kind, ("synthetic",), "set it in the file"))
+    from pipeline.prepare.raw_layouts import write_raw_layout
+
+    print_lines(map(str, write_raw_layout(layout, source, folder)))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point: run a command, turn errors into one line and an exit code."""
+    try:
+        code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
+                   standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of a pipe has gone; nothing more can be said on stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except typer.TyperException as exc:
+        context = getattr(exc, "ctx", None)
+        code = _refuse(exc.format_message() + (f" See `{context.command_path} --help`." if context else ""))
+    except Exception as exc:
+        ours = _ours(exc)
+        if ours is None:
+            raise
+        code = _refuse(str(ours))
+    if code == 130:
+        print("interrupted; the same command goes on", file=sys.stderr)
+    sys.exit(code)
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _ours(exc: BaseException | None) -> MentorecError | None:
+    """Our error, also when Ray brings it back from a worker inside an exception of its own."""
+    from configs.errors import MentorecError
+
+    while exc is not None:
+        inside = getattr(exc, "cause", None)  # Ray's task errors hold the worker's exception there
+        if isinstance(exc, MentorecError) and inside is None:
+            return exc
+        from_ray = type(exc).__module__.partition(".")[0] == "ray" or inside is not None
+        exc = (inside or exc.__cause__) if from_ray else None
+    return None

@@ -1,0 +1,147 @@
+"""A sentence-transformers model that turns texts into vectors: in a Ray actor, or directly in this process.
+
+Legend: N texts, S segments (a text, or its windows), E width of the encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.errors import ArtifactError, ConfigError, ResourceError
+from pipeline.encode.config import EncodeConfig
+from pipeline.encode.sources import ModelFiles, identity, locate
+from pipeline.encode.windows import windows
+
+_CPU_FORWARD_TEXTS = 32
+"""Texts per forward pass on a CPU: more of them leave its caches."""
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of N texts."""
+
+    vectors_NE: np.ndarray
+    """float32"""
+    tokens_N: np.ndarray
+    """int32: tokens of the whole text, prefix and special tokens included, whether or not they were cut."""
+    over_length_N: np.ndarray
+    """bool: more tokens than the limit."""
+
+
+class Encoder:
+    """Holds the model. A text's vector does not depend on its neighbours in a batch (fp32: within 1e-5)."""
+
+    def __init__(self, config: EncodeConfig, files: ModelFiles) -> None:
+        """
+        Raises:
+            ConfigError: the files are no sentence-transformers model in safetensors, or ``max_tokens`` is beyond it.
+            ResourceError: a GPU is asked for and not there.
+        """
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        on_gpu = config.execution.num_gpus > 0
+        if on_gpu and not torch.cuda.is_available():
+            raise ResourceError(f"encode.execution.num_gpus={config.execution.num_gpus:g}: torch sees no GPU; set it to 0")
+        if not on_gpu:
+            torch.set_num_threads(max(1, round(config.execution.num_cpus)))
+        try:
+            model = SentenceTransformer(files.name_or_path, revision=files.commit, device="cuda" if on_gpu else "cpu",
+                                        trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        except (OSError, ValueError, KeyError) as exc:
+            raise ConfigError(f"encode.model: {config.model!r} cannot be loaded as a sentence-transformers model with "
+                              f"safetensors weights: {' '.join(str(exc).split())[:300]}") from exc
+        self._model = model.to(getattr(torch, _DTYPES[config.precision])).eval()
+        self._config = config
+        self._forward_texts = config.execution.batch_rows if on_gpu else _CPU_FORWARD_TEXTS
+        self._limit = self._token_limit()
+        self._tokenizer = model.tokenizer
+        if config.over_length == "windows" and not self._tokenizer.is_fast:
+            raise ConfigError(f"encode.over_length=windows needs a fast tokenizer and {config.model!r} has none; use cut")
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """Encode texts.
+
+        Raises:
+            ArtifactError: a text is empty, or a vector is not finite.
+        """
+        for place, text in enumerate(texts):
+            if not text.strip():
+                raise ArtifactError(f"encode: text {place} of {len(texts)} is empty; an empty text has no vector")
+        if not texts:
+            return Encoded(np.zeros((0, self.width), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
+        told = [self._config.prefix + text for text in texts]
+        lengths = self._tokenizer(told, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        tokens_N = np.array([len(ids) for ids in lengths], np.int32)
+        over_N = tokens_N > self._limit
+        segments, owner_S, weight_S = told, np.arange(len(told)), np.ones(len(told), np.float32)
+        if self._config.over_length == "windows" and over_N.any():
+            segments, owner_S, weight_S = self._windows(texts, over_N)
+        vectors_SE = self._model.encode(segments, batch_size=self._forward_texts, convert_to_numpy=True,
+                                        normalize_embeddings=False, show_progress_bar=False).astype(np.float32)
+        vectors_NE = _weighted_means(vectors_SE, owner_S, weight_S, len(texts))
+        if self._config.normalize:
+            vectors_NE /= np.maximum(np.linalg.norm(vectors_NE, axis=1, keepdims=True), 1e-12)
+        if not np.isfinite(vectors_NE).all():
+            bad = int(np.flatnonzero(~np.isfinite(vectors_NE).all(axis=1))[0])
+            raise ArtifactError(f"encode: the vector of {texts[bad][:60]!r} is not finite; use encode.precision=fp32")
+        return Encoded(vectors_NE, tokens_N, over_N)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        probe = self._model.encode(["width"], convert_to_numpy=True, show_progress_bar=False)
+        return int(probe.shape[1])
+
+    def _token_limit(self) -> int:
+        own = self._model.max_seq_length
+        if self._config.max_tokens is None:
+            return int(own)
+        positions = getattr(self._model[0].auto_model.config, "max_position_embeddings", None)
+        if positions is not None and self._config.max_tokens > positions:
+            raise ConfigError(f"encode.max_tokens: got {self._config.max_tokens}; legal for {self._config.model!r}: 8…"
+                              f"{positions}")
+        self._model.max_seq_length = self._config.max_tokens
+        return self._config.max_tokens
+
+    def _windows(self, texts: list[str], over_N: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Segments of all texts, the text each belongs to, and its weight: tokens of its window."""
+        prefix = self._config.prefix
+        fixed = len(self._tokenizer(prefix)["input_ids"]) if prefix else self._tokenizer.num_special_tokens_to_add()
+        segments, owners, weights = [], [], []
+        for place, (text, over) in enumerate(zip(texts, over_N, strict=True)):
+            if not over:
+                segments.append(prefix + text)
+                owners.append(place)
+                weights.append(1)
+                continue
+            tokens = self._tokenizer(text, add_special_tokens=False, truncation=False, return_offsets_mapping=True,
+                                     verbose=False)
+            spans = tokens["offset_mapping"]
+            for start, end in windows(tokens.word_ids(), max(1, self._limit - fixed)):
+                segments.append(prefix + text[spans[start][0]:spans[end - 1][1]])
+                owners.append(place)
+                weights.append(end - start)
+        return segments, np.array(owners), np.array(weights, np.float32)
+
+
+def encode_texts(config: EncodeConfig, texts: list[str]) -> np.ndarray:
+    """Vectors float32 [N, E] of any texts, directly in this process: what the actors must agree with.
+
+    Raises:
+        ArtifactError: a text is empty. Others as :func:`pipeline.encode.sources.identity`.
+    """
+    return Encoder(config, locate(config, identity(config))).encode(texts).vectors_NE
+
+
+def _weighted_means(vectors_SE: np.ndarray, owner_S: np.ndarray, weight_S: np.ndarray, count: int) -> np.ndarray:
+    if len(vectors_SE) == count:
+        return vectors_SE
+    sums = np.zeros((count, vectors_SE.shape[1]), np.float32)
+    np.add.at(sums, owner_S, vectors_SE * weight_S[:, None])
+    return sums / np.bincount(owner_S, weight_S, count).astype(np.float32)[:, None]

@@ -1,0 +1,117 @@
+"""The `evaluate` stage: a trained model or a baseline → ranks, recommendations and metrics on the test users.
+
+The test split is read here and nowhere else; nothing is fitted or chosen on it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.errors import DataError, illegal
+from models.ranking import Ranks
+from models.sequences import Cases
+from pipeline import arrays
+from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.evaluate.config import Baseline, EvaluateConfig
+from pipeline.evaluate.sharding import BaselineModel, Subject, TrainedModel, rank_cases
+from pipeline.evaluate.summary import protocol, summarize, target_counts
+from pipeline.progress import say
+
+HISTORY_LENGTH, TARGET_COUNT = "history_length", "target_count"
+TOP, TOP_UNFILTERED = "top", "top_unfiltered"
+
+
+def evaluate_model(config: EvaluateConfig, prepared: Artifact, trained: Artifact, out: ArtifactDir) -> Artifact:
+    """Rank the test users with a trained model.
+
+    Raises:
+        ArtifactError: the model is damaged or knows another catalogue.
+        DataError: there are no test users.
+        TrainingError: the model's scores are not finite.
+    """
+    items = _items(prepared)
+    device = "cuda" if config.execution.use_gpu else "cpu"
+    return _evaluate(config, prepared, items, TrainedModel(trained, digest_ids(items[ITEM_ID]), device), out)
+
+
+def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact, out: ArtifactDir) -> Artifact:
+    """Fit a baseline on the training part and rank the test users with it.
+
+    A baseline that does not fit (EASE above ``ease.max_items``) gives an artifact without rows, whose
+    ``info["skipped"]`` and `metrics.json` say why.
+
+    Raises:
+        DataError: there are no test users.
+    """
+    items = _items(prepared)
+    reason = skip_reason(config, name, len(items))
+    if reason is None:
+        return _evaluate(config, prepared, items, BaselineModel(config, name, prepared, len(items)), out)
+    say(f"evaluate: {reason}")
+    cases = _test_cases(prepared)
+    _write_tables(out, Cases(cases.users[:0], cases.histories, cases.targets[:0]), items, _no_ranks(config.top_k))
+    out.write_json("metrics.json", {"skipped": reason, "protocol": protocol(config, prepared, cases, items)})
+    return _commit(out, len(cases), 0, [], {"skipped": reason})
+
+
+def skip_reason(config: EvaluateConfig, name: Baseline, num_items: int) -> str | None:
+    """Why a baseline is not computed on a catalogue of this size, or None."""
+    if name == "ease" and num_items > config.ease.max_items:
+        gib = 3 * 4 * num_items**2 / 2**30
+        return (f"ease skipped: {num_items:,} items are more than evaluate.ease.max_items={config.ease.max_items:,} "
+                f"(it would need about {gib:,.0f} GiB)")
+    return None
+
+
+def _evaluate(config: EvaluateConfig, prepared: Artifact, items: pa.Table, subject: Subject,
+              out: ArtifactDir) -> Artifact:
+    cases = _test_cases(prepared)
+    started = time.perf_counter()
+    ranks = rank_cases(config, prepared, subject, len(cases))
+    seconds = time.perf_counter() - started
+    metrics = summarize(config, prepared, cases, items, ranks)
+    _write_tables(out, cases, items, ranks)
+    out.write_json("metrics.json", metrics)
+    info = {"seconds": seconds, "workers": config.execution.workers, "protocol": metrics["protocol"],
+            "metrics": metrics[metrics["protocol"]["main"]]}
+    return _commit(out, len(cases), len(cases), cases.users, info)
+
+
+def _items(prepared: Artifact) -> pa.Table:
+    """The catalogue in id order."""
+    return prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID, CATEGORY, COUNT]).sort_by(ITEM_IDX)
+
+
+def _test_cases(prepared: Artifact) -> Cases:
+    cases = arrays.cases(prepared.local("test.arrow"))
+    if not len(cases):
+        raise DataError(illegal("test users", 0, "1 or more", "choose another prepare.split or a weaker "
+                                "prepare.filter, so that some users keep an item to be predicted"))
+    return cases
+
+
+def _no_ranks(top_k: int) -> Ranks:
+    return Ranks(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, top_k), np.int32),
+                 np.zeros((0, top_k), np.int32))
+
+
+def _write_tables(out: ArtifactDir, cases: Cases, items: pa.Table, ranks: Ranks) -> None:
+    out.write_table("ranks.parquet", pa.table({
+        USER_IDX: cases.users, TARGET: cases.targets, RANK: ranks.rank, RANK_UNFILTERED: ranks.rank_unfiltered,
+        HISTORY_LENGTH: cases.histories.lengths[: len(cases)].astype(np.int32),
+        TARGET_COUNT: target_counts(cases, items)}))
+    lists = {name: pa.FixedSizeListArray.from_arrays(pa.array(top.reshape(-1)), top.shape[1])
+             for name, top in ((TOP, ranks.top), (TOP_UNFILTERED, ranks.top_unfiltered))}
+    out.write_table("top.parquet", pa.table({USER_IDX: cases.users, **lists}))
+
+
+def _commit(out: ArtifactDir, num_in: int, num_out: int, users: Any, info: dict[str, Any]) -> Artifact:
+    columns = {"ranks.parquet": [USER_IDX, TARGET, RANK, RANK_UNFILTERED, HISTORY_LENGTH, TARGET_COUNT],
+               "top.parquet": [USER_IDX, TOP, TOP_UNFILTERED]}
+    return out.commit({"num_in": num_in, "num_out": num_out, "num_rejected": num_in - num_out}, columns,
+                      digest_ids(np.asarray(users, np.int64)), info)

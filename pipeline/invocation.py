@@ -1,0 +1,68 @@
+"""What every command does first: silence, configuration, and the dry run in place of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import typer
+
+from cluster.connect import in_job
+from configs.errors import ConfigError
+from configs.loader import SHIPPED, load
+from pipeline.config import RunConfig
+from pipeline.progress import say, set_quiet
+
+_TEACHER_STAGES = ("profile", "encode", "reduce")
+
+
+def required(config: str | None, pattern: str = "**/*.yaml") -> str:
+    """The ``--config`` value.
+
+    Raises:
+        ConfigError: none was given; the message lists the shipped ones.
+    """
+    if config is not None:
+        return config
+    shipped = ", ".join(sorted(f"configs/{path.relative_to(SHIPPED)}" for path in SHIPPED.glob(pattern)))
+    raise ConfigError(f"--config FILE is missing; shipped: {shipped}")
+
+
+def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool, dry_run: bool,
+             until: str | None = None, nameless: bool = False) -> RunConfig:
+    """The validated run configuration.
+
+    Args:
+        dry_run: print the configuration and the resource plan up to stage ``until``, and end the command.
+        nameless: the command also works without a file, on the defaults.
+
+    Raises:
+        ConfigError: see :func:`configs.loader.load`; or the run has no stage ``until``.
+    """
+    set_quiet(quiet)
+    given = list(overrides or ())
+    run_config = load(RunConfig, None, ["name=unnamed", *given]) if nameless and config is None else load(
+        RunConfig, required(config), given)
+    if until in _TEACHER_STAGES and set(run_config.arms) == {"plain"}:
+        raise ConfigError(f"{until} is no part of this run: arms holds only plain, which has no teacher; "
+                          "add distilled to arms")
+    if dry_run:
+        from pipeline.describe import dry_run as plan_lines
+
+        print_lines(plan_lines(run_config, until))
+        raise typer.Exit
+    return run_config
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Each on stdout, as soon as it is there."""
+    for line in lines:
+        print(line, flush=True)
+
+
+def warn_of_lost_storage(config: RunConfig) -> None:
+    """A job's working folder is a copy that Ray may delete; a relative storage root would go with it."""
+    uri = config.storage.uri
+    if in_job() and "://" not in uri and not Path(uri).expanduser().is_absolute():
+        say(f"storage.uri={uri} lies inside this job's temporary copy, {Path(uri).absolute()}; "
+            "give an absolute path or a URI to keep the results")

@@ -1,0 +1,50 @@
+"""The command and environment of a run that is sent to a cluster as a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.loader import SHIPPED, resolve_path
+from pipeline.config import RunConfig
+
+_PASSED_ON = ("MENTOREC_DATA",)
+"""Environment variables a job gets. Keys never travel this way: Ray shows a job's environment to everyone."""
+
+
+def job_environment() -> dict[str, str]:
+    """The variables of this process that the job needs."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def run_command(config: str, overrides: Sequence[str], resolved: RunConfig, working_dir: Path, here: bool,
+                quiet: bool = False) -> list[str]:
+    """``python -m pipeline run …`` as the job's entry point.
+
+    Args:
+        resolved: the configuration that ``config`` and ``overrides`` give.
+        working_dir: the folder that is uploaded; the configuration file must lie in it, or be a shipped one.
+        here: the cluster is on this machine, so a relative storage root can be made absolute.
+
+    Raises:
+        ConfigError: the file is not uploaded with the job, or its results would be lost with its temporary folder.
+    """
+    command = ["python", "-m", "pipeline", "run", "--config", _uploaded(config, working_dir), *overrides]
+    uri = resolved.storage.uri
+    if "://" not in uri and not Path(uri).expanduser().is_absolute():
+        if not here:
+            raise ConfigError(f"storage.uri: got {uri!r}; a job on another machine needs a URI (s3://bucket/prefix) "
+                              "or an absolute path that all its nodes share")
+        command.append(f"storage.uri={(working_dir / uri).absolute()}")
+    return [*command, "--quiet"] if quiet else command
+
+
+def _uploaded(config: str, working_dir: Path) -> str:
+    file = resolve_path(config).resolve()
+    if file.is_relative_to(working_dir.resolve()):
+        return str(file.relative_to(working_dir.resolve()))
+    if file.is_relative_to(SHIPPED.resolve()):
+        return f"configs/{file.relative_to(SHIPPED.resolve())}"
+    raise ConfigError(f"--config {config}: a job gets only the files below {working_dir}; put the file there")

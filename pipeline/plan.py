@@ -1,0 +1,126 @@
+"""Which artifacts a run consists of, which of them are already there, and what changed since the last time.
+
+Imports no torch, Ray or polars: a plan can be printed on a laptop that has none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cluster.storage import Storage
+from configs.errors import ConfigError, illegal
+from pipeline import artifacts
+from pipeline.artifacts import Artifact, StageKey
+from pipeline.config import RunConfig
+from pipeline.digests import DigestCache
+from pipeline.encode import keys as encode_keys
+from pipeline.evaluate import keys as evaluate_keys
+from pipeline.prepare import keys as prepare_keys
+from pipeline.profile import keys as profile_keys
+from pipeline.reduce import keys as reduce_keys
+from pipeline.train import keys as train_keys
+from pipeline.train.config import Arm
+
+STAGES = ("prepare", "profile", "encode", "reduce", "train", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a run."""
+
+    label: str
+    """Unique in the run: ``prepare``, ``train/distilled/seed-0``, ``evaluate/baseline/ease``."""
+    key: StageKey
+    arm: Arm | None = None
+    seed: int | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step and what a run would do with it."""
+
+    step: Step
+    status: Literal["reuse", "build"]
+    artifact: Artifact | None = None
+    changed: list[str] = field(default_factory=list)
+    """``name: old → new`` for every key that differs from this run's last artifact of the same label."""
+
+    @property
+    def stage(self) -> str:
+        return self.step.key.stage
+
+    @property
+    def label(self) -> str:
+        return self.step.label
+
+    @property
+    def key(self) -> StageKey:
+        return self.step.key
+
+
+def run_folder(config: RunConfig) -> str:
+    """The run's folder below the storage root."""
+    return f"runs/{config.name}"
+
+
+def steps(config: RunConfig, storage: Storage) -> Iterator[Step]:
+    """Every artifact of the run in build order. Keys need only configs and raw bytes, never built artifacts."""
+    prepare = prepare_keys.key(config.prepare, DigestCache(storage))
+    yield Step("prepare", prepare)
+    reduce_fp: str | None = None
+    if any(arm != "plain" for arm in config.arms):
+        profile = profile_keys.key(config.profile, prepare.fingerprint)
+        yield Step("profile", profile)
+        encode = encode_keys.key(config.encode, profile.fingerprint)
+        yield Step("encode", encode)
+        reduce = reduce_keys.key(config.reduce, encode.fingerprint)
+        yield Step("reduce", reduce)
+        reduce_fp = reduce.fingerprint
+    trained: list[Step] = []
+    for seed in config.seeds:
+        for arm in config.arms:
+            key = train_keys.key(config.train, config.model, arm, seed, prepare.fingerprint, reduce_fp)
+            trained.append(Step(f"train/{arm}/seed-{seed}", key, arm, seed))
+    yield from trained
+    for step in trained:
+        key = evaluate_keys.key(config.evaluate, prepare.fingerprint, step.key.fingerprint)
+        yield Step(f"evaluate/{step.arm}/seed-{step.seed}", key, step.arm, step.seed)
+    for name in config.evaluate.baselines:
+        key = evaluate_keys.key(config.evaluate, prepare.fingerprint, f"baseline:{name}")
+        yield Step(f"evaluate/baseline/{name}", key, baseline=name)
+
+
+def plan(config: RunConfig, storage: Storage, until: str | None = None) -> list[PlannedStep]:
+    """The steps up to and including stage ``until`` (None: all), each with what a run would do.
+
+    Raises:
+        ConfigError: ``until`` names no stage.
+        ArtifactError: a finished artifact is damaged.
+    """
+    if until is not None and until not in STAGES:
+        raise ConfigError(illegal("stage", until, STAGES))
+    last = STAGES.index(until) if until else len(STAGES)
+    known = _references(config, storage)
+    planned = []
+    for step in steps(config, storage):
+        if STAGES.index(step.key.stage) > last:
+            continue
+        artifact = artifacts.find(storage, step.key)
+        changed = [] if artifact else _changed(storage, step, known.get(step.label))
+        planned.append(PlannedStep(step, "reuse" if artifact else "build", artifact, changed))
+    return planned
+
+
+def _references(config: RunConfig, storage: Storage) -> dict[str, Any]:
+    path = f"{run_folder(config)}/references.json"
+    return dict(storage.read_json(path)) if storage.exists(path) else {}
+
+
+def _changed(storage: Storage, step: Step, old_fingerprint: str | None) -> list[str]:
+    path = f"artifacts/{step.key.stage}/{old_fingerprint}/key.json"
+    if old_fingerprint is None or old_fingerprint == step.key.fingerprint or not storage.exists(path):
+        return []
+    return artifacts.changed_keys(storage.read_json(path), step.key.values())

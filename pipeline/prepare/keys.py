@@ -1,0 +1,23 @@
+"""The fingerprint of `prepare`: its settings and every byte of its raw files. Polars-free."""
+
+from __future__ import annotations
+
+from pipeline.artifacts import StageKey
+from pipeline.digests import DigestCache
+from pipeline.prepare.config import PrepareConfig
+from pipeline.prepare.files import source_files
+
+STAGE = "prepare"
+VERSION = 1
+
+
+def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
+    """Settings and content digests of the raw files; generated data have none.
+
+    Raises:
+        DataError: a raw file is missing or cannot be read.
+    """
+    cache = digests or DigestCache()
+    raw = {f"{role}/{number:05d}/{path.name}": cache.file(path)
+           for role, paths in source_files(config.source).items() for number, path in enumerate(paths)}
+    return StageKey(STAGE, VERSION, config.key(), digests=raw)

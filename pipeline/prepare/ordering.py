@@ -1,0 +1,107 @@
+"""Time order within users, ties by a seeded hash of the raw row; dense indices that raw ids cannot change.
+
+Legend: N interactions, M users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from pipeline.prepare.encoding import Encoded
+from pipeline.prepare.hashing import hashes
+
+
+def in_time(encoded: Encoded, seed: int) -> Encoded:
+    """The interactions by user (in order of first raw row), then time, then hash of the raw row.
+
+    Users' numbers become 0…M-1 in the order of their first raw row. Timeless rows keep their raw order. Neither ids
+    nor the place in the file decide between rows of one user and one time.
+    """
+    found = encoded.interactions
+    users, user_ids = renumber(found.users, encoded.user_ids)
+    if found.times is None:
+        order = np.argsort(users, kind="stable")
+    else:
+        order = _by_user_and_time(users, found.times, found.rows, seed)
+    return replace(encoded, interactions=replace(found, users=users).take(order), user_ids=user_ids)
+
+
+def renumber(numbers_N: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """``first_seen`` numbers, and the raw ids in their order; ids that no number uses fall out."""
+    fresh = first_seen(numbers_N)
+    old = np.zeros(int(fresh.max(initial=-1)) + 1, np.int64)
+    old[fresh] = numbers_N
+    return fresh, ids[old]
+
+
+def first_seen(numbers_N: np.ndarray) -> np.ndarray:
+    """int32 [N]: the same numbers renamed 0, 1, 2 … in order of first appearance."""
+    if not len(numbers_N):
+        return numbers_N.astype(np.int32)
+    first = np.full(int(numbers_N.max()) + 1, -1, np.int64)
+    backwards = np.arange(len(numbers_N) - 1, -1, -1)
+    first[numbers_N[::-1]] = backwards  # of repeated places the last write stays: the first appearance
+    present = np.flatnonzero(first >= 0)
+    renamed = np.zeros(len(first), np.int32)
+    renamed[present[np.argsort(first[present])]] = np.arange(len(present), dtype=np.int32)
+    result: np.ndarray = renamed[numbers_N]
+    return result
+
+
+def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
+    """bool [N], of sorted rows: another row of the same user has the same time."""
+    same_as_next = (users_N[1:] == users_N[:-1]) & (times_N[1:] == times_N[:-1])
+    mask = np.zeros(len(users_N), bool)
+    mask[1:] |= same_as_next
+    mask[:-1] |= same_as_next
+    return mask
+
+
+def _by_user_and_time(users: np.ndarray, times: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """int64 [N]: the sorting permutation."""
+    earliest = int(times.min())
+    span = int(times.max()) - earliest + 1
+    if (int(users.max()) + 1) * span < 2**63:  # one integer holds both: several times faster than two sorts
+        order = np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
+    else:
+        order = np.lexsort((times, users))
+    ties = np.flatnonzero(tied(users[order], times[order]))
+    if len(ties):
+        rows_of_ties = order[ties]
+        group_ends = (users[rows_of_ties[1:]] != users[rows_of_ties[:-1]]) | (
+            times[rows_of_ties[1:]] != times[rows_of_ties[:-1]])
+        group = np.concatenate([[0], np.cumsum(group_ends)])
+        order[ties] = rows_of_ties[np.lexsort((hashes(rows[rows_of_ties], seed, "ties"), group))]
+    return order
+
+
+@dataclass(frozen=True)
+class Users:
+    """Where each user's rows stand among sorted rows."""
+
+    offsets: np.ndarray
+    """int64 [M + 1]; user u has rows offsets[u]…offsets[u + 1] - 1."""
+
+    @classmethod
+    def of(cls, users_N: np.ndarray) -> Users:
+        """From the dense, sorted user column."""
+        counts = np.bincount(users_N) if len(users_N) else np.zeros(0, np.int64)
+        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self.offsets[:-1]
+
+    @property
+    def ends(self) -> np.ndarray:
+        return self.offsets[1:]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)

@@ -1,0 +1,72 @@
+"""What every source hands over: lazy tables with our column names, still in raw ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import polars as pl
+
+RAW_ROW: Final = "raw_row"
+"""Place of the interaction in the raw data, an integer from 0, ascending, the files in the given order."""
+
+FIELD: Final = "field:"
+"""Prefix of the item columns that hold a text field: ``field:genres``."""
+
+ATTRIBUTE: Final = "attribute:"
+"""Prefix of the user columns that hold an attribute: ``attribute:age``."""
+
+TAG: Final = "tag"
+"""Text that a user gave to an item."""
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+
+
+@dataclass(frozen=True)
+class RawTables:
+    """Lazy raw tables; nothing of the interactions is in memory yet.
+
+    Nothing is checked here: ``encoding.encode`` finds null ids, times that are missing or negative and signals
+    that are not numbers, and names their rows.
+    """
+
+    interactions: pl.LazyFrame
+    """USER_ID String, ITEM_ID String, TIMESTAMP Int64 in ``time_unit`` (all null when ``timeless``; null elsewhere is
+    a bad row), SIGNAL Float32 (null: none; NaN: a bad row), RAW_ROW, and REVIEW String where asked for.
+    Any lazy plan that keeps row order: ``scan_csv``, ``scan_parquet``, an IO source that yields batches."""
+
+    items: pl.LazyFrame | None = None
+    """ITEM_ID String, TITLE String or null, CATEGORY String or null, then one String column ``FIELD + name`` per text
+    field, in source order; null or empty where an item lacks the field. Of rows with one id the first counts."""
+
+    users: pl.LazyFrame | None = None
+    """USER_ID String, then one String column ``ATTRIBUTE + name`` per attribute."""
+
+    tags: pl.LazyFrame | None = None
+    """USER_ID, ITEM_ID, TAG String, TIMESTAMP Int64 in seconds; joined to the item text of the training part."""
+
+    timeless: bool = False
+    """No timestamps: each user's row order is the order."""
+
+    time_unit: TimeUnit = "s"
+    """Unit of TIMESTAMP; ``auto`` tells s, ms, us and ns apart by magnitude."""
+
+    name: str = "interactions"
+    """What messages call the interactions: a file, or a generator."""
+
+    row_name: str = "data row"
+    """What one row is in the raw file: a data row (the header not counted), or an interaction."""
+
+    locate: Callable[[int], str] | None = None
+    """Says where a RAW_ROW stands when the rows come from several files."""
+
+    info: dict[str, Any] = field(default_factory=dict)
+    """Notes for ``stats.json``, such as the generator's line about its built-in signal."""
+
+    keep: object | None = None
+    """Whatever must live as long as the frames, such as a temporary folder of generated Parquet files."""
+
+    def place(self, row: int) -> str:
+        """Where a RAW_ROW stands, counted from 1."""
+        return self.locate(row) if self.locate else f"{self.row_name} {row + 1:,}"

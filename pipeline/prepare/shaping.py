@@ -1,0 +1,131 @@
+"""Raw columns brought into our form: interactions, item text without markup, first categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from configs.errors import DataError
+from pipeline.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
+from pipeline.prepare.config import InteractionColumns
+from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TimeUnit
+from pipeline.prepare.tables import TableReader
+from pipeline.prepare.times import no_times, times
+
+_ENTITIES: Final = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#34;": '"', "&#39;": "'", "&apos;": "'",
+                    "&nbsp;": " "}
+_NOTHING = pl.lit(None, pl.String)
+_MARKUP = r"</?[A-Za-z!][^<>]{0,500}>"
+_INVISIBLE = r"[\p{Cc}\u200B\u202A-\u202E\u2066-\u2069\uFEFF]+"
+_QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*\""""
+
+
+def read_interactions(reader: TableReader, paths: Sequence[Path], columns: InteractionColumns,
+                      unit: str = "auto") -> tuple[pl.LazyFrame, TimeUnit]:
+    """The interactions of one or several files, in their order, and the unit of their times.
+
+    Raises:
+        DataError: a file is damaged, lacks a column, or has its times in another form than the first.
+    """
+    names = [columns.user, columns.item, columns.timestamp, columns.signal, columns.review]
+    frames: list[pl.LazyFrame] = []
+    units: list[TimeUnit] = []
+    for path in paths:
+        raw = reader.scan(path, list(dict.fromkeys(name for name in names if name is not None)))
+        frame, found = _interactions(raw, columns, unit)
+        frames.append(frame)
+        units.append(found)
+        if found != units[0]:
+            raise DataError(f"{path}: its times are not in the form of {paths[0]} (ISO dates in one, numbers in the "
+                            "other); bring them to one form")
+    return pl.concat(frames).with_row_index(RAW_ROW), units[0]
+
+
+def _interactions(raw: pl.LazyFrame, columns: InteractionColumns, unit: str) -> tuple[pl.LazyFrame, TimeUnit]:
+    dtypes = raw.collect_schema()
+    time, found = no_times() if columns.timestamp is None else times(raw, columns.timestamp, unit)
+    signal = pl.lit(None, pl.Float32) if columns.signal is None else _number(columns.signal, dtypes[columns.signal])
+    wanted = [pl.col(columns.user).cast(pl.String).alias(USER_ID), pl.col(columns.item).cast(pl.String).alias(ITEM_ID),
+              time.alias(TIMESTAMP), signal.alias(SIGNAL)]
+    if columns.review is not None:
+        wanted.append(clean(text(columns.review, dtypes[columns.review])).alias(REVIEW))
+    return raw.select(wanted), found
+
+
+def _number(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Float32; NaN where text is there that is no number."""
+    if dtype != pl.String:
+        return pl.col(name).cast(pl.Float32)
+    value = pl.col(name).cast(pl.Float64, strict=False)
+    unreadable = value.is_null() & (pl.col(name).str.strip_chars() != "")
+    return pl.when(unreadable).then(float("nan")).otherwise(value).cast(pl.Float32)
+
+
+def read_items(reader: TableReader, paths: Sequence[Path], item_id: str, title: str | None, category: str | None,
+               fields: Sequence[str], optional: Sequence[str] = (), separator: str = "|") -> pl.LazyFrame:
+    """The item columns of ``RawTables.items`` from one or several files, text cleaned.
+
+    Args:
+        fields: columns told as text, in this order; all but the ``optional`` ones must be there.
+        separator: between several categories in one column.
+    """
+    required = [name for name in dict.fromkeys([item_id, title, category, *fields]) if name and name not in optional]
+    frames = []
+    for path in paths:
+        raw = reader.scan(path, required, optional)
+        dtypes = raw.collect_schema()
+        told = [title, *fields] if title else fields
+        texts = {name: clean(text(name, dtypes[name])) for name in dict.fromkeys(told) if name in dtypes}
+        frames.append(raw.select(
+            pl.col(item_id).cast(pl.String).alias(ITEM_ID),
+            texts.get(title or "", _NOTHING).alias(TITLE),
+            (clean(first(category, dtypes[category], separator)) if category else _NOTHING).alias(CATEGORY),
+            *(texts.get(name, _NOTHING).alias(FIELD + name) for name in fields)))
+    return pl.concat(frames)
+
+
+def read_users(reader: TableReader, paths: Sequence[Path], user_id: str, attributes: Sequence[str]) -> pl.LazyFrame:
+    """The user columns of ``RawTables.users``."""
+    frames = []
+    for path in paths:
+        raw = reader.scan(path, [user_id, *attributes])
+        dtypes = raw.collect_schema()
+        frames.append(raw.select(pl.col(user_id).cast(pl.String).alias(USER_ID),
+                                 *(clean(text(name, dtypes[name])).alias(ATTRIBUTE + name) for name in attributes)))
+    return pl.concat(frames)
+
+
+def text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Any column as text: lists, also printed ones (``['a', 'b']``, JSON), joined by commas; 2002.0 is 2002."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.List):
+        return column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+    column = column.cast(pl.String, strict=False)
+    return pl.when(column.str.starts_with("[")).then(printed_list(column).list.join(", ")).otherwise(
+        column.str.replace(r"^(-?\d+)\.0$", "$1"))
+
+
+def printed_list(column: pl.Expr) -> pl.Expr:
+    """``['A' 'B'\\n 'C']`` or ``["A", "B"]`` → the quoted texts."""
+    return column.str.extract_all(_QUOTED).list.eval(
+        pl.element().str.replace(r"^['\"]((?s:.)*)['\"]$", "$1").str.replace_all(r"\\\"", '"'))
+
+
+def first(name: str, dtype: pl.DataType, separator: str = "|") -> pl.Expr:
+    """The first of several categories in one column."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.List):
+        return column.cast(pl.List(pl.String)).list.first()
+    column = column.cast(pl.String, strict=False)
+    return pl.when(column.str.starts_with("[")).then(printed_list(column).list.first()).otherwise(
+        column.str.split(separator).list.first())
+
+
+def clean(value: pl.Expr) -> pl.Expr:
+    """Text without HTML tags, entities, control and invisible characters, white space collapsed; null when empty."""
+    plain = value.str.replace_many(list(_ENTITIES), list(_ENTITIES.values())).str.replace_all(_MARKUP, " ")
+    plain = plain.str.replace_all(_INVISIBLE, " ").str.replace_all(r"\s+", " ").str.strip_chars()
+    return pl.when(plain != "").then(plain)

@@ -1,0 +1,120 @@
+"""Which part every interaction belongs to, and the held-out cases: method, dataset section.
+
+A case is a user, a target row and what stands before it: histories and training parts are always the first rows of
+their user, so a split is three small arrays and never copies an interaction.
+
+Legend: N interactions sorted by user and time, M users, C cases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.errors import DataError
+from pipeline.prepare.config import GlobalTemporalSplit, LeaveOneOutSplit, SessionsSplit, SplitConfig
+from pipeline.prepare.hashing import Purpose, draw
+from pipeline.prepare.ordering import Users
+
+TRAIN_CODE, VALIDATION_CODE, TEST_CODE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class CaseRows:
+    """C held-out cases, users ascending, each user once."""
+
+    users: np.ndarray
+    """int64 [C]."""
+    targets: np.ndarray
+    """int64 [C]: the target's row; the history is all rows of the user before it, at least one."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts of N interactions."""
+
+    parts: np.ndarray
+    """uint8 [N]: TRAIN_CODE, VALIDATION_CODE or TEST_CODE; a user's training rows come first."""
+    validation: CaseRows
+    test: CaseRows
+    boundary: int | None = None
+    """Unix seconds; training has nothing after it."""
+    left_out: dict[str, int] | None = None
+    """Users that would be cases but have no history: reason → count."""
+
+
+def split(config: SplitConfig, users: Users, seconds: np.ndarray | None, seed: int) -> Split:
+    """Split sorted interactions.
+
+    Args:
+        config: leave-one-out, global temporal or sessions.
+        users: where each user's rows stand.
+        seconds: int64 [N]; None: timeless.
+        seed: draws held-out users, by index and never by raw id.
+
+    Raises:
+        DataError: the source has no time and the split needs it, or a part would be empty.
+    """
+    match config:
+        case LeaveOneOutSplit():
+            found = _leave_one_out(users)
+        case GlobalTemporalSplit():
+            if seconds is None:
+                raise DataError("prepare.split.kind=global_temporal needs timestamps and the source has none; "
+                                "use leave_one_out or sessions")
+            found = _global_temporal(config, users, seconds, seed)
+        case SessionsSplit():
+            found = _sessions(config, users, seed)
+    sizes = {"training part has no interaction": int((found.parts == TRAIN_CODE).sum()),
+             "validation part has no user with a history": len(found.validation.users),
+             "test part has no user with a history": len(found.test.users)}
+    for what, size in sizes.items():
+        if not size:
+            raise DataError(f"prepare.split ({config.kind}): the {what}, of {len(users):,} users with "
+                            f"{len(found.parts):,} interactions; use more data, loosen prepare.filter or change "
+                            "prepare.split")
+    return found
+
+
+def _leave_one_out(users: Users) -> Split:
+    parts = np.full(int(users.offsets[-1]), TRAIN_CODE, np.uint8)
+    held = np.flatnonzero(users.lengths >= 3)
+    last = users.ends[held] - 1
+    parts[last], parts[last - 1] = TEST_CODE, VALIDATION_CODE
+    return Split(parts, CaseRows(held, last - 1), CaseRows(held, last))
+
+
+def _global_temporal(config: GlobalTemporalSplit, users: Users, seconds: np.ndarray, seed: int) -> Split:
+    boundary = config.boundary
+    if boundary is None:  # the smallest time that at least this share of the interactions does not exceed
+        boundary = int(np.quantile(seconds, config.quantile, method="inverted_cdf"))
+    after = seconds > boundary
+    before_M = users.lengths - np.add.reduceat(after, users.starts, dtype=np.int64)
+    drawn = _held_out(np.flatnonzero(before_M >= 2), config.validation_users * np.count_nonzero(before_M), seed,
+                      "validation users")
+    parts = np.where(after, TEST_CODE, TRAIN_CODE).astype(np.uint8)
+    held = np.zeros(len(users), bool)
+    held[drawn] = True
+    parts[np.repeat(held, users.lengths) & ~after] = VALIDATION_CODE
+    active = np.flatnonzero(before_M < users.lengths)
+    able = active[users.lengths[active] >= 2]
+    return Split(parts, CaseRows(drawn, users.starts[drawn] + before_M[drawn] - 1),
+                 CaseRows(able, users.ends[able] - 1), boundary,
+                 {"test_users_without_history": len(active) - len(able)})
+
+
+def _sessions(config: SessionsSplit, users: Users, seed: int) -> Split:
+    able = np.flatnonzero(users.lengths >= 2)
+    test = _held_out(able, config.test_users * len(users), seed, "test users")
+    rest = np.setdiff1d(able, test, assume_unique=True)
+    validation = _held_out(rest, config.validation_users * len(users), seed, "validation users")
+    part_M = np.full(len(users), TRAIN_CODE, np.uint8)
+    part_M[test], part_M[validation] = TEST_CODE, VALIDATION_CODE
+    return Split(np.repeat(part_M, users.lengths), CaseRows(validation, users.ends[validation] - 1),
+                 CaseRows(test, users.ends[test] - 1))
+
+
+def _held_out(able: np.ndarray, share: float, seed: int, purpose: Purpose) -> np.ndarray:
+    """About ``share`` users, at least one where there are any, drawn from those who can be cases."""
+    return draw(able, max(1, round(share)), seed, purpose)

@@ -1,0 +1,105 @@
+"""Raw files → interactions, id maps, splits: an artifact whose guards have passed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import columns as c
+from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.prepare import writing
+from pipeline.prepare.config import PrepareConfig
+from pipeline.prepare.encoding import encode
+from pipeline.prepare.entities import Described, describe, item_text, tag_texts, without_text
+from pipeline.prepare.filters import apply_filters
+from pipeline.prepare.guards import check_written
+from pipeline.prepare.ordering import Users, in_time, renumber, tied
+from pipeline.prepare.raw import FIELD, RawTables
+from pipeline.prepare.sources import read_source
+from pipeline.prepare.splits import TRAIN_CODE, Split, split
+from pipeline.prepare.stats import statistics
+from pipeline.prepare.writing import Kept
+from pipeline.progress import say
+
+COLUMNS: Final = {
+    writing.INTERACTIONS_FILE: (c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP, c.SIGNAL, c.POSITION, c.SPLIT),
+    writing.ITEMS_FILE: (c.ITEM_IDX, c.ITEM_ID, c.TITLE, c.CATEGORY, c.FIELDS, c.COUNT),
+    writing.USERS_FILE: (c.USER_IDX, c.USER_ID, c.COUNT, c.ATTRIBUTES),
+    writing.HISTORIES_FOLDER: (c.USER_IDX, c.ITEMS, c.SIGNALS, c.TIMESTAMPS),
+    writing.TRAIN_FILE: (c.USER_IDX, c.ITEMS),
+    writing.VALIDATION_FILE: (c.USER_IDX, c.HISTORY, c.TARGET),
+    writing.TEST_FILE: (c.USER_IDX, c.HISTORY, c.TARGET),
+}
+"""What the stage writes; reviews come on top where asked for."""
+
+
+def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
+    """Build the artifact.
+
+    Raises:
+        DataError: the raw files cannot be used (file, row and remedy are named), or a filter or split leaves nothing.
+        LeakageError: a guard found held-out data in the training part.
+    """
+    with out.storage.upload_folder(out.folder) as folder:
+        stats, item_digest = _build(config, folder)
+        check_written(folder, config.split, stats["boundary"])
+    out.write_json(writing.STATS_FILE, stats)
+    say(_summary(stats))
+    if stats["last_unix"] is not None and stats["last_unix"] > time.time():
+        say(f"prepare: note: the last interaction lies in the future, {stats['last_time']}; is the clock or the unit "
+            "of the times right?")
+    counts = {"num_in": stats["raw_rows"], "num_out": stats["interactions"],
+              "num_rejected": sum(stats["dropped"].values()), "users": stats["users"], "items": stats["items"],
+              "train_users": stats["train_users"], "validation_users": stats["validation_users"],
+              "test_users": stats["test_users"]}
+    return out.commit(counts, COLUMNS, item_digest, stats)
+
+
+def _build(config: PrepareConfig, folder: Path) -> tuple[dict[str, Any], str]:
+    """Write every table; returns the statistics and the digest of the ordered raw item ids."""
+    raw = read_source(config.source)
+    encoded = in_time(encode(raw, config.filter.bad_rows, config.execution.streaming), config.seed)
+    found, dropped = apply_filters(encoded.interactions, config.filter, raw)
+    tied_N = None if found.times is None else tied(found.users, found.times)
+    user_N, user_ids = renumber(found.users, encoded.user_ids)
+    item_N, item_ids = renumber(found.items, encoded.item_ids)
+    kept = Kept(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals, found.reviews, user_ids,
+                item_ids)
+    counts = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
+    del encoded, found
+    parts = split(config.split, kept.users, kept.second_N, config.seed)
+    items = _with_tags(item_text(item_ids, raw), raw, kept, parts)
+    users = describe(user_ids, raw.users, c.USER_ID, raw)
+    writing.write_interactions(folder, kept, parts)
+    writing.write_items(folder, kept, parts, items.table)
+    writing.write_users(folder, kept, parts, users.table)
+    writing.write_training(folder, kept, parts, config.execution.history_rows)
+    writing.write_cases(folder / writing.VALIDATION_FILE, kept, parts.validation)
+    writing.write_cases(folder / writing.TEST_FILE, kept, parts.test)
+    stats = counts | statistics(kept, parts, config.split, tied_N) | {
+        "items_unknown": items.unknown if raw.items is not None else None, "items_repeated_rows": items.repeated,
+        "items_without_text": without_text(items.table),
+        "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info}
+    return stats, digest_ids(item_ids.to_arrow())
+
+
+def _with_tags(items: Described, raw: RawTables, kept: Kept, parts: Split) -> Described:
+    """The items' texts, with the users' tags as a last field where the source has them."""
+    if raw.tags is None:
+        return items
+    train = parts.parts == TRAIN_CODE
+    pairs = kept.user_N[train] * np.int64(len(kept.item_ids)) + (kept.item_N[train] - 1)
+    tags = tag_texts(raw, kept.user_ids, kept.item_ids, pairs, parts.boundary)
+    return replace(items, table=items.table.with_columns(tags.alias(FIELD + "tags")))
+
+
+def _summary(stats: dict[str, Any]) -> str:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in stats["dropped"].items()) or "none"
+    boundary = f"; boundary {stats['boundary_iso']} ({stats['boundary']})" if stats["boundary"] is not None else ""
+    return (f"prepare: {stats['users']:,} users, {stats['items']:,} items, {stats['interactions']:,} interactions of "
+            f"{stats['raw_rows']:,} rows (dropped: {dropped}); {stats['train_users']:,} training, "
+            f"{stats['validation_users']:,} validation, {stats['test_users']:,} test users{boundary}")

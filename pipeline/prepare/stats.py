@@ -1,0 +1,81 @@
+"""The counts and shares of ``stats.json``: what stands beside every figure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from pipeline.prepare.config import SplitConfig
+from pipeline.prepare.ordering import Users
+from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, CaseRows, Split
+from pipeline.prepare.writing import Kept
+
+
+def statistics(kept: Kept, split: Split, config: SplitConfig, tied_N: np.ndarray | None) -> dict[str, Any]:
+    """Counts and shares of the kept interactions and their split.
+
+    Args:
+        tied_N: bool [N], rows that share their time with another of their user; None: timeless.
+    """
+    lengths = kept.users.lengths
+    parts = np.bincount(split.parts, minlength=3)
+    trained = np.bincount(kept.user_N[split.parts == TRAIN_CODE], minlength=len(kept.users))
+    trained_items = np.bincount(kept.item_N[split.parts == TRAIN_CODE], minlength=len(kept.item_ids) + 1)
+    found: dict[str, Any] = {
+        "users": len(kept.users), "items": len(kept.item_ids), "interactions": len(kept),
+        "mean_length": len(kept) / len(kept.users), "median_length": float(np.median(lengths)),
+        "max_length": int(lengths.max()), "density": len(kept) / (len(kept.users) * len(kept.item_ids)),
+        "users_with_one_interaction": int((lengths == 1).sum()),
+        "split": config.kind,
+        "train_users": int((trained > 0).sum()), "train_items": int((trained_items > 0).sum()),
+        "train_interactions": int(parts[TRAIN_CODE]),
+        "train_users_with_one_interaction": int((trained == 1).sum()),
+        "validation_interactions": int(parts[VALIDATION_CODE]), "test_interactions": int(parts[TEST_CODE]),
+        "tied_rows_share": None if tied_N is None else float(tied_N.mean()),
+        "boundary": split.boundary, "boundary_iso": _iso(split.boundary),
+        "first_time": None if kept.second_N is None else _iso(int(kept.second_N.min())),
+        "last_time": None if kept.second_N is None else _iso(int(kept.second_N.max())),
+        "last_unix": None if kept.second_N is None else int(kept.second_N.max()),
+        **(split.left_out or {}),
+    }
+    for name, cases in (("validation", split.validation), ("test", split.test)):
+        found |= {f"{name}_{k}": v for k, v in _of_cases(kept, cases, trained, trained_items, tied_N).items()}
+    return found | _began_before(kept.users, split)
+
+
+def _of_cases(kept: Kept, cases: CaseRows, trained: np.ndarray, trained_items: np.ndarray,
+              tied_N: np.ndarray | None) -> dict[str, Any]:
+    cold = trained_items[kept.item_N[cases.targets]] == 0
+    repeated = _repeated(kept, cases)
+    return {
+        "users": len(cases.users),
+        "users_in_training": int((trained[cases.users] > 0).sum()),
+        "cold_targets": int(cold.sum()), "cold_targets_share": float(cold.mean()),
+        "repeated_targets": int(repeated.sum()), "repeated_targets_share": float(repeated.mean()),
+        "tied_targets_share": None if tied_N is None else float(tied_N[cases.targets].mean()),
+        "mean_history_length": float((cases.targets - kept.users.starts[cases.users]).mean()),
+    }
+
+
+def _repeated(kept: Kept, cases: CaseRows) -> np.ndarray:
+    """bool [C]: the target stands in its own history."""
+    target_M = np.zeros(len(kept.users), kept.item_N.dtype)
+    target_M[cases.users] = kept.item_N[cases.targets]
+    end_M = np.zeros(len(kept.users), np.int64)
+    end_M[cases.users] = cases.targets
+    rows = np.flatnonzero(kept.item_N == target_M[kept.user_N])
+    earlier = rows[rows < end_M[kept.user_N[rows]]]
+    return np.isin(cases.users, kept.user_N[earlier])
+
+
+def _began_before(users: Users, split: Split) -> dict[str, Any]:
+    """Test users with interactions that are not of the test part: what was known of them before it began."""
+    known = split.parts[users.starts[split.test.users]] != TEST_CODE
+    return {"test_users_with_training_history": int(known.sum()),
+            "test_users_with_training_history_share": float(known.mean())}
+
+
+def _iso(seconds: int | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

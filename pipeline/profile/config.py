@@ -1,0 +1,42 @@
+"""Settings of `profile`. The engines are variants of one tagged union."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cluster.config import ActorExecution
+from configs.base import Config
+
+Angle = Literal["overall", "recent", "favourites"]
+"""overall: the whole training history; recent: its latest third; favourites: what got the user's highest signal."""
+
+
+class KeywordsEngine(Config):
+    """No LLM: a deterministic text from item metadata and signals. The embedded default and the control."""
+
+    kind: Literal["keywords"] = "keywords"
+    max_terms: int = Field(default=24, ge=1)
+    """Words or phrases told per profile."""
+
+
+EngineConfig = Annotated[KeywordsEngine, Field()]
+"""Becomes a union tagged by `kind` with the second engine."""
+
+
+class ProfileConfig(Config):
+    """Training histories → one text per user and angle."""
+
+    engine: EngineConfig = KeywordsEngine()
+    form: Literal["long", "short"] = "long"
+    """`long`: free paragraphs; `short`: fixed fields."""
+    angles: tuple[Angle, ...] = ("overall",)
+    """Several profiles per user, kept apart."""
+    recent_items: int | None = Field(default=None, ge=1)
+    """Only the last so many training items; None: all."""
+    liked_signal: float | None = None
+    """Signal from which an item counts as liked; None: at or above the user's own mean."""
+    max_rejected_fraction: float = Field(default=0.2, ge=0, le=1)
+    """More rejected users than this fails the stage."""
+    execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=256, block_rows=500)

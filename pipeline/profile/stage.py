@@ -1,0 +1,131 @@
+"""`profile`: training histories → one text per user and angle, by Ray Data actors, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.errors import DataError
+from pipeline import rows
+from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, SIGNALS, USER_IDX
+from pipeline.profile.config import Angle, ProfileConfig
+from pipeline.profile.engines import Draft, Engine, engine_of
+from pipeline.profile.guards import check_training_part
+from pipeline.profile.histories import Histories
+from pipeline.progress import say
+
+PART_USERS = 50_000
+"""Users per file of profiles."""
+PROFILE_COLUMNS = (rows.ROW_ID, USER_IDX, ANGLE, PROFILE)
+REJECTED_COLUMNS = (USER_IDX, ANGLE, REASON)
+
+
+class ProfileActor:
+    """Holds an engine's writer in a Ray actor: batches of histories → list columns of angles, texts and reasons."""
+
+    def __init__(self, config: ProfileConfig, engine: Engine, out: ArtifactDir) -> None:
+        self._config = config
+        self._writer = engine.writer(out)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        histories = Histories.from_table(batch)
+        if self._config.recent_items is not None:
+            histories = histories.last(self._config.recent_items)
+        drafts = [self._drafts(histories, angle) for angle in self._config.angles]
+        per_user = list(zip(*drafts, strict=True))
+        strings = pa.list_(pa.string())
+        return pa.table({
+            USER_IDX: batch[USER_IDX],
+            ANGLE: pa.array([list(self._config.angles)] * len(per_user), strings),
+            PROFILE: pa.array([[draft.text for draft in user] for user in per_user], strings),
+            REASON: pa.array([[draft.reason for draft in user] for user in per_user], strings),
+        })
+
+    def _drafts(self, histories: Histories, angle: Angle) -> list[Draft]:
+        seen = histories.angle(angle)
+        empty_N, writable_N = histories.lengths_N == 0, seen.lengths_N > 0
+        written = iter(self._writer.write(seen.take(writable_N), angle) if writable_N.any() else ())
+        drafts = []
+        for empty, writable in zip(empty_N, writable_N, strict=True):
+            draft = next(written) if writable else Draft(
+                None, "no training history" if empty else f"no interaction for the angle {angle}: no signals")
+            if draft.text is not None and not draft.text.strip():
+                draft = Draft(None, "empty text")
+            drafts.append(draft)
+        return drafts
+
+
+def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir) -> Artifact:
+    """Write a profile of every training user, from the training part alone.
+
+    Files: ``profiles/part-*.parquet`` (PROFILE_COLUMNS, sorted by user, angles in config order, ROW_ID 0, 1, …) and
+    ``rejected.parquet`` (REJECTED_COLUMNS). Ray must be running. A killed call goes on where it stopped when ``out``
+    is the same attempt.
+
+    Raises:
+        LeakageError: the histories hold more or less than the training part.
+        DataError: there is no history, or more than ``max_rejected_fraction`` of the profiles are rejected.
+    """
+    engine = engine_of(config)
+    ids = rows.row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
+    if not len(ids):
+        raise DataError("profile: no user has a training history; see the counts of dropped rows in prepare's stats.json")
+    if not out.storage.exists(out.relative("stats.json")):
+        check_training_part(prepared)
+        started = time.perf_counter()
+        facts = dict(engine.prepare(prepared, out))
+        rows.map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
+                      arguments={"config": config, "engine": engine, "out": out}, id_column=USER_IDX,
+                      columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids),
+                      execution=engine.resources(config.execution), label="profile")
+        say(f"profile: {len(ids):,} users in {time.perf_counter() - started:.1f} s")
+        out.write_json("stats.json", _write(config, out, ids) | facts)
+    stats = out.storage.read_json(out.relative("stats.json"))
+    _check_rejected(config, stats)
+    rows.remove_work(out)
+    info = {"engine": config.engine.kind, "deterministic": engine.deterministic, "form": config.form,
+            "angles": list(config.angles), **{k: v for k, v in stats.items() if k not in ("counts", "id_digest")}}
+    return out.commit(stats["counts"], {"profiles": PROFILE_COLUMNS, "rejected.parquet": REJECTED_COLUMNS},
+                      stats["id_digest"], info)
+
+
+def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str, Any]:
+    """Write the artifact's files from the mapped rows; returns its statistics."""
+    reasons: Counter[str] = Counter()
+    rejected: list[pa.Table] = []
+    users: list[np.ndarray] = []
+    written = characters = 0
+    for number, part in enumerate(rows.sorted_parts(out, USER_IDX, ids, PART_USERS)):
+        told = rows.explode(part, [ANGLE, PROFILE, REASON])
+        refused = told.filter(pc.is_null(told[PROFILE])).select(list(REJECTED_COLUMNS))
+        reasons.update(refused[REASON].to_pylist())
+        rejected.append(refused)
+        profiles = told.filter(pc.is_valid(told[PROFILE])).drop_columns(REASON)
+        row_ids = pa.array(np.arange(written, written + profiles.num_rows))
+        rows.write_part(out, "profiles", number, profiles.append_column(rows.ROW_ID, row_ids).select(list(PROFILE_COLUMNS)))
+        users.append(profiles[USER_IDX].to_numpy())
+        written += profiles.num_rows
+        characters += pc.sum(pc.utf8_length(profiles[PROFILE])).as_py() or 0
+    out.write_table("rejected.parquet", pa.concat_tables(rejected))
+    num_in = len(ids) * len(config.angles)
+    return {"counts": {"num_in": num_in, "num_out": written, "num_rejected": num_in - written, "users": len(ids)},
+            "id_digest": digest_ids(np.concatenate(users)), "rejected_by_reason": dict(sorted(reasons.items())),
+            "mean_characters": round(characters / max(written, 1), 1)}
+
+
+def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
+    rejected, total = stats["counts"]["num_rejected"], stats["counts"]["num_in"]
+    if rejected > config.max_rejected_fraction * total:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in stats["rejected_by_reason"].items())
+        raise DataError(f"profile: {rejected} of {total} profiles are rejected ({rejected / total:.1%}; {reasons}), more "
+                        f"than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items text in "
+                        "prepare.source, or raise profile.max_rejected_fraction")
+    if rejected == total:
+        raise DataError("profile: every profile is rejected, nothing is left to encode; give the items text in "
+                        "prepare.source, or train the plain arm alone (arms=[plain])")

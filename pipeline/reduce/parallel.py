@@ -1,0 +1,58 @@
+"""Transform many rows: on Ray actors where Ray runs, else in this process; the result is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.config import ActorExecution
+from cluster.storage import Storage
+from pipeline.progress import track
+from pipeline.reduce.reducer import Reducer
+from pipeline.reduce.vectors import VectorTable
+
+
+class TransformActor:
+    """Holds a reducer in a worker process."""
+
+    def __init__(self, storage: Storage, folder: str, table: VectorTable) -> None:
+        self._reducer = Reducer.load(storage, folder)
+        self._table = table
+
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """Targets of some rows of the table, fp32 [len(rows), P]."""
+        return self._reducer.transform(self._table.gather(rows))
+
+
+def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Sequence[np.ndarray],
+                    execution: ActorExecution) -> Iterator[np.ndarray]:
+    """The targets of each span of rows, in order.
+
+    Args:
+        storage: of the saved reducer.
+        folder: the reducer's, below the storage root.
+        table: the vectors.
+        spans: row indices that are read and transformed together.
+        execution: number and size of the actors.
+    """
+    if not spans:
+        return
+    import ray
+
+    if not ray.is_initialized():
+        local = TransformActor(storage, folder, table)
+        yield from (local.transform(rows) for rows in track(spans, "reduce: transforming"))
+        return
+    from ray.util import ActorPool
+
+    remote: Any = ray.remote(num_cpus=execution.num_cpus, num_gpus=execution.num_gpus)(TransformActor)
+    shared = ray.put(table)
+    actors = [remote.remote(storage, folder, shared) for _ in range(min(execution.actors, len(spans)))]
+    results = ActorPool(actors).map(lambda actor, rows: actor.transform.remote(rows), list(spans))
+    try:
+        yield from track(results, "reduce: transforming", total=len(spans))
+    finally:
+        for actor in actors:
+            ray.kill(actor)

@@ -1,0 +1,161 @@
+"""`reduce`: the encoder's vectors → low-dimensional teacher targets, fitted on training users.
+
+Legend: N rows (one per user and angle), E encoder width, P reduced width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import ConfigError, illegal
+from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.progress import say
+from pipeline.reduce import umap_fit
+from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
+from pipeline.reduce.linear import principal_components, whitening
+from pipeline.reduce.parallel import transform_spans
+from pipeline.reduce.quality import Spread, neighborhoods
+from pipeline.reduce.reducer import FOLDER, Map, Reducer
+from pipeline.reduce.umap_map import UMAPMap
+from pipeline.reduce.vectors import VectorTable
+
+TARGETS = "targets.parquet"
+QUALITY = "quality.json"
+_SPAN_BATCHES = 8
+"""Batches per task and per row group of the output."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted reducer, the fitted rows' own targets, and how it came about."""
+
+    reducer: Reducer
+    targets_FP: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def reduce(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifact:
+    """Fit on the training users' vectors (a seeded sample of them above ``fit_rows``) and reduce them all.
+
+    Raises:
+        ConfigError: more components or neighbours than the data allow.
+        DataError: no vectors, a row twice, NaN or Inf.
+    """
+    started = time.perf_counter()
+    table = VectorTable.open(vectors)
+    rng = np.random.default_rng(config.seed)
+    everything = np.arange(len(table))
+    sampled = len(table) > config.fit_rows
+    fit_rows = np.sort(rng.choice(everything, config.fit_rows, replace=False)) if sampled else everything
+    say(f"reduce: fitting {config.method.kind} on {len(fit_rows)} of {len(table)} rows")
+    fitted = _fit_where_the_gpu_is(config, table, fit_rows)
+    fitted.reducer.save(out.storage, out.relative(FOLDER))
+    quality = _quality(config, table, fit_rows, fitted.targets_FP, rng)
+    quality |= _write_targets(config, table, fit_rows, fitted, out).summary()
+    out.write_json(QUALITY, quality)
+    info = {"width": fitted.reducer.width, "angles": list(table.angles), "method": config.method.kind, **fitted.info,
+            "whitened": config.whiten, "seed": config.seed, "fit_rows": len(fit_rows), "quality": quality,
+            "seconds": round(time.perf_counter() - started, 2)}
+    return out.commit({"num_in": len(table), "num_out": len(table), "num_rejected": 0,
+                       "users": len(np.unique(table.users_N))},
+                      {TARGETS: (USER_IDX, ANGLE, VECTOR)}, digest_ids(table.users_N), info)
+
+
+def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
+    """Fit the configured method, then whitening if asked for, on some rows.
+
+    Raises:
+        ConfigError: more components or neighbours than the rows allow.
+    """
+    vectors_FE = table.gather(rows)
+    width = vectors_FE.shape[1]
+    maps: list[Map] = []
+    info: dict[str, Any] = {}
+    targets_FP = vectors_FE
+    method = config.method
+    if isinstance(method, PCAReducer):
+        most = min(width, len(rows) - 1)
+        if method.components > most:
+            raise ConfigError(illegal("reduce.method.components", method.components, f"1…{most}",
+                                      f"the encoder gives {width} dimensions and {len(rows)} rows are fitted"))
+        projection, info["explained_variance"] = principal_components(vectors_FE, method.components)
+        maps.append(projection)
+        targets_FP = projection.apply(vectors_FE)
+    elif isinstance(method, UMAPReducer):
+        embedded = umap_fit.fit(method, vectors_FE, config.seed)
+        maps.append(UMAPMap.of(method, vectors_FE, embedded))
+        targets_FP = embedded.embedding_NP
+        info = {"backend": embedded.backend, "version": embedded.version, "init": method.init,
+                "epochs": embedded.epochs}
+    if config.whiten:
+        scaling = whitening(targets_FP)
+        maps.append(scaling)
+        targets_FP = scaling.apply(targets_FP)
+    return Fit(Reducer(tuple(maps), width, config.transform_rows), targets_FP, info)
+
+
+def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
+    """:func:`fit` in a Ray task when a GPU is asked for and Ray runs, else here."""
+    if config.execution.num_gpus > 0:
+        import ray
+
+        if ray.is_initialized():
+            task = ray.remote(num_cpus=config.execution.num_cpus, num_gpus=config.execution.num_gpus)(fit)
+            result: Fit = ray.get(task.remote(config, table, rows))
+            return result
+    return fit(config, table, rows)
+
+
+def _quality(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, targets_FP: np.ndarray,
+             rng: np.random.Generator) -> dict[str, Any]:
+    chosen = np.sort(rng.choice(len(fit_rows), min(config.quality_rows, len(fit_rows)), replace=False))
+    metric = config.method.metric if isinstance(config.method, UMAPReducer) else "cosine"
+    return {"metric": metric, **neighborhoods(table.gather(fit_rows[chosen]), targets_FP[chosen], metric)}
+
+
+def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit,
+                   out: ArtifactDir) -> Spread:
+    """Write every row's target in (user, angle) order; rows outside the fit are transformed."""
+    width = fitted.reducer.width
+    spread = Spread(width)
+    with pq.ParquetWriter(out.path(TARGETS), _schema(width), filesystem=out.storage.filesystem) as writer:
+        for rows, targets_BP in _targets(config, table, fit_rows, fitted, out):
+            spread.add(targets_BP)
+            names = pa.DictionaryArray.from_arrays(pa.array(table.angle_N[rows]), pa.array(table.angles))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(targets_BP.reshape(-1)), width)
+            writer.write_table(pa.table([pa.array(table.users_N[rows]), names.cast(pa.string()), vectors],
+                                        schema=_schema(width)))
+    return spread
+
+
+def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, out: ArtifactDir
+             ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    step = config.transform_rows * _SPAN_BATCHES
+    place_N = np.full(len(table), -1, np.int64)
+    place_N[fit_rows] = np.arange(len(fit_rows))
+    rest = np.flatnonzero(place_N < 0)
+    spans = [rest[start : start + step] for start in range(0, len(rest), step)]
+    transformed = transform_spans(out.storage, out.relative(FOLDER), table, spans, config.execution)
+    ready = np.empty((0, fitted.reducer.width), np.float32)
+    for start in range(0, len(table), step):
+        rows = np.arange(start, min(start + step, len(table)))
+        known = place_N[rows] >= 0
+        while len(ready) < (~known).sum():
+            ready = np.concatenate([ready, next(transformed)])
+        targets_BP = np.empty((len(rows), fitted.reducer.width), np.float32)
+        targets_BP[known] = fitted.targets_FP[place_N[rows][known]]
+        targets_BP[~known] = ready[: (~known).sum()]
+        ready = ready[(~known).sum() :]
+        yield rows, targets_BP
+
+
+def _schema(width: int) -> pa.Schema:
+    return pa.schema([(USER_IDX, pa.int64()), (ANGLE, pa.string()), (VECTOR, pa.list_(pa.float32(), width))])

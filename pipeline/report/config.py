@@ -1,0 +1,17 @@
+"""Settings of `report`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from configs.base import Config
+
+
+class ReportConfig(Config):
+    """What `report.md` and `report.html` show beside the metrics."""
+
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    """Resamples behind every interval."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    sample_users: int = Field(default=10, ge=0)
+    seed: int = 0

@@ -1,0 +1,232 @@
+"""Plots of the report as inline SVG. Text and axes take the page's own colour, so they read on light and dark alike."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.report.tables import OTHER, PROTOCOL_TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK: Final = "#010203"
+"""Stands for the page's text colour and is replaced by it."""
+_ARM_COLORS: Final = {"plain": "#7a869a", "distilled": "#1f9e89", "shuffled": "#e07b39", "random": "#a65bb8"}
+_BASELINE: Final = "#b8b08d"
+_CATEGORY_COLORS: Final = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99")
+_OTHER: Final = "#9a9a9a"
+_PIXELS_PER_POINT: Final = 1.5
+"""Greatest size of a plot on the page."""
+_STYLE: Final[dict[Any, Any]] = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.titlesize": 10.5,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.grid": True, "grid.color": "#888888", "grid.alpha": 0.25,
+    "grid.linewidth": 0.6, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK, "legend.frameon": False,
+    "lines.linewidth": 1.8, "axes.axisbelow": True, "text.parse_math": False,
+}
+
+Metrics = Mapping[str, Any]
+
+
+def plots(metrics: Metrics) -> dict[str, str]:
+    """Name → SVG; a plot with nothing to show is absent."""
+    found = {}
+    for name, (draw, alt) in _PLOTS.items():
+        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+            figure = draw(metrics)
+            if figure is not None:
+                found[name] = _svg(figure, name, alt)
+    return found
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", dpi=200,
+                   metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg"):].replace(_INK, "currentColor")
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Several figures share one page: their ids must not meet.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    opening = re.search(r'<svg [^>]*?viewBox="(0 0 ([\d.]+) [\d.]+)"[^>]*>', svg)
+    assert opening is not None, "matplotlib writes a viewBox that starts at 0 0"
+    return (f'<svg viewBox="{opening[1]}" style="max-width: {_PIXELS_PER_POINT * float(opening[2]):.0f}px" role="img" '
+            f'aria-label="{alt}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+            + svg[opening.end():])
+
+
+def _color(who: str) -> str:
+    return _ARM_COLORS.get(who, _BASELINE)
+
+
+def _ranking(metrics: Metrics) -> Figure:
+    main, primary = metrics["main_protocol"], metrics["primary"]
+    bars = [(arm, f[main][primary]["mean"], f[main][primary]["sd"]) for arm, f in metrics["arms"].items()]
+    bars += [(name, f[main][primary], None) for name, f in metrics["baselines"].items()]
+    bars.sort(key=lambda bar: float(bar[1]))
+    figure = Figure(figsize=(7.2, 0.8 + 0.34 * len(bars)))
+    axes = figure.subplots()
+    axes.barh([b[0] for b in bars], [b[1] for b in bars], xerr=[b[2] or 0.0 for b in bars],
+              color=[_color(b[0]) for b in bars], height=0.66,
+              error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 3})
+    for place, (_, value, deviation) in enumerate(bars):
+        axes.annotate(f"{value:.4f}", (value + (deviation or 0.0), place), (5, 0), textcoords="offset points",
+                      va="center", fontsize=9)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.14)
+    axes.set_title(f"Test {primary}, {PROTOCOL_TITLES[main]}")
+    return figure
+
+
+def _intervals(metrics: Metrics) -> Figure | None:
+    cutoff = metrics["primary"].partition("@")[2]
+    shown = [d for d in metrics["differences"] if d["protocol"] == metrics["main_protocol"]
+             and d["metric"] in (f"ndcg@{cutoff}", f"recall@{cutoff}")][::-1]
+    if not shown:
+        return None
+    figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(shown)))
+    axes = figure.subplots()
+    for place, d in enumerate(shown):
+        color = _color(d["first"])
+        axes.plot([d["low"], d["high"]], [place, place], color=color, linewidth=3, solid_capstyle="round")
+        axes.plot([d["mean"]], [place], "o", color=color, markersize=7)
+    axes.axvline(0, color=_INK, linewidth=1)
+    axes.set_yticks(range(len(shown)), [f"{d['first']} − {d['second']}, {d['metric']}" for d in shown])
+    axes.grid(axis="y", visible=False)
+    axes.margins(y=0.12)
+    axes.set_title(f"Paired differences with {100 * metrics['bootstrap']['confidence']:g} % intervals")
+    return figure
+
+
+def _learning(metrics: Metrics) -> Figure | None:
+    if not metrics["training"]:
+        return None
+    figure = Figure(figsize=(10, 3.2))
+    left, right = figure.subplots(1, 2)
+    for arm, seeds in metrics["training"].items():
+        for number, run in enumerate(seeds.values()):
+            label = arm if number == 0 else None
+            _line(left, run["epoch"], run["validation"], _color(arm), label)
+            _line(right, run["epoch"], run["ranking"], _color(arm), label)
+            if run["best_epoch"] in run["epoch"]:
+                best = run["validation"][run["epoch"].index(run["best_epoch"])]
+                if best is not None:
+                    left.plot([run["best_epoch"]], [best], "o", color=_color(arm), markersize=6)
+    left.set_title(f"Validation {metrics['validation_metric']} (dot: chosen epoch)")
+    right.set_title("Ranking loss L_model on training users")
+    for axes in (left, right):
+        _mark_switch(axes, metrics)
+        axes.set_xlabel("epoch")
+    left.legend()
+    figure.tight_layout()
+    return figure
+
+
+def _balance(metrics: Metrics) -> Figure | None:
+    arms = {arm: seeds for arm, seeds in metrics["training"].items() if metrics["balance"].get(arm)}
+    if not arms:
+        return None
+    figure = Figure(figsize=(10, 5.6))
+    (terms, beta), (variance, retrieval) = figure.subplots(2, 2)
+    for arm, seeds in arms.items():
+        run = next(iter(seeds.values()))
+        color, places = _color(arm), [i for i, v in enumerate(run["weighted_distillation"]) if v is not None]
+        epochs = [run["epoch"][i] for i in places]
+
+        def part(name: str, run: Mapping[str, Any] = run, places: list[int] = places) -> list[float | None]:
+            return [run[name][i] for i in places]
+
+        _line(terms, epochs, part("weighted_ranking"), color, f"{arm}: (1 − α)·L_model")
+        _line(terms, epochs, part("weighted_distillation"), color, f"{arm}: α·β·L_distil", dashed=True)
+        _line(beta, epochs, part("beta"), color, arm)
+        _line(variance, epochs, part("student_variance"), color, f"{arm}: H_k")
+        _line(variance, epochs, part("teacher_variance"), color, f"{arm}: T(profile)", dashed=True)
+        _line(retrieval, epochs, part("retrieval"), color, arm)
+    retrieval.axhline(1 / metrics["batch_size"], color=_INK, linewidth=0.9, linestyle=":")
+    for axes, title in ((terms, "Terms of the total loss"), (beta, "β"), (variance, "Variance of both sides"),
+                        (retrieval, "Own profile found in the batch (dotted: chance)")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        if axes.get_lines():
+            axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _slices(metrics: Metrics) -> Figure | None:
+    primary, arms = metrics["primary"], list(metrics["arms"])
+    kinds = [(kind, title) for kind, title in (("history_length", "history length"),
+                                              ("item_frequency", "training interactions of the target"))
+             if metrics["slices"][kind]]
+    if not arms or not kinds:
+        return None
+    figure = Figure(figsize=(10, 3.2))
+    for axes, (kind, title) in zip(np.atleast_1d(figure.subplots(1, len(kinds))), kinds, strict=True):
+        found = metrics["slices"][kind]
+        width = 0.8 / len(arms)
+        for number, arm in enumerate(arms):
+            axes.bar(np.arange(len(found)) + (number - (len(arms) - 1) / 2) * width, [s[primary][arm] for s in found],
+                     width * 0.92, color=_color(arm), label=arm)
+        axes.set_xticks(range(len(found)), [s["label"] for s in found], fontsize=8)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(f"{primary} by {title}")
+    figure.axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _map(metrics: Metrics) -> Figure | None:
+    found = metrics["map"]
+    if not found:
+        return None
+    figure = Figure(figsize=(7.6, 5.2))
+    axes = figure.subplots()
+    x, y, names = np.array(found["x"]), np.array(found["y"]), np.array(found["category"])
+    colors = dict(zip(found["categories"], _CATEGORY_COLORS, strict=False))
+    handles, labels = [], []
+    for name in [OTHER, *found["categories"]]:
+        mask = names == name
+        if mask.any():
+            handles.append(axes.scatter(x[mask], y[mask], s=9, color=colors.get(name, _OTHER), alpha=0.7, linewidths=0,
+                                        rasterized=True))
+            labels.append(name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.set_title("Profiles of users, by the main category of their training items")
+    # matplotlib leaves out a label that begins with an underscore, so the names are put in afterwards.
+    legend = axes.legend(handles, ["" for _ in labels], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8,
+                         markerscale=2)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)
+    return figure
+
+
+def _line(axes: Axes, x: list[int], y: list[float | None], color: str, label: str | None, dashed: bool = False) -> None:
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    if pairs:
+        axes.plot(*zip(*pairs, strict=True), color=color, label=label, linestyle="--" if dashed else "-",
+                  marker="." if len(pairs) < 12 else None)
+
+
+def _mark_switch(axes: Axes, metrics: Metrics) -> None:
+    distil = metrics["distill_epochs"]
+    if distil and any(metrics["balance"].values()):
+        axes.axvspan(0.5, distil + 0.5, color="#1f9e89", alpha=0.08, linewidth=0)
+
+
+_PLOTS: Final = {
+    "ranking": (_ranking, "Bars of the primary test metric of every recommender"),
+    "intervals": (_intervals, "Paired differences between arms with intervals"),
+    "learning": (_learning, "Validation metric and ranking loss by epoch"),
+    "balance": (_balance, "Loss terms, beta, variances and retrieval by epoch"),
+    "slices": (_slices, "Primary metric by history length and item frequency"),
+    "map": (_map, "Two-dimensional map of the profile vectors"),
+}

@@ -1,0 +1,64 @@
+"""metrics.json → report.md and report.html. Nothing else is read, so no figure can differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report import tables
+from pipeline.report.plots import plots
+from pipeline.report.tables import Table
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_SPACE = re.compile(r"\s+")
+
+
+def markdown(metrics: Mapping[str, Any]) -> str:
+    """The report as Markdown: tables and sample users, no plots."""
+    environment = _environment(autoescape=False)
+    environment.filters["md"] = escape_markdown
+    return environment.get_template("report.md.j2").render(_content(metrics)).strip() + "\n"
+
+
+def html(metrics: Mapping[str, Any]) -> str:
+    """The report as one HTML file that needs nothing else."""
+    environment = _environment(autoescape=True)
+    style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    drawn = {name: Markup(svg) for name, svg in plots(metrics).items()}
+    return environment.get_template("report.html.j2").render({**_content(metrics), "style": style, "plots": drawn})
+
+
+def escape_markdown(text: object) -> str:
+    """Text of data as one line of Markdown that says just that text: no markup, no HTML, no table border."""
+    line = _SPACE.sub(" ", str(text)).strip()
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", re.sub(r"^([-=])", r"\\\1", _MARKDOWN.sub(r"\\\1", line)))
+
+
+def _environment(autoescape: bool) -> Environment:
+    return Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=autoescape, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)
+
+
+def _content(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    main = metrics["main_protocol"]
+    other = next(p for p in tables.PROTOCOL_TITLES if p != main)
+
+    def present(*found: Table | None) -> list[Table]:
+        return [table for table in found if table is not None and table.rows]
+
+    return {
+        "m": metrics, "verdicts": tables.verdicts(metrics),
+        "headline": present(tables.headline(metrics, main), tables.headline(metrics, other)),
+        "differences": present(tables.differences(metrics, main), tables.differences(metrics, other)),
+        "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"])),
+        "training": present(tables.training(metrics), tables.balance(metrics)),
+        "teacher": present(tables.teacher(metrics)),
+        "protocol": present(tables.protocol(metrics), tables.counts(metrics), tables.sources(metrics)),
+    }

@@ -1,0 +1,137 @@
+"""The figures of the tables: means over users and seeds, paired differences, slices.
+
+Legend: S seeds, N test users, M metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models import metrics
+from pipeline.report.catalogue import Items
+from pipeline.report.config import ReportConfig
+from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
+from pipeline.report.statistics import intervals, mean_and_deviation
+
+_LISTED = 10
+"""Coverage and popularity are told of lists of this length, or of the stored length where it is less."""
+_LENGTHS = (1, 3, 5, 10, 20, 50)
+_COUNTS = (1, 5, 10, 20, 50, 100)
+_CATEGORIES = 12
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All recommenders of a run, ranked on the same cases."""
+
+    cases: Cases
+    arms: Mapping[str, Mapping[int, Ranked]]
+    """Arm → seed → answers."""
+    baselines: Mapping[str, Ranked]
+    cutoffs: tuple[int, ...]
+
+    @property
+    def cutoff(self) -> int:
+        """The K of the metrics that stand for all: 10 where it is computed."""
+        return 10 if 10 in self.cutoffs else self.cutoffs[-1]
+
+    def means(self, items: Items) -> dict[str, Any]:
+        """``arms`` with mean, deviation and every seed's value, and ``baselines``, under both protocols."""
+        arms = {arm: {protocol: _over_seeds({str(seed): self._figures(ranked, protocol, items)
+                                             for seed, ranked in seeds.items()})
+                      for protocol in PROTOCOLS} for arm, seeds in self.arms.items()}
+        baselines = {name: {protocol: self._figures(ranked, protocol, items) for protocol in PROTOCOLS}
+                     for name, ranked in self.baselines.items()}
+        return {"arms": arms, "baselines": baselines}
+
+    def _figures(self, ranked: Ranked, protocol: Protocol, items: Items) -> dict[str, float]:
+        listed = (min(_LISTED, ranked.top[protocol].shape[1]),)
+        return {**metrics.mean(ranked.per_user(protocol, self.cutoffs)),
+                **metrics.coverage(ranked.top[protocol], len(items.counts_V), listed),
+                **metrics.mean_popularity(ranked.top[protocol], items.counts_V, listed)}
+
+    def differences(self, config: ReportConfig) -> list[dict[str, Any]]:
+        """Paired differences between arms: every metric, both protocols; all pairs share the resamples."""
+        compared = pairs(list(self.arms))
+        if not compared:
+            return []
+        return [row for protocol in PROTOCOLS for row in self._differences(protocol, compared, config)]
+
+    def _differences(self, protocol: Protocol, compared: list[tuple[str, str]], config: ReportConfig
+                     ) -> Iterator[dict[str, Any]]:
+        values = {arm: self._values(arm, protocol) for arm in self.arms}
+        names = [(first, second, metric) for first, second in compared for metric in values[first]]
+        change_SNM = np.stack([values[a][metric] - values[b][metric] for a, b, metric in names], axis=2)
+        found = intervals(change_SNM, config.bootstrap_samples, config.confidence, config.seed)
+        per_user_NM = change_SNM.mean(axis=0)
+        for m, ((first, second, metric), row) in enumerate(zip(names, found, strict=True)):
+            base = float(values[second][metric].mean())
+            yield {"first": first, "second": second, "protocol": protocol, "metric": metric, "mean": row.mean,
+                   "low": row.low, "high": row.high, "verdict": row.verdict, "share_above_zero": row.share_above_zero,
+                   "relative": row.mean / base if base > 0 else None,
+                   "better_users": float((per_user_NM[:, m] > 0).mean()),
+                   "worse_users": float((per_user_NM[:, m] < 0).mean())}
+
+    def _values(self, arm: str, protocol: Protocol) -> dict[str, np.ndarray]:
+        """Metric → values of every seed and user, fp64 [S, N]."""
+        per_seed = [ranked.per_user(protocol, self.cutoffs) for ranked in self.arms[arm].values()]
+        return {name: np.stack([values[name] for values in per_seed]) for name in per_seed[0]}
+
+    def slices(self, protocol: Protocol, items: Items) -> dict[str, list[dict[str, Any]]]:
+        """Recall and NDCG by history length, frequency of the target and its category; no empty slice."""
+        shown = (f"recall@{self.cutoff}", f"ndcg@{self.cutoff}")
+        values: dict[str, dict[str, np.ndarray]] = {}
+        for arm in self.arms:
+            values[arm] = {name: v.mean(axis=0) for name, v in self._values(arm, protocol).items() if name in shown}
+        for name, ranked in self.baselines.items():
+            values[name] = {k: v for k, v in ranked.per_user(protocol, self.cutoffs).items() if k in shown}
+        kinds = {"history_length": _binned(self.cases.history_length_N, _LENGTHS, "0"),
+                 "item_frequency": _binned(self.cases.target_count_N, _COUNTS, "0 (cold)"),
+                 "category": _by_category(self.cases.targets_N, items)}
+        return {kind: [{"label": label, "users": int(mask_N.sum()),
+                        **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
+                           for metric in shown}} for label, mask_N in slices if mask_N.any()]
+                for kind, slices in kinds.items()}
+
+
+def pairs(arms: list[str]) -> list[tuple[str, str]]:
+    """Which arms are compared: the distilled one with each other, then each control with the plain one."""
+    found = [("distilled", arm) for arm in arms if arm != "distilled"] if "distilled" in arms else []
+    return found + [(arm, "plain") for arm in arms if arm not in ("plain", "distilled") and "plain" in arms]
+
+
+def _over_seeds(by_seed: dict[str, dict[str, float]]) -> dict[str, Any]:
+    names = next(iter(by_seed.values()))
+    figures = {}
+    for name in names:
+        mean, deviation = mean_and_deviation([values[name] for values in by_seed.values()])
+        figures[name] = {"mean": mean, "sd": deviation, "seeds": {seed: v[name] for seed, v in by_seed.items()}}
+    return figures
+
+
+def _binned(values_N: np.ndarray, starts: tuple[int, ...], zero: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Slices ``zero``, then [start, next start) for each start; the last one is open."""
+    yield zero, values_N == 0
+    for start, end in zip(starts, (*starts[1:], None), strict=True):
+        if end is None:
+            yield f"{start} or more", values_N >= start
+        else:
+            yield f"{start}" if end == start + 1 else f"{start}–{end - 1}", (values_N >= start) & (values_N < end)
+
+
+def _by_category(targets_N: np.ndarray, items: Items) -> Iterator[tuple[str, np.ndarray]]:
+    """The most frequent categories of the targets, then the others, then items without one."""
+    names = sorted({name for name in items.categories if name})
+    code_of = {name: code for code, name in enumerate(names)}
+    code_V = np.array([code_of[name] if name else -1 for name in items.categories], np.int64)
+    code_N = code_V[targets_N - 1]
+    frequency = np.bincount(code_N[code_N >= 0], minlength=len(names))
+    chosen = np.lexsort((np.arange(len(names)), -frequency))[:_CATEGORIES]
+    for code in chosen:
+        yield names[code], code_N == code
+    yield "other categories", (code_N >= 0) & ~np.isin(code_N, chosen)
+    yield "no category", code_N < 0

@@ -1,0 +1,179 @@
+"""The run order: every stage is found or built, then the report is written. Heavy imports happen in :func:`build`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.connect import connect
+from cluster.storage import Storage
+from configs.errors import ArtifactError
+from pipeline import artifacts, leases
+from pipeline.artifacts import Artifact, ArtifactDir
+from pipeline.config import RunConfig
+from pipeline.plan import PlannedStep, plan, run_folder
+from pipeline.progress import say
+
+RESUMABLE = ("profile", "encode", "train")
+"""Stages that take up the files of a killed attempt; the others start their attempt anew."""
+
+
+@dataclass
+class RunResult:
+    """What a run built, reused and found."""
+
+    folder: str
+    built: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    metrics: dict[str, Any] | None = None
+    """None when the run stopped before its report."""
+
+
+def run(config: RunConfig, until: str | None = None) -> RunResult:
+    """Find or build every artifact up to stage ``until`` (None: all, then the report).
+
+    Ray is started only when a stage that needs it must be built. Calling it again goes on where it stopped.
+
+    Raises:
+        MentorecError: of the stage that cannot go on; finished artifacts stay.
+        ArtifactError: another process is at work on the same run.
+    """
+    storage = Storage.from_config(config.storage)
+    folder = run_folder(config)
+    result = RunResult(folder)
+    with _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
+        planned = plan(config, storage, until)
+        storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
+        references = storage.read_json(f"{folder}/references.json") if storage.exists(
+            f"{folder}/references.json") else {}
+        ray_started = False
+        for item in planned:
+            artifact = item.artifact or artifacts.find(storage, item.key)
+            if artifact is not None:
+                result.reused.append(item.label)
+            else:
+                _announce(item)
+                if not ray_started and _needs_ray(config, item, result.artifacts):
+                    ray_session.enter_context(connect(config.cluster))
+                    ray_started = True
+                artifact = _build(config, item, result.artifacts, storage)
+                result.built.append(item.label)
+            result.artifacts[item.label] = artifact
+            if references.get(item.label) != item.key.fingerprint:
+                references[item.label] = item.key.fingerprint
+                storage.write_json(f"{folder}/references.json", references)
+    if until in (None, "report"):
+        result.metrics = _report(config, storage, result)
+    return result
+
+
+def _announce(item: PlannedStep) -> None:
+    shown = "; ".join(item.changed[:3]) + (f" (and {len(item.changed) - 3} more)" if len(item.changed) > 3 else "")
+    why = f" — changed: {shown}" if item.changed else ""
+    say(f"{item.label}: building {item.key.fingerprint}{why}")
+
+
+def _build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], storage: Storage) -> Artifact:
+    out = artifacts.begin(storage, item.key, resume=item.stage in RESUMABLE)
+    if out.resumed:
+        say(f"{item.label}: going on with the unfinished attempt {out.attempt}")
+    started = time.perf_counter()
+    try:
+        artifact = build(config, item, done, out)
+    except BaseException:
+        out.release()
+        raise
+    say(f"{item.label}: done in {time.perf_counter() - started:.1f} s")
+    return artifact
+
+
+def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: ArtifactDir) -> Artifact:
+    """Build one step into ``out`` from the artifacts done before it."""
+    step = item.step
+    if item.stage == "prepare":
+        from pipeline.prepare.stage import prepare
+
+        return prepare(config.prepare, out)
+    prepared = done["prepare"]
+    if item.stage == "profile":
+        from pipeline.profile.stage import profile
+
+        return profile(config.profile, prepared, out)
+    if item.stage == "encode":
+        from pipeline.encode.stage import encode
+
+        return encode(config.encode, done["profile"], out)
+    if item.stage == "reduce":
+        from pipeline.reduce.stage import reduce
+
+        return reduce(config.reduce, done["encode"], out)
+    if item.stage == "train":
+        from pipeline.train.stage import train
+
+        assert step.arm is not None and step.seed is not None
+        targets = None if step.arm == "plain" else done["reduce"]
+        return train(config.train, config.model, step.arm, step.seed, prepared, targets, out)
+    from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
+
+    if step.baseline is not None:
+        return evaluate_baseline(config.evaluate, step.baseline, prepared, out)
+    return evaluate_model(config.evaluate, prepared, done[f"train/{step.arm}/seed-{step.seed}"], out)
+
+
+def _needs_ray(config: RunConfig, item: PlannedStep, done: dict[str, Artifact]) -> bool:
+    if item.stage == "train":
+        return config.train.execution.num_workers > 0
+    if item.stage == "evaluate":
+        return config.evaluate.execution.workers > 0
+    if item.stage == "reduce":
+        return done["encode"].manifest.counts["num_out"] > config.reduce.fit_rows
+    return item.stage in ("profile", "encode")
+
+
+def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str, Any]:
+    """Write the report unless the one that is there was made from the same artifacts and settings."""
+    basis = {"artifacts": {k: a.fingerprint for k, a in result.artifacts.items()}, "report": config.report.key(),
+             "arms": config.arms, "seeds": config.seeds}
+    digest = hashlib.blake2b(json.dumps(basis, sort_keys=True).encode(), digest_size=8).hexdigest()
+    stamp = f"{result.folder}/report.json"
+    if storage.exists(stamp) and storage.read_json(stamp)["basis"] == digest:
+        result.reused.append("report")
+        return dict(storage.read_json(f"{result.folder}/metrics.json"))
+    from pipeline.report.inputs import ReportInputs
+    from pipeline.report.stage import write_report
+
+    say("report: writing")
+    found = result.artifacts
+    metrics = write_report(config, storage, ReportInputs(
+        prepared=found["prepare"], profiles=found.get("profile"), encoded=found.get("encode"),
+        targets=found.get("reduce"),
+        trained={(arm, seed): found[f"train/{arm}/seed-{seed}"] for arm in config.arms for seed in config.seeds},
+        evaluated={(arm, seed): found[f"evaluate/{arm}/seed-{seed}"] for arm in config.arms for seed in config.seeds},
+        baselines={name: found[f"evaluate/baseline/{name}"] for name in config.evaluate.baselines},
+    ))
+    storage.write_json(stamp, {"basis": digest})
+    result.built.append("report")
+    return metrics
+
+
+@contextlib.contextmanager
+def _run_lock(storage: Storage, folder: str) -> Iterator[None]:
+    """Refuse a second process at work on the same run; a dead owner's lock is taken over."""
+    path = f"{folder}/lock.json"
+    if storage.exists(path):
+        owner = storage.read_json(path)
+        if owner != leases.mine() and leases.alive(owner):
+            raise ArtifactError(f"{folder}: process {owner['pid']} on {owner['host']} is at work on this run; wait for "
+                                f"it, stop it, or give this run another name (name=…); if it is long gone, delete {path}")
+    storage.write_json(path, leases.mine())
+    try:
+        yield
+    finally:
+        storage.delete(path)
+

@@ -1,0 +1,178 @@
+"""One user, one item or one artifact of a run, as lines of text. Reads only what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from cluster.storage import Storage
+from configs.errors import ArtifactError, ConfigError, DataError, illegal
+from pipeline import columns as c
+from pipeline.artifacts import Artifact, open_artifact
+from pipeline.config import RunConfig
+from pipeline.plan import plan
+from pipeline.text import shorten
+
+_SHOWN_ITEMS = 20
+_TITLE_WIDTH = 70
+
+
+@dataclass(frozen=True)
+class Found:
+    """The finished artifacts of a run, by step label."""
+
+    artifacts: dict[str, Artifact]
+    titles: dict[int, str]
+    """Item index → title (or raw id)."""
+
+    def named(self, item: int) -> str:
+        return f"{item} {shorten(self.titles.get(item, '?'), _TITLE_WIDTH)}"
+
+
+def show(config: RunConfig, kind: str, what: str, by_index: bool = False) -> Iterator[str]:
+    """The lines of one thing.
+
+    Raises:
+        ConfigError: ``kind`` is none of `user`, `item`, `artifact`; and as the functions below.
+    """
+    if kind == "user":
+        return show_user(config, what, by_index)
+    if kind == "item":
+        return show_item(config, what, by_index)
+    if kind == "artifact":
+        return show_artifact(config, what)
+    raise ConfigError(illegal("show", kind, ("user", "item", "artifact")))
+
+
+def _open(config: RunConfig) -> Found:
+    steps = plan(config, Storage.from_config(config.storage))
+    found = {step.label: step.artifact for step in steps if step.artifact is not None}
+    if "prepare" not in found:
+        raise ArtifactError(f"run {config.name!r}: nothing is prepared under these settings; "
+                            "run `mentorec prepare` with the same --config first")
+    items = found["prepare"].read_table("items.parquet", [c.ITEM_IDX, c.ITEM_ID, c.TITLE])
+    titles = {i: t or raw for i, raw, t in zip(*(items[n].to_pylist() for n in (c.ITEM_IDX, c.ITEM_ID, c.TITLE)),
+                                               strict=True)}
+    return Found(found, titles)
+
+
+def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[str]:
+    """A user's attributes, history, profiles, and what each trained recommender offers.
+
+    Raises:
+        DataError: no such user.
+        ArtifactError: nothing is prepared yet.
+    """
+    found = _open(config)
+    prepared = found.artifacts["prepare"]
+    row = _lookup(prepared, "users.parquet", c.USER_ID, c.USER_IDX, user, by_index)
+    index = row[c.USER_IDX]
+    yield f"user {row[c.USER_ID]} (index {index}), {row[c.COUNT]} training interactions"
+    yield from _pairs(row.get(c.ATTRIBUTES))
+    history = _rows(prepared, "interactions.parquet", c.USER_IDX, index)
+    history.sort(key=lambda r: r[c.POSITION])
+    if len(history) > _SHOWN_ITEMS:
+        yield f"  … {len(history) - _SHOWN_ITEMS} earlier interactions"
+    for event in history[-_SHOWN_ITEMS:]:
+        signal = "" if event[c.SIGNAL] is None else f"  signal {event[c.SIGNAL]:g}"
+        yield f"  {event[c.SPLIT]:<10} {found.named(event[c.ITEM_IDX])}{signal}"
+    if "profile" in found.artifacts:
+        yield from _profiles(found.artifacts["profile"], index)
+    for label, artifact in found.artifacts.items():
+        if label.startswith("evaluate/"):
+            yield from _recommended(found, label.removeprefix("evaluate/"), artifact, index)
+
+
+def show_item(config: RunConfig, item: str, by_index: bool = False) -> Iterator[str]:
+    """An item's text, its counts, and in how many users' recommendations it stands.
+
+    Raises:
+        DataError: no such item.
+        ArtifactError: nothing is prepared yet.
+    """
+    found = _open(config)
+    row = _lookup(found.artifacts["prepare"], "items.parquet", c.ITEM_ID, c.ITEM_IDX, item, by_index)
+    cold = " (cold: training never sees it)" if row[c.COUNT] == 0 else ""
+    yield f"item {row[c.ITEM_ID]} (index {row[c.ITEM_IDX]}), {row[c.COUNT]} training interactions{cold}"
+    yield f"  title: {row[c.TITLE]}"
+    yield f"  category: {row[c.CATEGORY]}"
+    yield from _pairs(row.get(c.FIELDS))
+    for label, artifact in found.artifacts.items():
+        if label.startswith("evaluate/"):
+            top = artifact.read_table("top.parquet", ["top"])["top"].combine_chunks()
+            users = pc.sum(pc.equal(top.flatten(), row[c.ITEM_IDX])).as_py() or 0
+            yield f"  {label.removeprefix('evaluate/')}: in the list of {users} of {len(top)} users"
+
+
+def show_artifact(config: RunConfig, address: str) -> Iterator[str]:
+    """An artifact's manifest by ``stage/fingerprint``; the fingerprint's first digits are enough.
+
+    Raises:
+        ConfigError: not of that form, unknown, or several artifacts begin so.
+    """
+    storage = Storage.from_config(config.storage)
+    stage, _, start = address.strip("/").partition("/")
+    stages = storage.names("artifacts")
+    if not start or stage not in stages:
+        raise ConfigError(f"artifact {address!r}: expected STAGE/FINGERPRINT; stages in {storage.path('artifacts')}: "
+                          f"{', '.join(stages) or 'none'}")
+    fits = [name for name in storage.names(f"artifacts/{stage}") if name.startswith(start)]
+    if len(fits) != 1:
+        shown = ", ".join(fits or storage.names(f"artifacts/{stage}"))
+        raise ConfigError(f"artifact {address!r}: {len(fits)} artifacts begin so; there are: {shown}")
+    artifact = open_artifact(storage, stage, fits[0])
+    if artifact is None:
+        yield f"{stage}/{fits[0]}: unfinished; the run that began it goes on with the same command"
+        key = storage.read_json(f"artifacts/{stage}/{fits[0]}/key.json")
+        yield yaml.safe_dump({"key": key}, sort_keys=False, allow_unicode=True)
+        return
+    yield f"{stage}/{fits[0]}: {storage.path(artifact.folder)}"
+    yield yaml.safe_dump(artifact.manifest.__dict__, sort_keys=False, allow_unicode=True)
+
+
+def _lookup(prepared: Artifact, file: str, id_column: str, index_column: str, wanted: str,
+            by_index: bool) -> dict[str, Any]:
+    """The row of a raw id; an integer that is no raw id, or ``by_index``, is looked up as an internal index."""
+    rows = [] if by_index else _rows(prepared, file, id_column, wanted)
+    if not rows and wanted.isdecimal():
+        rows = _rows(prepared, file, index_column, int(wanted))
+    if not rows:
+        there = prepared.storage.read_table(prepared.relative(file), [id_column])
+        some = ", ".join(map(repr, there[id_column].slice(0, 3).to_pylist()))
+        raise DataError(f"no {index_column.partition('_')[0]} {wanted!r} among the {len(there)} kept ones; "
+                        f"raw ids look like {some}")
+    return rows[0]
+
+
+def _rows(artifact: Artifact, name: str, column: str, value: object) -> list[dict[str, Any]]:
+    """Rows of a Parquet file or folder where a column has a value; other row groups are not read."""
+    table: pa.Table = pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem,
+                                    filters=[(column, "=", value)])
+    return list(table.to_pylist())
+
+
+def _profiles(profiles: Artifact, user: int) -> Iterator[str]:
+    for row in _rows(profiles, "profiles", c.USER_IDX, user):
+        yield f"profile ({row[c.ANGLE]}):"
+        yield from (f"  {line}" for line in row[c.PROFILE].splitlines())
+    for row in _rows(profiles, "rejected.parquet", c.USER_IDX, user):
+        yield f"no profile ({row[c.ANGLE]}): {row[c.REASON]}"
+
+
+def _recommended(found: Found, who: str, evaluated: Artifact, user: int) -> Iterator[str]:
+    for row in _rows(evaluated, "ranks.parquet", c.USER_IDX, user):
+        yield f"{who}: target {found.named(row[c.TARGET])} at rank {row[c.RANK]}"
+    for row in _rows(evaluated, "top.parquet", c.USER_IDX, user):
+        best: Sequence[int] = row["top"][:5]
+        yield from (f"  {place}. {found.named(item)}" for place, item in enumerate(best, 1))
+
+
+def _pairs(pairs: Any) -> Iterator[str]:
+    for name, value in pairs or ():
+        yield f"  {name}: {shorten(str(value), 200)}"

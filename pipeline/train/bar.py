@@ -1,0 +1,71 @@
+"""A bar of epochs with their losses and validation metric, fed by the session or by the metrics file of a worker."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.progress import is_quiet
+from pipeline.train.metrics_log import METRICS_FILE
+
+_POLL_SECONDS = 1.0
+
+
+class EpochBar:
+    """Shows the newest epoch it was told of; silent under ``--quiet``."""
+
+    def __init__(self, label: str, epochs: int, metric: str) -> None:
+        from tqdm import tqdm
+
+        self._metric = metric
+        self._bar = tqdm(total=epochs, desc=label, unit="epoch", disable=is_quiet(), file=sys.stderr, mininterval=0.5,
+                         dynamic_ncols=True)
+
+    def show(self, record: dict[str, Any]) -> None:
+        """An epoch's record, as ``metrics.jsonl`` holds it."""
+        shown = {"loss": "ranking", "distil": "distillation", self._metric: self._metric}
+        self._bar.set_postfix({label: f"{record[name]:.4f}" for label, name in shown.items() if name in record},
+                              refresh=False)
+        self._bar.update(record["epoch"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def follow(bar: EpochBar, folder: Path) -> Iterator[None]:
+    """While the block runs, show the epochs that another process writes to ``metrics.jsonl`` in ``folder``."""
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = (0, 0)
+        while True:
+            last_round = done.wait(_POLL_SECONDS)
+            state = (folder / METRICS_FILE).stat() if (folder / METRICS_FILE).exists() else None
+            if state is not None and seen != (state.st_mtime_ns, state.st_size):
+                seen = (state.st_mtime_ns, state.st_size)
+                _show_last(bar, folder / METRICS_FILE)
+            if last_round:
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _show_last(bar: EpochBar, path: Path) -> None:
+    """The last whole epoch record of the file; a line that is being written has no end yet."""
+    for line in reversed(path.read_bytes().split(b"\n")[:-1]):
+        record = json.loads(line)
+        if record["kind"] == "epoch":
+            bar.show(record)
+            return

@@ -1,0 +1,146 @@
+"""Training state on disk: safetensors for tensors, JSON for counters, a content digest for every file.
+
+Order, masks and dropout are functions of counters (``seeds.py``), so epoch and step are the state of the sampler and of
+every random number: a resumed run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.errors import ArtifactError, DataError, StorageError
+from pipeline.digests import digest_file
+
+STATE = "state.json"
+DIGESTS = "digests.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+BEST = "best.safetensors"
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class Progress:
+    """Where training stands. Epochs are counted from 1 in everything that is shown or stored."""
+
+    fingerprint: str
+    """Of the artifact under construction: a checkpoint of other settings is refused."""
+    epochs: int = 0
+    """Finished epochs."""
+    steps: int = 0
+    """Finished optimizer steps."""
+    finished: bool = False
+    stopped_early: bool = False
+    best_epoch: int | None = None
+    best_metrics: dict[str, float] | None = None
+    reference: float | None = None
+    """What the validation metric must exceed to reset the patience."""
+    stale: int = 0
+    """Validated epochs of the fine-tuning phase since it last did."""
+    seconds: float = 0.0
+    """Spent training and validating, over all resumptions."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record per validated epoch: epoch, phase, metrics."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, read."""
+
+    progress: Progress
+    model: dict[str, Tensor]
+    """State of the training module: served and teacher-side parameters."""
+    optimizer: dict[str, Tensor]
+    best: dict[str, Tensor] | None
+    """Served parameters of the best epoch so far."""
+    metrics: bytes
+    """``metrics.jsonl`` as it was."""
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Fill an empty folder; the digests come last.
+
+    Raises:
+        StorageError: the disk is full or cannot be written; the folder is removed.
+    """
+    try:
+        save_file(_plain(checkpoint.model), folder / MODEL)
+        save_file(_plain(checkpoint.optimizer), folder / OPTIMIZER)
+        if checkpoint.best is not None:
+            save_file(_plain(checkpoint.best), folder / BEST)
+        (folder / METRICS).write_bytes(checkpoint.metrics)
+        (folder / STATE).write_text(json.dumps(asdict(checkpoint.progress), indent=1))
+        digests = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
+        (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+    except Exception as exc:  # safetensors wraps the operating system's errors in its own
+        shutil.rmtree(folder, ignore_errors=True)
+        needed = sum(t.numel() * t.element_size() for part in (checkpoint.model, checkpoint.optimizer,
+                                                               checkpoint.best or {}) for t in part.values())
+        raise StorageError(f"checkpoint after epoch {checkpoint.progress.epochs}: cannot write {folder}: {exc}; it needs "
+                           f"{needed / 2**20:.0f} MiB; the last good checkpoint is untouched: make room and run the "
+                           "same command again") from exc
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if every one is as it was written."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_text())
+    except (OSError, ValueError) as exc:
+        return f"{DIGESTS}: {exc}"
+    for name, digest in digests.items():
+        try:
+            if digest_file(folder / name) != digest:
+                return f"{name} is not what was written"
+        except DataError as exc:
+            return str(exc)
+    return None
+
+
+def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
+    """Read a checkpoint that :func:`damage` found whole.
+
+    Raises:
+        ArtifactError: it belongs to other settings.
+    """
+    progress = Progress(**json.loads((folder / STATE).read_text()))
+    if progress.fingerprint != fingerprint:
+        raise ArtifactError(f"checkpoint {folder} belongs to {progress.fingerprint}, not to {fingerprint}; an unfinished "
+                            "training is never resumed with other settings: delete that folder")
+    best = load_file(folder / BEST) if (folder / BEST).exists() else None
+    return Checkpoint(progress, load_file(folder / MODEL), load_file(folder / OPTIMIZER), best,
+                      (folder / METRICS).read_bytes())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The optimizer's state as ``parameter name/state name`` → tensor.
+
+    Args:
+        optimizer: with one parameter group.
+        names: of its parameters, in order.
+    """
+    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{names[index]}/{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors of :func:`optimizer_tensors` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    index_of = {name: index for index, name in enumerate(names)}
+    for path, value in tensors.items():
+        name, _, key = path.rpartition("/")
+        state.setdefault(index_of[name], {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+

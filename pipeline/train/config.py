@@ -1,0 +1,127 @@
+"""Settings of training. Torch- and Ray-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Config
+from models.config import DistillationConfig, RankingLossConfig, SoftmaxLoss
+
+Arm = Literal["plain", "distilled", "shuffled", "random"]
+"""plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: white noise."""
+
+
+class OptimizerConfig(Config):
+    """AdamW."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear warm-up of the learning rate, in optimizer steps."""
+
+
+class EarlyStoppingConfig(Config):
+    """Stops the fine-tuning phase; it cannot fire before the switch."""
+
+    patience_epochs: int = Field(default=0, ge=0)
+    """Validated epochs without a better metric before stopping; 0 = never stop early."""
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class TrainExecution(Config):
+    """Resources of training: never part of a fingerprint."""
+
+    num_workers: int = Field(default=1, ge=0)
+    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results)."""
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    """Torch threads per worker; None: all cores shared evenly between the workers."""
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts of the worker group from the last checkpoint."""
+    checkpoint_every_epochs: int = Field(default=1, ge=1)
+    log_every_steps: int = Field(default=50, ge=1)
+
+
+class TrainConfig(Config):
+    """Two phases (ECIR'26, eq. 6): ``distill_epochs`` with the total loss of eq. 5, then next items alone."""
+
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    """α of eq. 5: weight of distillation against ranking, in the first phase."""
+
+    alpha_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How α moves over the first phase: constant, or decaying to 0 (progressive distillation)."""
+
+    beta: bool = False
+    """Dynamic scaling β = sg(L_model / L_distil) of eq. 5; off: β = 1."""
+
+    beta_cap: float | None = Field(default=10.0, gt=0)
+    """Upper bound of β; None: unbounded, as published."""
+
+    distillation: DistillationConfig = DistillationConfig()
+
+    loss: RankingLossConfig = SoftmaxLoss()
+
+    epochs: int = Field(default=30, ge=1)
+    """All epochs, both phases."""
+
+    distill_epochs: int = Field(default=6, ge=0)
+    """Epochs of the first phase. The plain arm counts them too: same epochs, same optimizer treatment."""
+
+    batch_size: int = Field(default=128, ge=1)
+    """Users per optimizer step, over all workers."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    switch_optimizer: Literal["keep", "reset"] = "keep"
+    """At the phase switch: keep AdamW's moments, or start anew (also for the plain arm)."""
+
+    finetune_lr: float | None = Field(default=None, gt=0)
+    """Learning rate after the switch; None keeps optimizer.lr."""
+
+    gradient_clip: float | None = Field(default=None, gt=0)
+    """Global gradient norm bound."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast of the encoder; losses and β stay fp32."""
+
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+
+    validate_every_epochs: int = Field(default=1, ge=1)
+
+    validation_metric: str = Field(default="ndcg@10", pattern=r"^(recall|ndcg|mrr)@(5|10|20)$")
+    """Chooses the epoch, on validation users, seen items handled as `filter_seen` says."""
+
+    filter_seen: bool = True
+    """Whether a validation user's own history is removed from the ranking."""
+
+    validation_users: int | None = Field(default=None, ge=1)
+    """Rank only a seeded sample of this many validation users during training; None: all."""
+
+    compat: Literal["none", "upstream"] = "none"
+    """`upstream` reproduces deviations of the published code: pooling averages over padding; the last epoch is kept."""
+
+    init_from: str | None = None
+    """Fingerprint of a `train` artifact, or path of an exported model folder, whose weights start this training;
+    items are matched by raw id, new ones start fresh."""
+
+    execution: TrainExecution = TrainExecution()
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> TrainConfig:
+        if self.distill_epochs >= self.epochs:
+            raise ValueError(f"distill_epochs={self.distill_epochs} must be below epochs={self.epochs}: "
+                             "the best epoch is chosen in the fine-tuning phase")
+        return self
+
+    def arm_key(self, arm: Arm) -> dict[str, object]:
+        """The values this arm's result depends on; the plain arm does not depend on distillation's."""
+        key = self.key()
+        if arm == "plain":
+            for name in ("alpha", "alpha_schedule", "beta", "beta_cap", "distillation"):
+                del key[name]
+        return key

@@ -1,0 +1,78 @@
+"""Training rows and the batches cut from them: memory-mapped arrays, nothing per sample in Python.
+
+Legend: N training rows, B batch, L positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.errors import DataError
+from models.protocols import SequenceEncoder
+from models.sequences import Batch, Sequences
+from pipeline.arrays import training_sequences
+from pipeline.train.targets import Targets
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The users that give the model something to predict."""
+
+    users_N: np.ndarray
+    """int64, internal user indices."""
+    index_N: np.ndarray
+    """int64, their places in ``sequences``."""
+    sequences: Sequences
+    max_items: int
+    """Most recent items of a row."""
+    targets: Targets | None = None
+
+    @classmethod
+    def open(cls, path: Path, encoder: SequenceEncoder) -> TrainingRows:
+        """Memory-map ``train.arrow``; rows too short to hold a target for this encoder are left out.
+
+        Raises:
+            DataError: no row is left.
+        """
+        users, sequences = training_sequences(path)
+        least = shortest_row(encoder)
+        index_N = np.flatnonzero(sequences.lengths >= least)
+        if not len(index_N):
+            raise DataError(f"no user has {least} or more training items; there is nothing to learn from: check the "
+                            "filter and the split of `prepare`")
+        return cls(users[index_N], index_N, sequences, encoder.max_length + 1)
+
+    def __len__(self) -> int:
+        return len(self.users_N)
+
+    @property
+    def num_skipped(self) -> int:
+        """Users with too few training items."""
+        return len(self.sequences) - len(self)
+
+    @property
+    def lengths_N(self) -> np.ndarray:
+        """Items of each row, cut to ``max_items``."""
+        return np.minimum(self.sequences.lengths[self.index_N], self.max_items)
+
+    def with_targets(self, targets: Targets) -> TrainingRows:
+        """The same rows with teacher targets beside them."""
+        return replace(self, targets=targets)
+
+    def batch(self, rows_B: np.ndarray, with_targets: bool) -> Batch:
+        """The batch of some training rows; none at all is fine. Targets are fetched only where they are used."""
+        items_BL = torch.from_numpy(self.sequences.padded(self.index_N[rows_B], self.max_items))
+        users_B = torch.from_numpy(self.users_N[rows_B])
+        if self.targets is None or not with_targets:
+            return Batch(users_B, items_BL)
+        return Batch(users_B, items_BL, *self.targets.gather(rows_B))
+
+
+def shortest_row(encoder: SequenceEncoder) -> int:
+    """Fewest items that hold a target: 1 if the student learns from a lone item (a mask), else 2 (the next item)."""
+    alone = encoder.training_inputs(torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 0)
+    return 1 if bool(alone.targets_BL.any()) else 2

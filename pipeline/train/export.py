@@ -1,0 +1,117 @@
+"""The trained model as a folder: served parameters, what they are, and the catalogue they know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.errors import ArtifactError
+from configs.loader import flatten
+from models.bert4rec import BERT4Rec
+from models.config import ModelConfig
+from models.sasrec import SASRec
+from models.students import build_encoder
+from pipeline.artifacts import digest_ids
+from pipeline.columns import ITEM_ID
+
+WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
+TRAINING_ONLY = ("dropout", "mask_probability")
+"""Fields of a model configuration that do not change what its weights compute."""
+Encoder = SASRec | BERT4Rec
+
+
+def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, item_ids: pa.ChunkedArray,
+               info: Mapping[str, Any]) -> None:
+    """Write an exported model.
+
+    Args:
+        folder: exists; becomes self-contained.
+        weights: the encoder's state dict, nothing of the teacher's side.
+        model: its configuration.
+        item_ids: raw ids of items 1…n, in order.
+        info: further entries of ``model.json``.
+    """
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+    pq.write_table(pa.table({ITEM_ID: item_ids}), folder / ITEMS)
+    card = {"model": model.model_dump(mode="json"), "num_items": len(item_ids), "item_digest": digest_ids(item_ids),
+            **info}
+    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """``model.json`` of an exported model.
+
+    Raises:
+        ArtifactError: absent or unreadable.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text())
+    except (OSError, ValueError) as exc:
+        raise ArtifactError(f"{folder} is not an exported model: {CARD}: {exc}; name the `model` folder of a `train` "
+                            "artifact") from exc
+    missing = {"model", "num_items", "item_digest"} - card.keys()
+    if missing:
+        raise ArtifactError(f"{folder / CARD} lacks {', '.join(sorted(missing))}; export the model again")
+    return dict(card)
+
+
+def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: str | None = None) -> Encoder:
+    """The encoder of an exported model, in evaluation mode on the CPU.
+
+    Args:
+        folder: as :func:`save_model` wrote it.
+        expected: the configuration it must have (what only concerns training may differ).
+        item_digest: digest of the ordered raw ids of the catalogue it must know.
+
+    Raises:
+        ArtifactError: another configuration or catalogue, with the differing fields; damaged or foreign weights.
+    """
+    card = read_card(folder)
+    try:
+        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(card["model"])
+    except ValidationError as exc:
+        raise ArtifactError(f"{folder / CARD}: not a model configuration: {exc.errors()[0]['msg']}") from exc
+    differing = differences(config, expected) if expected is not None else []
+    if item_digest is not None and card["item_digest"] != item_digest:
+        differing.append(f"item_digest: {card['item_digest']!r} → {item_digest!r}")
+    if differing:
+        raise ArtifactError(f"the model in {folder} is another one than asked for (its own → asked): "
+                            f"{', '.join(differing)}")
+    encoder = build_encoder(config, card["num_items"], seed=0)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as exc:
+        raise ArtifactError(f"{folder / WEIGHTS}: cannot be read: {exc}; train the model again") from exc
+    _require_shapes(folder, weights, encoder.state_dict())
+    encoder.load_state_dict(weights)
+    return encoder.eval()
+
+
+def item_ids(folder: Path) -> pa.ChunkedArray:
+    """Raw ids of items 1…n of an exported model, in order."""
+    return pq.read_table(folder / ITEMS)[ITEM_ID]
+
+
+def differences(own: ModelConfig, other: ModelConfig) -> list[str]:
+    """``field: own → other`` for every field that changes what the weights compute."""
+    a, b = flatten(own.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
+    return [f"{name}: {a.get(name)!r} → {b.get(name)!r}" for name in sorted(a.keys() | b.keys())
+            if name not in TRAINING_ONLY and a.get(name) != b.get(name)]
+
+
+def _require_shapes(folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    shapes = {name: [list(t[name].shape) if name in t else None for t in (found, wanted)]
+              for name in sorted(found.keys() | wanted.keys())}
+    wrong = [f"{name}: {a} → {b}" for name, (a, b) in shapes.items() if a != b]
+    if wrong:
+        raise ArtifactError(f"{folder / WEIGHTS} does not fit {CARD} beside it (found → expected): "
+                            f"{', '.join(wrong[:5])}")

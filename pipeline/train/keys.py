@@ -1,0 +1,58 @@
+"""What a trained model depends on. Imports no torch or Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from configs.errors import ConfigError
+from models.config import ModelConfig
+from pipeline.artifacts import StageKey
+from pipeline.digests import digest_file
+from pipeline.train.config import Arm, TrainConfig
+
+VERSION = 1
+MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
+"""Files of an exported model folder."""
+_FINGERPRINT = re.compile(r"^[0-9a-f]{16}$")
+
+
+def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp: str,
+        reduce_fp: str | None) -> StageKey:
+    """The key of one arm and seed. The plain arm depends on no teacher.
+
+    Raises:
+        ConfigError: an arm with a teacher and no ``reduce`` fingerprint, or ``init_from`` names no model.
+    """
+    inputs = {"prepare": prepare_fp}
+    if arm != "plain":
+        if reduce_fp is None:
+            raise ConfigError(f"arm {arm!r} needs the profile vectors of `reduce`; the plain arm alone does without")
+        inputs["reduce"] = reduce_fp
+    digests: dict[str, str] = {}
+    if config.init_from is not None:
+        if is_fingerprint(config.init_from):
+            inputs["init_from"] = config.init_from
+        else:
+            digests["init_from"] = _digest_model(Path(config.init_from))
+    values = config.arm_key(arm)
+    del values["init_from"]
+    return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
+                    digests)
+
+
+def is_fingerprint(init_from: str) -> bool:
+    """Whether ``init_from`` names a `train` artifact (16 hexadecimal digits); else it is a folder's path."""
+    return _FINGERPRINT.match(init_from) is not None
+
+
+def _digest_model(folder: Path) -> str:
+    hasher = hashlib.blake2b(digest_size=8)
+    for name in MODEL_FILES:
+        path = folder / name
+        if not path.is_file():
+            raise ConfigError(f"train.init_from: got {str(folder)!r}, which has no {name}; legal: the fingerprint of a "
+                              "`train` artifact, or the path of its exported `model` folder")
+        hasher.update(digest_file(path).encode())
+    return hasher.hexdigest()

@@ -1,0 +1,230 @@
+"""The training loop: two phases, validation, selection, checkpoints. The same code on one process or many workers.
+
+Legend: B users of a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cluster.storage import Storage
+from configs.errors import TrainingError
+from models.distilled import DistilledRecommender, LossTerms
+from models.hashing import derive_seed
+from models.students import build_encoder
+from pipeline.arrays import cases
+from pipeline.columns import USER_ID, USER_IDX
+from pipeline.train.checkpoint import (
+    Checkpoint,
+    Progress,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from pipeline.train.data import TrainingRows
+from pipeline.train.metrics_log import MetricsLog
+from pipeline.train.sampler import Sampler
+from pipeline.train.schedule import Schedule
+from pipeline.train.seeds import Stream
+from pipeline.train.selection import Selection
+from pipeline.train.session import Session
+from pipeline.train.spec import TrainSpec
+from pipeline.train.targets import Targets
+from pipeline.train.validation import Validator
+
+FAILURE = "non_finite_batch.json"
+"""In the attempt folder: where and on which users the loss or its gradient stopped being finite."""
+
+
+def train_loop(session: Session, spec: TrainSpec, storage: Storage, live: Path) -> None:
+    """Train from the session's latest checkpoint, or from the start, to the end.
+
+    The last checkpoint holds the served parameters of the chosen epoch, the metrics and what was done.
+
+    Args:
+        session: rank, device, checkpoints.
+        spec: what to train.
+        storage: where the paths of ``spec`` lie.
+        live: local folder for ``metrics.jsonl`` and ``tensorboard/`` as they grow (rank 0 writes).
+
+    Raises:
+        TrainingError: a loss or gradient is NaN or Inf; every rank raises it, the batch's users are saved.
+        StorageError: a checkpoint cannot be written.
+    """
+    run = _Run(session, spec, storage, live)
+    try:
+        while not run.progress.finished:
+            run.epoch()
+    finally:
+        run.close()
+
+
+class _Run:
+    """Everything one rank holds while it trains."""
+
+    def __init__(self, session: Session, spec: TrainSpec, storage: Storage, live: Path) -> None:
+        self._session, self._spec, self._storage = session, spec, storage
+        config = spec.config
+        encoder = build_encoder(spec.model, spec.num_items, spec.seed)
+        if spec.initial is not None:
+            encoder.load_state_dict(load_file(storage.local(spec.initial)))
+        self._rows = TrainingRows.open(storage.local(spec.train), encoder)
+        if spec.targets is not None:
+            self._rows = self._rows.with_targets(Targets.open(storage.local(spec.targets), self._rows.users_N))
+        self._model = DistilledRecommender(encoder, config.loss, None if spec.arm == "plain" else config.distillation,
+                                           spec.profile_dim, spec.num_angles, spec.seed, config.compat)
+        self._model.to(session.device)
+        self._names = [name for name, _ in self._model.named_parameters()]
+        self._wrapped: nn.Module = self._model
+        if session.world_size > 1:
+            self._wrapped = DistributedDataParallel(self._model)
+        self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed)
+        self._schedule = Schedule(config, spec.arm, len(self._sampler))
+        held_out = cases(storage.local(spec.validation))
+        self._validator = Validator(held_out, config, spec.seed, session.rank, session.world_size)
+        self._selection = Selection(config, self._validator.num_cases)
+        self._optimizer = self._new_optimizer()
+        self._best: dict[str, Tensor] | None = None
+        self.progress = Progress(spec.fingerprint)
+        earlier = self._resume()
+        self._log = MetricsLog(live, earlier) if session.rank == 0 else None
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def epoch(self) -> None:
+        """One epoch, its validation, its checkpoint."""
+        config, progress = self._spec.config, self.progress
+        started = time.perf_counter()
+        if self._schedule.fresh_optimizer(progress.epochs):
+            self._optimizer = self._new_optimizer()
+        means = self._train()
+        progress.epochs += 1
+        last = progress.epochs == config.epochs
+        validated: dict[str, float] = {}
+        if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):
+            validated = self._validator(self._model.encoder, self._session.device)
+        if self._selection.update(progress, validated):
+            self._best = {name: value.detach().to("cpu", copy=True)
+                          for name, value in self._model.encoder.state_dict().items()}
+        progress.finished = last or progress.stopped_early
+        progress.seconds += time.perf_counter() - started
+        record = {"kind": "epoch", "epoch": progress.epochs, "step": progress.steps,
+                  "phase": self._selection.phase(progress.epochs), **means, **validated}
+        if self._log is not None:
+            self._log.write(record)
+        due = progress.finished or progress.epochs % config.execution.checkpoint_every_epochs == 0
+        folder = self._save() if due and self._session.rank == 0 else None
+        self._session.report({**record, "seconds": progress.seconds}, folder)
+
+    def _train(self) -> dict[str, float]:
+        """The optimizer steps of one epoch; returns global means over it."""
+        spec, session, progress = self._spec, self._session, self.progress
+        order = self._sampler.epoch(progress.epochs)
+        mask_seed = derive_seed(spec.seed, Stream.MASKS, progress.epochs)
+        means = _Means()
+        self._model.train()
+        for place in range(len(order)):
+            step = progress.steps
+            torch.manual_seed(derive_seed(spec.seed, Stream.DROPOUT, step, session.rank))
+            alpha, rate = self._schedule.alpha(step), self._schedule.learning_rate(step)
+            rows_B = order.part(place, session.rank, session.world_size)
+            batch = self._rows.batch(rows_B, with_targets=alpha > 0).to(session.device)
+            self._optimizer.param_groups[0]["lr"] = rate
+            self._optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(session.device.type, torch.bfloat16, enabled=spec.config.precision == "bf16"):
+                terms: LossTerms = self._wrapped(batch, alpha, spec.config.beta, spec.config.beta_cap, mask_seed, True)
+            terms.total.backward()
+            values = {**terms.values(), "gradient_norm": self._clip_gradients()}
+            # Every one of them is global, so all ranks come to the same verdict.
+            if not np.isfinite(list(values.values())).all():
+                self._stop(values, order.batch(place))
+            self._optimizer.step()
+            progress.steps += 1
+            means.add(values)
+            if self._log is not None and progress.steps % spec.config.execution.log_every_steps == 0:
+                self._log.write({"kind": "step", "epoch": progress.epochs + 1, "step": progress.steps, "alpha": alpha,
+                                 "learning_rate": rate, **values})
+        return means.result()
+
+    def _clip_gradients(self) -> float:
+        """Bound the global norm as configured; returns it as it was. DDP has averaged: it is the same on all ranks."""
+        parameters = [p for p in self._model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._spec.config.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._spec.config.gradient_clip, norm)
+        return float(norm)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        given = self._spec.config.optimizer
+        return torch.optim.AdamW(self._model.parameters(), given.lr, (given.beta1, given.beta2),
+                                 weight_decay=given.weight_decay, fused=True)
+
+    def _resume(self) -> bytes:
+        """Load the latest checkpoint if there is one; returns the metrics up to it."""
+        folder = self._session.latest_checkpoint()
+        if folder is None:
+            return b""
+        saved = read_checkpoint(folder, self._spec.fingerprint)
+        self._model.load_state_dict(saved.model)
+        restore_optimizer(self._optimizer, self._names, saved.optimizer)
+        self._best, self.progress = saved.best, saved.progress
+        return saved.metrics
+
+    def _save(self) -> Path:
+        assert self._log is not None
+        folder = self._session.new_folder()
+        write_checkpoint(folder, Checkpoint(self.progress, self._model.state_dict(),
+                                            optimizer_tensors(self._optimizer, self._names), self._best,
+                                            self._log.content()))
+        return folder
+
+    def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> None:
+        spec, progress = self._spec, self.progress
+        users = np.sort(self._rows.users_N[rows_B])
+        table = self._storage.read_table(spec.users, [USER_IDX, USER_ID])
+        raw = table.filter(np.isin(table[USER_IDX].to_numpy(), users))[USER_ID].to_pylist()
+        broken = [name for name, value in values.items() if not np.isfinite(value)]
+        file = f"{spec.folder}/{FAILURE}"
+        message = (f"step {progress.steps + 1} (epoch {progress.epochs + 1}): {', '.join(broken)} became NaN or Inf; the "
+                   f"batch's {len(users)} users ({', '.join(raw[:3])}, …) are in {self._storage.path(file)}; the last good "
+                   "checkpoint is kept; lower train.optimizer.lr, set train.gradient_clip, or look at those users' data")
+        if self._session.rank == 0:
+            self._storage.write_json(file, {
+                "message": message, "epoch": progress.epochs + 1, "step": progress.steps + 1,
+                "values": {name: repr(value) for name, value in values.items()},
+                USER_IDX: users.tolist(), USER_ID: raw})
+        raise TrainingError(message)
+
+
+_COUNTS = ("num_positions", "num_profiled")
+_WEIGHTS = {"ranking": "num_positions"} | dict.fromkeys(
+    ("distillation", "variance_floor", "beta", "student_variance", "teacher_variance", "retrieval"), "num_profiled")
+
+
+class _Means:
+    """Means over an epoch: each loss by what it was averaged over, the rest by steps."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if name not in _COUNTS:
+                weight = values[_WEIGHTS[name]] if name in _WEIGHTS else 1.0
+                self._sums[name] = self._sums.get(name, 0.0) + weight * value
+                self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def result(self) -> dict[str, float]:
+        """Values that nothing gave weight to (no profiled user, no distillation) are left out."""
+        return {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name] > 0}

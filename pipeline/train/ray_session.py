@@ -1,0 +1,173 @@
+"""The training loop on Ray Train: DDP workers (gloo on CPUs, nccl on GPUs), restarts, checkpoints in the storage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+from cluster.machine import cpu_count
+from cluster.storage import Storage
+from configs.errors import MentorecError, ResourceError, TrainingError
+from pipeline.progress import say
+from pipeline.train.config import TrainExecution
+from pipeline.train.loop import FAILURE, train_loop
+from pipeline.train.session import KEPT_CHECKPOINTS, first_whole, torch_threads
+from pipeline.train.spec import TrainSpec
+
+_START_ATTEMPTS = 10
+"""Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
+_POLL_SECONDS = "0.25"
+"""Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
+
+
+class RaySession:
+    """One rank of a Ray Train worker group; see ``session.Session``."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+
+    def latest_checkpoint(self) -> Path | None:
+        return first_whole(_newest_first())
+
+    def new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp())
+
+    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            ray.train.report(metrics)
+            return
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(checkpoint)))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def fit(spec: TrainSpec, storage: Storage, folder: str) -> Path:
+    """Train on Ray; the same spec and folder go on where a killed driver or worker stopped. Ray must be running.
+
+    Args:
+        spec: what to train.
+        storage: holds everything.
+        folder: of Ray Train's own files, relative to the storage root.
+
+    Returns:
+        The last checkpoint, as a local folder.
+
+    Raises:
+        TrainingError: the loss stopped being finite, or workers failed more often than ``max_failures``.
+        ResourceError: the cluster cannot place the workers.
+        MentorecError: what a worker raised.
+    """
+    execution = spec.config.execution
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
+    _announce_need(execution)
+    storage.make_dir(folder)
+    trainer = ray.train.torch.TorchTrainer(
+        worker_loop,
+        train_loop_config={"spec": spec.model_dump(mode="json"), "storage": storage},
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if execution.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu,
+                                     resources_per_worker=_resources(execution)),
+        run_config=RunConfig(name=spec.fingerprint, storage_path=storage.path(folder),
+                             storage_filesystem=storage.filesystem,
+                             failure_config=FailureConfig(  # the type stubs show the older class
+                                 max_failures=execution.max_failures,
+                                 controller_failure_limit=_START_ATTEMPTS),  # type: ignore[call-arg]
+                             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS)))
+    try:
+        with _own_interrupt_handler():
+            result = trainer.fit()
+    except ray.train.TrainingFailedError as exc:
+        raise _explain(exc, execution) from exc
+    if storage.exists(f"{spec.folder}/{FAILURE}"):
+        raise TrainingError(storage.read_json(f"{spec.folder}/{FAILURE}")["message"])
+    if result.checkpoint is None:
+        raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
+    return _local(result.checkpoint)
+
+
+def worker_loop(config: dict[Any, Any]) -> None:
+    """What every Ray Train worker runs.
+
+    A loss that stopped being finite would do so again after a restart, so it is no failure to Ray: all ranks return,
+    and the driver finds the file that the loop has left.
+    """
+    spec, storage = TrainSpec.model_validate(config["spec"]), config["storage"]
+    session = RaySession()
+    threads = spec.config.execution.threads_per_worker
+    local_workers = ray.train.get_context().get_local_world_size()
+    with torch_threads(threads or max(1, cpu_count() // local_workers)), tempfile.TemporaryDirectory() as scratch:
+        live = Path(storage.path(spec.folder)) if storage.is_local else Path(scratch)
+        with suppress(TrainingError):
+            train_loop(session, spec, storage, live)
+
+
+def _newest_first() -> Iterator[Path]:
+    latest = ray.train.get_checkpoint()
+    if latest is None:
+        return
+    yield _local(latest)
+    for reported in reversed(ray.train.get_all_reported_checkpoints()):
+        if reported.checkpoint.path != latest.path:
+            yield _local(reported.checkpoint)
+
+
+def _local(checkpoint: Checkpoint) -> Path:
+    if isinstance(checkpoint.filesystem, pafs.LocalFileSystem):
+        return Path(checkpoint.path)
+    return Path(checkpoint.to_directory(tempfile.mkdtemp()))
+
+
+def _resources(execution: TrainExecution) -> dict[str, float]:
+    return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
+
+
+def _announce_need(execution: TrainExecution) -> None:
+    there = ray.cluster_resources()
+    for name, per_worker in _resources(execution).items():
+        needed = per_worker * execution.num_workers
+        if there.get(name, 0.0) < needed:
+            say(f"train: {execution.num_workers} workers need {needed:g} {name}, the cluster has {there.get(name, 0.0):g}; "
+                "waiting for more nodes (lower train.execution.num_workers if none will come)")
+
+
+def _explain(exc: Exception, execution: TrainExecution) -> MentorecError:
+    """Our own error if a worker raised one, else what failed and how often."""
+    if isinstance(exc, ray.train.WorkerGroupError):
+        for rank, failure in sorted(exc.worker_failures.items()):
+            cause = getattr(failure, "_base_exc", failure)
+            if isinstance(cause, MentorecError):
+                return cause
+            last_line = str(failure).strip().splitlines()[-1]
+        return TrainingError(f"training worker {rank} failed and max_failures={execution.max_failures} restarts did not "
+                             f"help: {last_line}; the last good checkpoint is kept: run the same command again")
+    needed = ", ".join(f"{execution.num_workers} × {value:g} {name}" for name, value in _resources(execution).items())
+    return ResourceError(f"Ray could not start the training workers ({needed}): {' '.join(str(exc).split())[:300]}; "
+                         "lower train.execution.num_workers or cpus_per_worker, or add nodes")
+
+
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Ray Train replaces the handler of Ctrl-C and leaves its own behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

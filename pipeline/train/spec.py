@@ -1,0 +1,34 @@
+"""What a training loop is told: plain JSON, so that it travels to workers; paths are relative to the storage root."""
+
+from __future__ import annotations
+
+from configs.base import Config
+from models.config import ModelConfig
+from pipeline.train.config import Arm, TrainConfig
+
+
+class TrainSpec(Config):
+    """One arm and seed on one prepared data set."""
+
+    config: TrainConfig
+    model: ModelConfig
+    arm: Arm
+    seed: int
+    fingerprint: str
+    """Of the artifact under construction."""
+    num_items: int
+    profile_dim: int = 0
+    """Width of the teacher's vectors; 0 for the plain arm."""
+    num_angles: int = 0
+    folder: str
+    """The attempt: live metrics and reports of trouble go there."""
+    train: str
+    """``train.arrow``."""
+    validation: str
+    """``validation.arrow``."""
+    users: str
+    """``users.parquet``, read only to name the users of a batch that broke training."""
+    targets: str | None = None
+    """Dense targets (``targets.build_targets``)."""
+    initial: str | None = None
+    """Served parameters to start from (safetensors)."""

@@ -1,0 +1,174 @@
+"""The `train` stage: prepared sequences and teacher targets → an exported recommender."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+
+from cluster.machine import cpu_count
+from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
+from models.config import ModelConfig
+from models.students import build_encoder
+from pipeline.artifacts import Artifact, ArtifactDir
+from pipeline.arrays import open_arrow
+from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.train.bar import EpochBar, follow
+from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.data import TrainingRows
+from pipeline.train.export import save_model
+from pipeline.train.initial import initial_weights, model_folder
+from pipeline.train.loop import FAILURE, train_loop
+from pipeline.train.metrics_log import MetricsLog
+from pipeline.train.session import LocalSession, torch_threads
+from pipeline.train.spec import TrainSpec
+from pipeline.train.targets import TargetShape, build_targets
+
+WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
+"""Folders of an attempt that the finished artifact does not keep."""
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared: Artifact, targets: Artifact | None,
+          out: ArtifactDir, on_epoch: OnEpoch | None = None) -> Artifact:
+    """Train one arm with one seed.
+
+    An attempt that was killed goes on from its last whole checkpoint. The test split is never opened.
+
+    Args:
+        config: training settings.
+        model: the student.
+        arm: which teacher, if any.
+        seed: of initial weights, order, masks, dropout and controls.
+        prepared: the `prepare` artifact.
+        targets: the `reduce` artifact; None for the plain arm.
+        out: the attempt.
+        on_epoch: called after every epoch with its record; only for ``execution.num_workers=0``. What it raises ends
+            the training; its checkpoints stay.
+
+    Returns:
+        The artifact: ``model/``, ``metrics.jsonl``, ``tensorboard/``.
+
+    Raises:
+        ConfigError: the distilled block does not exist, a teacher is missing, ``on_epoch`` with workers.
+        DataError: no training rows, or unusable profile vectors.
+        TrainingError: a loss or gradient became NaN or Inf, or workers kept failing.
+        ArtifactError: ``init_from`` does not fit.
+        ResourceError: no GPU, or no room for the workers.
+    """
+    _check(config, model, arm, targets, on_epoch)
+    out.storage.delete(out.relative(FAILURE))
+    items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
+    if not np.array_equal(items[ITEM_IDX].to_numpy(), np.arange(1, len(items) + 1)):
+        raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
+                            "rebuild the prepare artifact")
+    rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, len(items), seed))
+    shape, matched = TargetShape(0, 0, 0), None
+    with out.storage.upload_folder(out.relative(WORK)) as work:
+        if targets is not None and arm != "plain":
+            table = targets.read_table("targets.parquet", [USER_IDX, ANGLE, VECTOR])
+            shape = build_targets(table, rows.users_N, arm, seed, config.distillation.standardize_targets,
+                                  work / "targets.arrow")
+        if config.init_from is not None:
+            source = model_folder(out.storage, config.init_from)
+            weights, matched = initial_weights(source, model, items[ITEM_ID], seed)
+            save_file(weights, work / "initial.safetensors")
+    spec = TrainSpec(
+        config=config, model=model, arm=arm, seed=seed, fingerprint=out.key.fingerprint, num_items=len(items),
+        profile_dim=shape.profile_dim, num_angles=shape.num_angles, folder=out.folder,
+        train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
+        users=prepared.relative("users.parquet"),
+        targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
+        initial=out.relative(f"{WORK}/initial.safetensors") if matched is not None else None)
+    last = read_checkpoint(_run(spec, out, on_epoch), spec.fingerprint)
+    _export(spec, last, items[ITEM_ID], out)
+    for name in (WORK, CHECKPOINTS, RAY):
+        out.storage.delete(out.relative(name))
+    counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
+              "num_profiled": shape.num_profiled, "num_validation": len(open_arrow(prepared.local("validation.arrow")))}
+    return out.commit(counts, info=_info(spec, last.progress, shape, matched))
+
+
+def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
+           ) -> None:
+    if arm != "plain" and targets is None:
+        raise ConfigError(f"arm {arm!r} needs the `reduce` artifact; only the plain arm does without")
+    if arm != "plain" and config.distillation.layer >= model.num_blocks:
+        raise ConfigError(illegal("train.distillation.layer", config.distillation.layer, f"0…{model.num_blocks - 1}",
+                                  "it is the 0-based index of a transformer block"))
+    if on_epoch is not None and config.execution.num_workers:
+        raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
+                                  "epochs can be watched only in the process that trains"))
+    if config.execution.use_gpu and not config.execution.num_workers and not torch.cuda.is_available():
+        raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train with "
+                            "num_workers of 1 or more on a cluster that has one")
+
+
+def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Path:
+    """Train to the end; returns the last checkpoint."""
+    bar = EpochBar(f"train/{spec.arm}/seed-{spec.seed}", spec.config.epochs, spec.config.validation_metric)
+    try:
+        if spec.config.execution.num_workers == 0:
+            return _run_here(spec, out, bar, on_epoch)
+        from pipeline.train.ray_session import fit  # training in this process needs no Ray
+
+        with follow(bar, Path(out.path(""))) if out.storage.is_local else nullcontext():
+            return fit(spec, out.storage, out.relative(RAY))
+    finally:
+        bar.close()
+
+
+def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Path:
+    def report(record: dict[str, Any]) -> None:
+        bar.show(record)
+        if on_epoch is not None:
+            on_epoch(record)
+
+    execution = spec.config.execution
+    device = torch.device("cuda" if execution.use_gpu else "cpu")
+    session = LocalSession(out.storage, out.relative(CHECKPOINTS), device, report)
+    with (torch_threads(execution.threads_per_worker), tempfile.TemporaryDirectory() as scratch,
+          torch.random.fork_rng([device] if execution.use_gpu else [])):
+        train_loop(session, spec, out.storage, Path(out.path("")) if out.storage.is_local else Path(scratch))
+    last = session.latest_checkpoint()
+    if last is None:
+        raise TrainingError(f"the last checkpoint in {out.path(CHECKPOINTS)} is damaged; run the same command again")
+    return last
+
+
+def _export(spec: TrainSpec, last: Checkpoint, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:
+    assert last.best is not None  # the last epoch is always validated, and it lies in the fine-tuning phase
+    with out.storage.upload_folder(out.relative("model")) as folder:
+        save_model(folder, last.best, spec.model, item_ids, {
+            "fingerprint": spec.fingerprint, "arm": spec.arm, "seed": spec.seed,
+            "best_epoch": last.progress.best_epoch, "validation": last.progress.best_metrics})
+    if not out.storage.is_local:  # there the log has been written in place
+        with out.storage.upload_folder(out.folder) as folder:
+            MetricsLog(folder, last.metrics).close()
+
+
+def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, matched: int | None) -> dict[str, Any]:
+    execution, best = spec.config.execution, progress.best_metrics
+    info: dict[str, Any] = {
+        "arm": spec.arm, "seed": spec.seed, "best_epoch": progress.best_epoch,
+        "validation_metric": spec.config.validation_metric,
+        "best_validation": best[spec.config.validation_metric] if best else None, "validation": best,
+        "history": progress.history, "epochs": progress.epochs, "steps": progress.steps,
+        "stopped_early": progress.stopped_early, "seconds": progress.seconds,
+        "world_size": max(1, execution.num_workers),
+        "host": {"torch": torch.__version__, "device": "cuda" if execution.use_gpu else "cpu", "cpus": cpu_count()},
+    }
+    if shape.num_profiled:
+        info["teacher"] = {"users": shape.num_profiled, "angles": shape.num_angles, "width": shape.profile_dim}
+    if matched is not None:
+        info["init_from"] = {"model": spec.config.init_from, "matched_items": matched,
+                             "fresh_items": spec.num_items - matched}
+    return info

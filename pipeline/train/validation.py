@@ -1,0 +1,54 @@
+"""Ranking of the validation users during training: sharded over ranks, the same figures for any number of them.
+
+Legend: N cases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models import metrics
+from models.protocols import SequenceEncoder
+from models.ranking import EncoderScorer, rank_users
+from models.sequences import Cases, Sequences
+from pipeline.train.config import TrainConfig
+from pipeline.train.seeds import Stream, generator
+from pipeline.train.session import sum_ranks
+
+BLOCK_CASES = 512
+"""Cases are ranked in fixed blocks that ranks take in turn, so a block's arithmetic is the same on any rank."""
+ITEM_CHUNK = 8192
+CUTOFFS = (5, 10, 20)
+
+
+class Validator:
+    """Recall, NDCG and MRR of an encoder on the validation users, or on a seeded sample of them."""
+
+    def __init__(self, cases: Cases, config: TrainConfig, seed: int, rank: int, world_size: int) -> None:
+        chosen_N = np.arange(len(cases))
+        if config.validation_users is not None and config.validation_users < len(cases):
+            rng = generator(seed, Stream.VALIDATION_SAMPLE)
+            chosen_N = rng.choice(len(cases), config.validation_users, replace=False)
+        chunk = (cases.targets[chosen_N] - 1) // ITEM_CHUNK
+        chosen_N = chosen_N[np.lexsort((chosen_N, cases.histories.lengths[chosen_N], chunk))]
+        self.num_cases = len(chosen_N)
+        self._filter_seen = config.filter_seen
+        self._blocks = [(start, _take(cases, chosen_N[start : start + BLOCK_CASES]))
+                        for start in range(rank * BLOCK_CASES, len(chosen_N), world_size * BLOCK_CASES)]
+
+    def __call__(self, encoder: SequenceEncoder, device: torch.device) -> dict[str, float]:
+        """``recall@5`` … ``mrr@20``, equal on every rank; every rank must call it."""
+        ranks_N = np.zeros(self.num_cases, np.int64)
+        scorer = EncoderScorer(encoder, device)
+        for start, cases in self._blocks:
+            found = rank_users(scorer, cases, batch_users=BLOCK_CASES, item_chunk=ITEM_CHUNK, top_k=0)
+            ranks_N[start : start + len(cases)] = found.rank if self._filter_seen else found.rank_unfiltered
+        return metrics.mean(metrics.per_user(sum_ranks(ranks_N), CUTOFFS))
+
+
+def _take(cases: Cases, index_N: np.ndarray) -> Cases:
+    lengths_N = cases.histories.lengths[index_N]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+    source = np.repeat(cases.histories.offsets[:-1][index_N] - offsets[:-1], lengths_N) + np.arange(offsets[-1])
+    return Cases(cases.users[index_N], Sequences(cases.histories.values[source], offsets), cases.targets[index_N])

@@ -1,0 +1,65 @@
+"""Joining and starting Ray: only what was started is ended. Each case is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import ResourceError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LOCAL = """
+import json, os
+import ray
+from cluster.config import ClusterConfig
+from cluster.connect import connect
+
+@ray.remote
+def there():
+    import pipeline.columns
+    return os.nice(0), pipeline.columns.__file__
+
+with connect(ClusterConfig(num_cpus=2, object_store_gb=0.2)):
+    cpus = ray.cluster_resources()["CPU"]
+    store = ray.cluster_resources()["object_store_memory"]
+    nice, module = ray.get(there.remote())
+    with connect(ClusterConfig(num_cpus=7)):
+        same = ray.cluster_resources()["CPU"]
+    still = ray.is_initialized()
+print(json.dumps({"cpus": cpus, "store": store, "nice": nice, "module": module, "same": same, "still": still,
+                  "after": ray.is_initialized()}))
+"""
+
+
+def test_a_local_ray_is_started_shared_and_ended(tmp_path: Path) -> None:
+    """Started from another folder, with the packages only on the driver's own path."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{LOCAL}"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True,
+                             text=True, timeout=240, check=False)
+    assert process.returncode == 0, process.stderr
+    said: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    assert (said["cpus"], said["same"], said["still"], said["after"]) == (2, 2, True, False)
+    assert said["store"] == pytest.approx(0.2 * 2**30, rel=0.01)
+    assert said["nice"] == os.nice(0)
+    assert said["module"] == str(ROOT / "pipeline" / "columns.py")
+
+
+def test_a_silent_address_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from cluster.config import ClusterConfig
+    from cluster.connect import connect
+
+    if ray.is_initialized():
+        pytest.skip("this process already has a Ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: .*ray start --head"), connect(ClusterConfig()):
+        raise AssertionError("connected to nothing")

@@ -1,0 +1,199 @@
+"""Several gloo ranks against one process at the same global batch: same losses, same validation, no hang."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.errors import TrainingError
+from models.config import (
+    BERT4RecConfig,
+    DistillationConfig,
+    DistillationLossConfig,
+    InfoNCEDistillation,
+    ModelConfig,
+    MSEDistillation,
+    RMSEDistillation,
+    SASRecConfig,
+)
+from models.sequences import Sequences
+from models.students import build_encoder
+from pipeline.arrays import cases
+from pipeline.columns import USER_IDX
+from pipeline.train import validation
+from pipeline.train.checkpoint import read_checkpoint
+from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.loop import FAILURE, train_loop
+from pipeline.train.metrics_log import read_metrics
+from pipeline.train.session import LocalSession, first_whole
+from pipeline.train.spec import TrainSpec
+from pipeline.train.targets import build_targets
+from tests.builders import make_prepared, make_sequences, make_targets
+
+BATCH = 6
+USERS = 10 * BATCH + 1
+"""The last global batch holds one row: no rank but the first has any."""
+MODELS: dict[str, ModelConfig] = {"sasrec": SASRecConfig(hidden_dim=16, max_length=8, dropout=0.0),
+                                  "bert4rec": BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.0)}
+LOSSES: dict[str, DistillationLossConfig] = {"mse": MSEDistillation(), "rmse": RMSEDistillation(),
+                                             "infonce": InfoNCEDistillation()}
+MIXED = "sasrec-mse"
+"""The job that is begun by one worker and ended by two."""
+JOBS = [f"{model}-{loss}" for model in MODELS for loss in LOSSES]
+
+
+def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
+    model, loss = job.split("-")
+    config = TrainConfig(**{
+        "epochs": 6, "distill_epochs": 5, "batch_size": BATCH, "beta": True, "gradient_clip": 1.0, "alpha": 0.5,
+        "distillation": DistillationConfig(loss=LOSSES[loss], layer=1),
+        "execution": TrainExecution(num_workers=0, log_every_steps=1)} | fields)
+    shape = json.loads((root / "shape.json").read_text())
+    return TrainSpec(config=config, model=MODELS[model], arm="distilled", seed=0, fingerprint="f" * 16, folder=job,
+                     targets="targets.arrow", **shape)
+
+
+class Ranks(LocalSession):
+    """A session of several gloo ranks that share a folder."""
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        super().__init__(storage, folder, torch.device("cpu"))
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        super().report(metrics, checkpoint)
+        dist.barrier()
+
+
+def one_rank(rank: int, world_size: int, root: Path) -> None:
+    """Every job, then validation, a resumed run, a damaged checkpoint, a broken loss; results go to files."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{root}/rendezvous", rank=rank, world_size=world_size)
+    storage = Storage.from_config(StorageConfig(uri=str(root)))
+    out = root / f"ranks-{rank}"
+    out.mkdir()
+    for job in JOBS:
+        (out / job).mkdir()
+        train_loop(Ranks(storage, f"ranks/{job}"), spec_of(job, root), storage, out / job)
+    (out / "validation.json").write_text(json.dumps(validate(storage, root, rank, world_size)))
+
+    (out / "mixed").mkdir()
+    train_loop(Ranks(storage, "mixed"), spec_of(MIXED, root), storage, out / "mixed")
+
+    newest = sorted((root / "ranks/sasrec-mse").iterdir())[::-1]
+    mine = [newest[0] if rank == 0 else root / "not here", newest[1]]
+    found = first_whole(mine)
+    (out / "agreed.json").write_text(json.dumps(found.name if found else None))
+
+    wild = spec_of("sasrec-mse", root, optimizer=OptimizerConfig(lr=1e30), gradient_clip=None)
+    try:
+        train_loop(Ranks(storage, "wild"), wild.model_copy(update={"folder": "wild"}), storage, out)
+    except TrainingError as exc:
+        (out / "error.txt").write_text(str(exc))
+    dist.destroy_process_group()
+
+
+def validate(storage: Storage, root: Path, rank: int, world_size: int) -> dict[str, float]:
+    validation.BLOCK_CASES = 8
+    config = spec_of("sasrec-mse", root).config.model_copy(update={"validation_users": 50})
+    held_out = cases(storage.local(spec_of("sasrec-mse", root).validation))
+    validator = validation.Validator(held_out, config, 0, rank, world_size)
+    return validator(build_encoder(MODELS["sasrec"], 40, 0), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One worker and then two have trained every job here."""
+    root = tmp_path_factory.mktemp("ranks")
+    storage = Storage.from_config(StorageConfig(uri=str(root)))
+    walks = [[*walk, 1, 2] for walk in make_sequences(USERS, longest=9)]
+    walks = [[int(item) for item in walk] if len(walk) > 3 else [5, 6, 7, 8] for walk in walks]
+    prepared = make_prepared(storage, Sequences.from_lists(walks))
+    # Users with an even index only, and few of them: how many are in a batch differs from rank to rank.
+    table = make_targets(storage, prepared, coverage=0.8).read_table("targets.parquet")
+    table = table.filter(table[USER_IDX].to_numpy() % 3 == 0)
+    shape = build_targets(table, np.arange(USERS), "distilled", 0, True, root / "targets.arrow")
+    (root / "shape.json").write_text(json.dumps({
+        "num_items": 40, "profile_dim": shape.profile_dim, "num_angles": shape.num_angles,
+        **{name: prepared.relative(f"{name}.arrow") for name in ("train", "validation")},
+        "users": prepared.relative("users.parquet")}))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for job in JOBS:
+        (root / "single" / job).mkdir(parents=True)
+        session = LocalSession(storage, f"one/{job}", torch.device("cpu"))
+        train_loop(session, spec_of(job, root), storage, root / "single" / job)
+    torch.set_num_threads(threads)
+    shutil.copytree(root / "one" / MIXED / "checkpoint-000005", root / "mixed/checkpoint-000005")
+    torch.multiprocessing.spawn(one_rank, args=(2, root), nprocs=2)
+    return root
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "step"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_loss_curves_agree(root: Path, job: str) -> None:
+    one, two = steps(root / "single" / job), steps(root / "ranks-0" / job)
+    distilling = [r for r in one if r["alpha"] > 0]
+    assert len(distilling) == 5 * 11 and len(one) == len(two) == 6 * 11
+    for name in ("ranking", "distillation", "beta", "student_variance", "teacher_variance", "gradient_norm"):
+        assert [r.get(name, 0.0) for r in two] == pytest.approx([r.get(name, 0.0) for r in one], rel=1e-4), name
+    for name in ("num_positions", "num_profiled", "retrieval", "step", "learning_rate"):
+        assert [r.get(name) for r in two] == [r.get(name) for r in one], name
+    assert {r["num_profiled"] for r in distilling} >= {0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_kept_models_score_alike(root: Path, job: str) -> None:
+    """Scores, not weights: some weights (key biases) change no score, and Adam turns their rounding noise into steps."""
+    scores_VV = []
+    for side in ("one", "ranks"):
+        saved = read_checkpoint(root / side / job / "checkpoint-000006", "f" * 16)
+        assert (saved.progress.best_epoch, saved.progress.steps) == (6, 6 * 11)
+        encoder = build_encoder(MODELS[job.split("-")[0]], 40, 0).eval()
+        encoder.load_state_dict(saved.best or {})
+        with torch.inference_mode():
+            scores_VV.append(encoder.user_states_BD(torch.arange(1, 41)[:, None]) @ encoder.item_weights_VD().T)
+    torch.testing.assert_close(scores_VV[1], scores_VV[0], rtol=1e-3, atol=1e-3)
+
+
+def test_only_the_first_rank_keeps_a_log(root: Path) -> None:
+    assert not (root / "ranks-1" / JOBS[0] / "metrics.jsonl").exists()
+
+
+def test_validation_is_the_same_for_any_number_of_ranks(root: Path) -> None:
+    before = validation.BLOCK_CASES
+    storage = Storage.from_config(StorageConfig(uri=str(root)))
+    alone = validate(storage, root, 0, 1)
+    validation.BLOCK_CASES = before
+    assert [json.loads((root / f"ranks-{r}/validation.json").read_text()) for r in (0, 1)] == [alone, alone]
+    assert 0 < alone["ndcg@20"] < 1
+
+
+def test_a_checkpoint_counts_only_if_every_rank_finds_it_whole(root: Path) -> None:
+    assert [json.loads((root / f"ranks-{r}/agreed.json").read_text()) for r in (0, 1)] == ["checkpoint-000005"] * 2
+
+
+def test_every_rank_raises_when_the_loss_is_not_finite(root: Path) -> None:
+    first, second = ((root / f"ranks-{r}/error.txt").read_text() for r in (0, 1))
+    assert first == second and "became NaN or Inf" in first
+    assert json.loads((root / "wild" / FAILURE).read_text())["message"] == first
+
+
+def test_a_run_of_one_worker_goes_on_with_two(root: Path) -> None:
+    """Nothing in a checkpoint depends on the number of workers."""
+    one, mixed = steps(root / "single" / MIXED), steps(root / "ranks-0" / "mixed")
+    assert mixed[:55] == one[:55]
+    assert [r["ranking"] for r in mixed] == pytest.approx([r["ranking"] for r in one], rel=1e-4)
+    assert len(mixed) == len(one)

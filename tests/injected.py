@@ -1,0 +1,33 @@
+"""Faults that travel to Ray workers: train loops that are importable by name and break on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from pipeline.train import loop, ray_session
+
+MARKER = "killed"
+"""File below the storage root that says that the fault has happened."""
+RESUMED = "resumed"
+"""File below the storage root: finished optimizer steps when training went on."""
+KILL_STEP = 13
+
+
+def kill_second_rank_once(config: dict[Any, Any]) -> None:
+    """The worker loop, with a SIGKILL of rank 1 in the middle of an epoch, the first time round."""
+    marker, resumed = (Path(config["storage"].path(name)) for name in (MARKER, RESUMED))
+    original = loop._Run._clip_gradients
+
+    def clip(run: Any) -> float:
+        if run._session.rank == 1 and run.progress.steps == KILL_STEP and not marker.exists():
+            marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if marker.exists() and not resumed.exists():
+            resumed.write_text(str(run.progress.steps))
+        return original(run)
+
+    loop._Run._clip_gradients = clip  # type: ignore[method-assign]
+    ray_session.worker_loop(config)

@@ -1,0 +1,173 @@
+"""The main job through the real command line: raw data to report, reuse, named changes, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.loader import load
+from pipeline.config import RunConfig
+from pipeline.plan import PlannedStep, plan
+from tests.integration.conftest import ROOT, TINY, Cli
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def planned(config_file: Path, *overrides: str) -> dict[str, PlannedStep]:
+    config = load(RunConfig, config_file, overrides)
+    return {p.label: p for p in plan(config, Storage.from_config(config.storage))}
+
+
+def metrics(storage: Path, run: str = "tiny") -> dict[str, Any]:
+    return dict(json.loads((storage / "runs" / run / "metrics.json").read_text()))
+
+
+def arm_ranks(storage: Path, config_file: Path, *overrides: str) -> dict[str, list[int]]:
+    """Test ranks of both arms, by label."""
+    found = {}
+    for label, item in planned(config_file, *overrides).items():
+        if label.startswith("evaluate/") and item.artifact is not None:
+            found[label] = item.artifact.read_table("ranks.parquet")["rank"].to_pylist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One complete run, shared by the tests that only look at it."""
+    folder = tmp_path_factory.mktemp("finished")
+    config_file = folder / "tiny.yaml"
+    config_file.write_text(TINY + f"storage: {{uri: {folder / 'storage'}}}\n")
+    return config_file, cli("run", "--config", str(config_file))
+
+
+def test_run_ends_with_report_and_table(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    config_file, process = finished
+    assert process.returncode == 0, process.stderr
+    folder = config_file.parent / "storage" / "runs" / "tiny"
+    assert {"config.json", "references.json", "metrics.json", "report.md", "report.html"} <= {
+        p.name for p in folder.iterdir()}
+    assert "ndcg@10" in process.stdout.lower()
+    assert "signal built in" in (folder / "report.md").read_text()
+
+
+def test_second_run_does_no_work_and_starts_no_ray(
+        finished: tuple[Path, subprocess.CompletedProcess[str]], cli: Cli) -> None:
+    config_file, _ = finished
+    again = cli("run", "--config", str(config_file), env={"RAY_ADDRESS": "127.0.0.1:1"})  # joining Ray would fail
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr + again.stdout
+    assert "building" not in again.stderr
+
+
+def test_alpha_reuses_everything_before_train(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    config_file, _ = finished
+    after = planned(config_file, "train.alpha=0.7")
+    built = {label for label, item in after.items() if item.status == "build"}
+    assert built == {"train/distilled/seed-0", "evaluate/distilled/seed-0"}
+    assert after["train/distilled/seed-0"].changed == ["config.train.alpha: 0.4 → 0.7"]
+
+
+def test_profile_form_rebuilds_from_profile_and_names_the_key(
+        finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    config_file, _ = finished
+    after = planned(config_file, "profile.form=long")
+    assert after["prepare"].status == "reuse"
+    assert all(after[s].status == "build" for s in ("profile", "encode", "reduce", "train/distilled/seed-0"))
+    assert after["train/plain/seed-0"].status == "reuse"
+    assert after["profile"].changed == ["config.form: 'short' → 'long'"]
+
+
+@pytest.mark.parametrize("setting", [
+    "profile.execution.actors=3", "encode.execution.batch_rows=7", "train.execution.num_workers=2",
+    "evaluate.execution.item_chunk=17", "cluster.num_cpus=4", "prepare.execution.history_rows=10"])
+def test_execution_settings_change_no_fingerprint(
+        finished: tuple[Path, subprocess.CompletedProcess[str]], setting: str) -> None:
+    config_file, _ = finished
+    before, after = planned(config_file), planned(config_file, setting)
+    assert {k: v.key.fingerprint for k, v in before.items()} == {k: v.key.fingerprint for k, v in after.items()}
+
+
+def write_table(folder: Path, rename: bool = False) -> str:
+    """Interactions and items as CSV; the same rows under other ids with ``rename``."""
+    folder.mkdir(parents=True)
+    user, item = ("visitor-{:03d}", "article-{:03d}") if rename else ("u{}", "i{}")
+    words = ["oak table", "pine chair", "steel lamp", "wool rug", "glass vase"]
+    rows, t = ["user_id,item_id,timestamp"], 1_600_000_000
+    for u in range(60):
+        for step in range(6):
+            t += 3600
+            n = 97 - (u * 7 + step * (1 + u % 5)) % 40  # descending names: file order is not id order
+            rows.append(f"{user.format(90 - u)},{item.format(n)},{t}")
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+    items = ["item_id,title", *(f"{item.format(n)},{words[n % 5]} no {n // 5}" for n in range(40, 100))]
+    (folder / "items.csv").write_text("\n".join(items) + "\n")
+    return f"{{kind: table, interactions: {folder / 'interactions.csv'}, items: {folder / 'items.csv'}}}"
+
+
+def test_one_changed_byte_of_raw_data_is_another_fingerprint(tiny_config: Path, tmp_path: Path) -> None:
+    source = f"prepare.source={write_table(tmp_path / 'raw')}"
+    before = planned(tiny_config, source)
+    raw = tmp_path / "raw" / "items.csv"
+    raw.write_text(raw.read_text().replace("oak table no 8\n", "oak table no 9\n", 1))
+    after = planned(tiny_config, source)
+    assert all(before[label].key.fingerprint != after[label].key.fingerprint for label in before)
+
+
+def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+    ranks = []
+    for rename in (False, True):
+        source = f"prepare.source={write_table(tmp_path / f'raw-{rename}', rename)}"
+        process = cli("run", "--config", str(tiny_config), f"name=rename-{rename}", source)
+        assert process.returncode == 0, process.stderr
+        ranks.append(arm_ranks(tmp_path / "storage", tiny_config, source))
+    assert len(ranks[0]) == 4
+    assert ranks[0] == ranks[1]
+
+
+def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+    slower = ["train.epochs=60", "train.distill_epochs=10"]
+    command = [sys.executable, "-m", "pipeline", "run", "--config", str(tiny_config), *slower]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    storage = tmp_path / "storage"
+    deadline = time.monotonic() + 240
+    while not any(_epochs(log) >= 15 for log in storage.glob("artifacts/train/*/attempts/*/metrics.jsonl")):
+        assert time.monotonic() < deadline, "training did not get under way"
+        assert driver.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    again = cli("run", "--config", str(tiny_config), *slower)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the unfinished attempt" in again.stderr
+    killed = arm_ranks(storage, tiny_config, *slower)
+
+    fresh = tmp_path / "fresh"
+    process = cli("run", "--config", str(tiny_config), f"storage.uri={fresh}", *slower)
+    assert process.returncode == 0, process.stderr
+    assert killed == arm_ranks(fresh, tiny_config, f"storage.uri={fresh}", *slower)
+    assert metrics(storage)["arms"] == metrics(fresh)["arms"]
+
+
+def _epochs(log: Path) -> int:
+    return sum('"validation' in line for line in log.read_text().splitlines())
+
+
+def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+    storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
+    from pipeline import leases
+
+    storage.write_json("runs/tiny/lock.json", leases.mine())  # this test's process holds the run
+    process = cli("run", "--config", str(tiny_config))
+    assert process.returncode == 2
+    assert "is at work on this run" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,65 @@
+"""Resources and columns that `describe` and `--dry-run` print."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.loader import load
+from pipeline.config import RunConfig
+from pipeline.describe import COLUMNS, Resources, resources, shortage
+from pipeline.plan import STAGES
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def _config(*overrides: str) -> RunConfig:
+    return load(RunConfig, None, ["name=x", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "expected", "text"),
+    [("prepare", [], Resources(), "this process"),
+     ("profile", ["profile.execution={actors: 3, num_cpus: 0.5}"], Resources(3, 0.5), "3 × (0.5 CPU)"),
+     ("encode", ["encode.execution={actors: 1, num_gpus: 0.25}"], Resources(1, 1.0, 0.25), "1 × (1 CPU + 0.25 GPU)"),
+     ("reduce", [], Resources(), "this process"),
+     ("train", ["train.execution.num_workers=0"], Resources(0, 1.0), "this process"),
+     ("train", ["train.execution={num_workers: 2, use_gpu: true, cpus_per_worker: 4}"], Resources(2, 4.0, 1.0),
+      "2 × (4 CPU + 1 GPU)"),
+     ("evaluate", ["evaluate.execution.workers=4"], Resources(4, 1.0), "4 × (1 CPU)"),
+     ("report", [], Resources(), "this process")],
+)
+def test_resources_are_read_from_the_settings(stage: str, override: list[str], expected: Resources, text: str) -> None:
+    assert resources(_config(*override), stage) == expected
+    assert str(resources(_config(*override), stage)) == text
+
+
+def test_more_than_the_local_ray_has_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config("cluster.num_cpus=3", "train.execution.num_workers=4")
+    assert shortage(config, "train") == "train asks for 4 CPUs and the local Ray has 3"
+    assert shortage(config, "report") is None
+    assert shortage(_config("cluster.num_cpus=4", "train.execution.num_workers=4"), "train") is None
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert shortage(config, "train") is None
+
+
+def test_columns_are_those_the_stages_name() -> None:
+    from pipeline.encode.stage import VECTOR_COLUMNS
+    from pipeline.prepare.stage import COLUMNS as PREPARED
+    from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS
+
+    assert {name.rstrip("/"): columns for name, columns in COLUMNS["prepare"].makes.items()} == {
+        name.rstrip("/"): columns for name, columns in PREPARED.items()}
+    assert COLUMNS["profile"].makes == {"profiles/": PROFILE_COLUMNS, "rejected.parquet": REJECTED_COLUMNS}
+    assert COLUMNS["encode"].makes == {"vectors/": VECTOR_COLUMNS}
+
+
+def test_what_a_stage_needs_an_earlier_one_makes() -> None:
+    assert list(COLUMNS) == list(STAGES)
+    made: dict[str, set[str]] = {}
+    for stage in STAGES[1:-1]:
+        made |= {name: set(columns) for name, columns in COLUMNS[STAGES[STAGES.index(stage) - 1]].makes.items()}
+        for name, columns in COLUMNS[stage].needs.items():
+            assert set(columns) <= made[name], f"{stage} needs {name}"

@@ -1,0 +1,90 @@
+"""A run as a job: its command, its environment, and where its job server is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.connect import in_job, joins_cluster, local_cpus
+from cluster.config import ClusterConfig
+from cluster.submit import is_here, job_address
+from configs.errors import ConfigError
+from configs.loader import load
+from pipeline.config import RunConfig
+from pipeline.jobs import job_environment, run_command
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _config(*overrides: str) -> RunConfig:
+    return load(RunConfig, "demo", overrides)
+
+
+def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path) -> None:
+    assert run_command("demo", ["train.alpha=0.5"], _config(), tmp_path, here=True) == [
+        "python", "-m", "pipeline", "run", "--config", "configs/demo.yaml", "train.alpha=0.5",
+        f"storage.uri={tmp_path}/results"]
+
+
+@pytest.mark.parametrize("uri", ["/abs/results", "s3://bucket/x", "~/results"])
+def test_other_storage_roots_stay(tmp_path: Path, uri: str) -> None:
+    given = [f"storage.uri={uri}"]
+    command = run_command("demo", given, _config(*given), tmp_path, here=False, quiet=True)
+    assert command[-2:] == [f"storage.uri={uri}", "--quiet"]
+
+
+def test_a_relative_storage_root_on_another_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"storage\.uri: got 'results'; a job on another machine needs a URI"):
+        run_command("demo", [], _config(), tmp_path, here=False)
+
+
+def test_a_file_outside_the_upload_is_refused(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "mine.yaml"
+    inside.mkdir()
+    outside.write_text("name: x\n")
+    with pytest.raises(ConfigError, match="a job gets only the files below"):
+        run_command(str(outside), [], _config(), inside, here=True)
+    assert run_command(str(outside), [], _config(), tmp_path, here=True)[5] == "mine.yaml"
+
+
+def test_the_job_gets_the_data_folder_and_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MENTOREC_DATA", "/data")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert job_environment() == {"MENTOREC_DATA": "/data"}
+    monkeypatch.delenv("MENTOREC_DATA")
+    assert job_environment() == {}
+
+
+@pytest.mark.parametrize(("address", "here"), [(None, True), ("http://127.0.0.1:8265", True), ("localhost:8265", True),
+                                               ("auto", True), ("http://head:8265", False), ("10.0.0.1:6379", False)])
+def test_which_job_servers_are_on_this_machine(address: str | None, here: bool) -> None:
+    assert is_here(address) == here
+
+
+def test_the_given_address_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://a:1")
+    assert job_address(None) == "http://a:1"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://b:1")
+    assert job_address(None) == "http://b:1"
+    assert job_address("http://c:1") == "http://c:1"
+
+
+def test_ray_address_says_whether_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not joins_cluster() and not in_job()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert not joins_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert joins_cluster()
+
+
+def test_a_local_ray_gets_what_is_asked_or_at_least_two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local_cpus(ClusterConfig(num_cpus=7)) == 7
+    monkeypatch.setattr("cluster.connect.cpu_count", lambda: 1)
+    assert local_cpus(ClusterConfig()) == 2
+    monkeypatch.setattr("cluster.connect.cpu_count", lambda: 16)
+    assert local_cpus(ClusterConfig()) == 16

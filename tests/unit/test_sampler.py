@@ -1,0 +1,73 @@
+"""Batch order: every row once, the same for any number of workers, little padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.train.sampler import WINDOW_BATCHES, Sampler
+
+LENGTHS = np.random.default_rng(0).integers(1, 51, 1003)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 300), batch_size=st.integers(1, 64), world_size=st.integers(1, 5), epoch=st.integers(0, 9))
+def test_every_row_once_whatever_the_number_of_workers(rows: int, batch_size: int, world_size: int, epoch: int) -> None:
+    sampler = Sampler(LENGTHS[:rows], batch_size, seed=3)
+    order = sampler.epoch(epoch)
+    assert len(order) == len(sampler) == -(-rows // batch_size)
+    seen = [order.part(step, rank, world_size) for step in range(len(order)) for rank in range(world_size)]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(rows))
+    for step in range(len(order)):
+        parts = [order.part(step, rank, world_size) for rank in range(world_size)]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert set(np.concatenate(parts)) == set(order.batch(step))
+
+
+def test_only_the_last_batch_is_smaller() -> None:
+    order = Sampler(LENGTHS, 64, seed=0).epoch(0)
+    assert [len(order.batch(step)) for step in range(len(order))] == [64] * (1003 // 64) + [1003 % 64]
+
+
+def test_a_rank_may_have_no_row() -> None:
+    order = Sampler(np.array([4, 5, 6]), 2, seed=0).epoch(0)
+    assert len(order.part(1, 0, 2)) == 1
+    assert len(order.part(1, 1, 2)) == 0
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    first = Sampler(LENGTHS, 32, seed=7).epoch(2).rows_N
+    assert np.array_equal(first, Sampler(LENGTHS, 32, seed=7).epoch(2).rows_N)
+    assert not np.array_equal(first, Sampler(LENGTHS, 32, seed=7).epoch(3).rows_N)
+    assert not np.array_equal(first, Sampler(LENGTHS, 32, seed=8).epoch(2).rows_N)
+
+
+def test_any_step_can_be_asked_for_at_once() -> None:
+    sampler = Sampler(LENGTHS, 32, seed=7)
+    walked = [sampler.epoch(4).batch(step) for step in range(len(sampler))]
+    assert np.array_equal(sampler.epoch(4).batch(20), walked[20])
+
+
+def test_batches_hold_rows_of_similar_length_in_random_order() -> None:
+    lengths = np.random.default_rng(1).integers(1, 51, 16 * WINDOW_BATCHES * 2)
+    order = Sampler(lengths, 16, seed=0).epoch(0)
+    batches = [lengths[order.batch(step)] for step in range(len(order))]
+    padded = sum(len(b) * int(b.max()) for b in batches)
+    assert padded / lengths.sum() < 1.1
+    means = [b.mean() for b in batches]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4
+
+
+def test_rows_that_fill_no_batch_are_not_chosen_by_length() -> None:
+    lengths = np.arange(1, 18)
+    rests = [int(lengths[Sampler(lengths, 16, seed=0).epoch(epoch).batch(1)][0]) for epoch in range(40)]
+    assert len(set(rests)) > 8
+
+
+@pytest.mark.parametrize("batch_size", [16, 1000])
+def test_a_batch_may_be_larger_than_the_data(batch_size: int) -> None:
+    order = Sampler(LENGTHS[:10], batch_size, seed=0).epoch(0)
+    assert len(order) == 1
+    assert sorted(order.batch(0).tolist()) == list(range(10))

@@ -1,0 +1,234 @@
+"""The storage root: local folders, and S3 by the same code on a server of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from cluster import storage as storage_module
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.errors import StorageError
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    """A moto server on a loopback port, with one bucket."""
+    if importlib.util.find_spec("moto") is not None:
+        command = [sys.executable, "-m", "moto.server"]
+    elif shutil.which("moto_server"):
+        command = ["moto_server"]
+    else:
+        pytest.skip("moto is not installed: pip install 'mentorec[dev]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen([*command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    try:
+        request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
+        for _ in range(150):
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        else:
+            pytest.fail("the moto server did not answer within 30 seconds")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server of this machine accepts."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """An empty storage root of each kind."""
+    monkeypatch.setattr(storage_module, "NODE_CACHE", tmp_path / "cache")
+    if request.param == "local":
+        return Storage.from_config(StorageConfig(uri=str(tmp_path / "root")))
+    endpoint = request.getfixturevalue("s3_endpoint")
+    return Storage.from_config(StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=endpoint, region="us-east-1"))
+
+
+def test_what_is_written_is_read_back(root: Storage) -> None:
+    root.write_bytes("a/b.bin", b"\x00\xff")
+    root.write_json("a/c.json", {"ключ": [1, 2.5, None]})
+    table = pa.table({"x": [1, 2, 3], "y": ["p", "q", None]})
+    root.write_table("a/t.parquet", table)
+    assert root.read_bytes("a/b.bin") == b"\x00\xff"
+    assert root.read_json("a/c.json") == {"ключ": [1, 2.5, None]}
+    assert root.read_table("a/t.parquet") == table
+    assert root.read_table("a/t.parquet", ["y"]).column_names == ["y"]
+
+
+def test_a_folder_of_parquet_files_is_one_table(root: Storage) -> None:
+    for part in (0, 1):
+        root.write_table(f"t/part-{part}.parquet", pa.table({"x": [part, part]}))
+    assert sorted(root.read_table("t")["x"].to_pylist()) == [0, 0, 1, 1]
+
+
+def test_writing_again_replaces(root: Storage) -> None:
+    root.write_json("a.json", {"v": 1, "long": "x" * 100})
+    root.write_json("a.json", {"v": 2})
+    assert root.read_json("a.json") == {"v": 2}
+    assert root.names("") == ["a.json"]
+
+
+def test_listing_and_existence(root: Storage) -> None:
+    assert not root.exists("d")
+    assert root.names("d") == []
+    assert root.files("d") == []
+    for name in ("d/2.txt", "d/1.txt", "d/sub/3.txt"):
+        root.write_bytes(name, b"x")
+    assert root.exists("d") and root.exists("d/1.txt") and not root.exists("d/4.txt")
+    assert root.names("d") == ["1.txt", "2.txt", "sub"]
+    assert root.files("d") == ["d/1.txt", "d/2.txt", "d/sub/3.txt"]
+
+
+def test_delete_takes_files_folders_and_nothing(root: Storage) -> None:
+    root.write_bytes("d/1.txt", b"x")
+    root.write_bytes("d/sub/2.txt", b"x")
+    root.delete("d/1.txt")
+    assert root.files("d") == ["d/sub/2.txt"]
+    root.delete("d")
+    root.delete("never/was")
+    assert root.files("") == []
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a\0b"])
+def test_no_path_leaves_the_root(root: Storage, path: str) -> None:
+    for action in (root.path, root.exists, root.read_bytes, root.delete, root.make_dir):
+        with pytest.raises(StorageError, match="would leave the storage root"):
+            action(path)
+    with pytest.raises(StorageError, match="would leave the storage root"):
+        root.write_bytes(path, b"x")
+
+
+def test_local_paths_hold_the_bytes(root: Storage) -> None:
+    root.write_bytes("f/one.bin", b"1")
+    root.write_bytes("f/sub/two.bin", b"2")
+    assert root.local("f/one.bin").read_bytes() == b"1"
+    folder = root.local("f")
+    assert {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.bin")} == {
+        "one.bin": b"1", "sub/two.bin": b"2"}
+    assert root.local("f") == folder
+
+
+def test_an_uploaded_folder_is_there_afterwards(root: Storage) -> None:
+    with root.upload_folder("up/here") as folder:
+        (folder / "sub").mkdir()
+        (folder / "a.txt").write_text("a")
+        (folder / "sub" / "b.txt").write_text("b")
+    assert root.files("up") == ["up/here/a.txt", "up/here/sub/b.txt"]
+    assert root.read_bytes("up/here/sub/b.txt") == b"b"
+
+
+def test_a_storage_travels_to_workers(root: Storage) -> None:
+    root.write_bytes("a", b"x")
+    there = pickle.loads(pickle.dumps(root))
+    assert there.read_bytes("a") == b"x"
+    assert there.is_local == root.is_local
+
+
+def test_a_node_keeps_one_private_copy(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "NODE_CACHE", tmp_path / "cache")
+    config = StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint, region="us-east-1")
+    first = Storage.from_config(config)
+    first.write_bytes("x", b"content")
+    copy = first.local("x")
+    other_region = Storage.from_config(config.model_copy(update={"region": "eu-west-1"}))
+    assert copy.read_bytes() == b"content"
+    assert first.local("x") == copy != other_region.local("x")
+    assert sorted(p.is_file() for p in (tmp_path / "cache").iterdir()) == [True, True]
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+
+
+def test_a_missing_bucket_is_named(s3_endpoint: str) -> None:
+    absent = Storage.from_config(StorageConfig(uri="s3://no-such-bucket/x", endpoint=s3_endpoint, region="us-east-1"))
+    with pytest.raises(StorageError, match="no-such-bucket/x/a cannot be written"):
+        absent.write_bytes("a", b"x")
+
+
+def test_a_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = Storage.from_config(StorageConfig(uri="here"))
+    monkeypatch.chdir("/")
+    assert opened.path("a") == f"{tmp_path}/here/a"
+    assert opened.is_local
+
+
+def test_a_file_uri_is_local(tmp_path: Path) -> None:
+    opened = Storage.from_config(StorageConfig(uri=f"file://{tmp_path}/root"))
+    opened.write_bytes("a", b"x")
+    assert opened.is_local
+    assert (tmp_path / "root" / "a").read_bytes() == b"x"
+
+
+def test_bad_roots_say_what_is_legal(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"legal: a local folder, s3://"):
+        Storage.from_config(StorageConfig(uri="ftp://host/x"))
+    with pytest.raises(StorageError, match="go with an s3:// URI only"):
+        Storage.from_config(StorageConfig(uri=str(tmp_path), endpoint="127.0.0.1:1"))
+
+
+def test_a_root_that_is_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    opened = Storage.from_config(StorageConfig(uri=str(tmp_path / "file")))
+    for write in (lambda: opened.write_bytes("a", b"x"), lambda: opened.make_dir("d"),
+                  lambda: opened.write_table("t", pa.table({"x": [1]}))):
+        with pytest.raises(StorageError, match="cannot be written"):
+            write()
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Storage.from_config(StorageConfig(uri=str(tmp_path)))
+    opened.write_bytes("a", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device; free space there"):
+        opened.write_bytes("a", b"new")
+    assert opened.names("") == ["a"]
+    assert opened.read_bytes("a") == b"old"
+
+
+def test_a_silent_endpoint_is_named() -> None:
+    silent = Storage(pafs.S3FileSystem(endpoint_override="http://127.0.0.1:9", region="us-east-1",
+                                       retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1)), "bucket")
+    with pytest.raises(StorageError, match="bucket cannot be reached: .*check storage.uri, its endpoint"):
+        silent.exists("a")
+
+
+def test_a_failed_block_uploads_nothing_to_an_object_store(s3_endpoint: str, tmp_path: Path) -> None:
+    opened = Storage.from_config(StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint,
+                                               region="us-east-1"))
+    with pytest.raises(ValueError, match="half-way"), opened.upload_folder("up") as folder:
+        (folder / "a.txt").write_text("a")
+        raise ValueError("half-way")
+    assert opened.files("") == []

@@ -1,0 +1,101 @@
+"""Teacher targets of the arms: own, shuffled, random; standardised; masked where there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from configs.errors import DataError
+from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.train.targets import Targets, build_targets, derangement
+
+USERS = np.array([0, 2, 3, 5, 8])
+
+
+def table(rows: list[tuple[int, str, list[float]]]) -> pa.Table:
+    flat = np.array([v for _, _, vector in rows for v in vector], np.float32)
+    return pa.table({USER_IDX: np.array([u for u, _, _ in rows]), ANGLE: [a for _, a, _ in rows],
+                     VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(flat), len(rows[0][2]))})
+
+
+ROWS = [(0, "overall", [1.0, 5.0]), (1, "overall", [100.0, 5.0]), (3, "overall", [2.0, 5.0]), (8, "overall", [6.0, 5.0])]
+
+
+def opened(tmp_path: Path, rows: Any = None, arm: Any = "distilled", seed: int = 0, standardize: bool = False
+           ) -> Targets:
+    path = tmp_path / "targets.arrow"
+    build_targets(table(rows or ROWS), USERS, arm, seed, standardize, path)
+    return Targets.open(path, USERS)
+
+
+def test_own_vectors_and_masks(tmp_path: Path) -> None:
+    vectors, present = opened(tmp_path).gather(np.array([4, 1, 0]))
+    assert vectors.tolist() == [[[6.0, 5.0]], [[0.0, 0.0]], [[1.0, 5.0]]]
+    assert present.tolist() == [[True], [False], [True]]
+
+
+def test_users_outside_training_do_not_count(tmp_path: Path) -> None:
+    shape = build_targets(table(ROWS), USERS, "distilled", 0, False, tmp_path / "t.arrow")
+    assert (shape.num_profiled, shape.num_angles, shape.profile_dim) == (3, 1, 2)
+
+
+def test_statistics_are_those_of_the_profiled_training_users(tmp_path: Path) -> None:
+    vectors, _ = opened(tmp_path, standardize=True).gather(np.array([0, 2, 4]))
+    mean, std = (1 + 2 + 6) / 3, np.std([1.0, 2.0, 6.0])
+    assert vectors[:, 0, 0].tolist() == pytest.approx([(v - mean) / std for v in (1, 2, 6)], rel=1e-6)
+    assert vectors[:, 0, 1].tolist() == [0.0, 0.0, 0.0]  # a constant dimension is centred, never blown up
+
+
+def test_angles_are_standardised_apart_and_may_be_missing(tmp_path: Path) -> None:
+    rows = [(0, "recent", [1.0]), (0, "overall", [10.0]), (2, "overall", [30.0]), (3, "recent", [3.0])]
+    vectors, present = opened(tmp_path, rows, standardize=True).gather(np.array([0, 1, 2]))
+    assert vectors[..., 0].tolist() == [[-1.0, -1.0], [1.0, 0.0], [0.0, 1.0]]  # overall, recent
+    assert present.tolist() == [[True, True], [True, False], [False, True]]
+
+
+def test_shuffling_gives_every_profiled_user_another_ones_vector(tmp_path: Path) -> None:
+    own = opened(tmp_path).gather(np.arange(5))
+    for seed in range(5):
+        shuffled = opened(tmp_path, arm="shuffled", seed=seed).gather(np.arange(5))
+        assert shuffled[1].equal(own[1])
+        assert sorted(shuffled[0][:, 0, 0].tolist()) == sorted(own[0][:, 0, 0].tolist())
+        assert not (shuffled[0] == own[0]).all(-1)[own[1]].any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_derangement_leaves_nobody_in_place(count: int) -> None:
+    for seed in range(20):
+        donor = derangement(count, seed)
+        assert sorted(donor) == list(range(count))
+        assert (donor != np.arange(count)).all()
+    assert np.array_equal(derangement(count, 1), derangement(count, 1))
+
+
+def test_noise_has_the_shape_and_the_users_of_the_targets(tmp_path: Path) -> None:
+    rows = [(user, "overall", [float(user)] * 400) for user in (0, 3, 8)]
+    vectors, present = opened(tmp_path, rows, arm="random", seed=1).gather(np.arange(5))
+    assert present[:, 0].tolist() == [True, False, True, False, True]
+    assert (vectors[~present] == 0).all()
+    assert float(vectors[present].std()) == pytest.approx(1.0, abs=0.1)
+    again, _ = opened(tmp_path, rows, arm="random", seed=1).gather(np.arange(5))
+    other, _ = opened(tmp_path, rows, arm="random", seed=2).gather(np.arange(5))
+    assert vectors.equal(again) and not vectors.equal(other)
+
+
+@pytest.mark.parametrize(("rows", "arm", "message"), [
+    ([(1, "overall", [1.0])], "distilled", "no training user has a profile vector"),
+    ([(0, "overall", [1.0]), (0, "overall", [2.0])], "distilled", "two vectors for one angle"),
+    ([(0, "overall", [1.0]), (3, "overall", [float("inf")])], "distilled", "user_idx 3 .* holds NaN or Inf"),
+    ([(0, "overall", [1.0])], "shuffled", "at least 2 users"),
+])
+def test_unusable_targets(tmp_path: Path, rows: Any, arm: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, rows, arm)
+
+
+def test_the_file_is_mapped_not_read(tmp_path: Path) -> None:
+    assert not opened(tmp_path).vectors_RAP.flags.owndata

@@ -1,0 +1,101 @@
+"""Settings of a search. Torch- and Ray-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from configs.base import Config
+from pipeline.config import NAME
+
+
+class Choice(Config):
+    """One of a list; a value may be a whole group of settings (``{kind: exponential, gamma: 0.1}``)."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...] = Field(min_length=1)
+
+
+class Uniform(Config):
+    """A number between two bounds."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: float
+    high: float
+    log: bool = False
+    """Drawn on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low={self.low} must be below high={self.high}, and above 0 on a log scale")
+        return self
+
+
+Dimension = Annotated[Choice | Uniform, Field(discriminator="kind")]
+
+
+class OptunaSearch(Config):
+    """Optuna's TPE sampler."""
+
+    kind: Literal["optuna"] = "optuna"
+    trials: int = Field(default=8, ge=1)
+
+
+class GridSearch(Config):
+    """Every combination of the choices."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class ASHAConfig(Config):
+    """Asynchronous successive halving on the validated epochs."""
+
+    grace_epochs: int = Field(default=5, ge=1)
+    """No trial is stopped before so many epochs after the phase switch."""
+    reduction_factor: int = Field(default=3, ge=2)
+
+
+class TuneExecution(Config):
+    """Never part of what a trial computes."""
+
+    concurrent_trials: int = Field(default=1, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+
+
+class TuneConfig(Config):
+    """A search over training settings on the validation metric. Everything before `train` is built once and reused."""
+
+    name: str
+    """Folder of the search below `tune/`."""
+    run: str
+    """The run configuration that the search starts from; a path relative to this file, or a shipped one."""
+    overrides: tuple[str, ...] = ()
+    """``key.path=value`` assignments on the run configuration."""
+    space: dict[str, Dimension] = Field(min_length=1)
+    """Dotted run settings below `train` or `model` → where their values come from."""
+    search: Annotated[OptunaSearch | GridSearch, Field(discriminator="kind")] = OptunaSearch()
+    asha: ASHAConfig | None = ASHAConfig()
+    """None: every trial runs to its end."""
+    seed: int = 0
+    """Seeds the sampler; trials train with the run's first seed."""
+    execution: TuneExecution = TuneExecution()
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("a search name holds letters, digits, '.', '_', '-' (at most 100): it names a folder")
+        return value
+
+    @model_validator(mode="after")
+    def _space_is_searchable(self) -> TuneConfig:
+        for path, dimension in self.space.items():
+            if path.split(".")[0] not in ("train", "model"):
+                raise ValueError(f"space.{path}: a search varies settings below train or model; "
+                                 "stages before them are built once")
+            if isinstance(self.search, GridSearch) and isinstance(dimension, Uniform):
+                raise ValueError(f"space.{path}: a grid needs kind=choice with values")
+        return self

@@ -1,0 +1,206 @@
+"""The search itself: Ray Tune over plain function trainables, resumable by the same command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import connect
+from cluster.storage import Storage
+from configs.errors import ConfigError, TrainingError
+from configs.loader import load, resolve_path, validate
+from pipeline import leases
+from pipeline.artifacts import changed_keys
+from pipeline.config import RunConfig
+from pipeline.plan import STAGES, plan
+from pipeline.progress import say
+from pipeline.run import run
+from tuning.config import Choice, GridSearch, TuneConfig, Uniform
+from tuning.trial import assign, searched_arm, trial
+
+LEADERBOARD = "leaderboard.csv"
+BEST = "best.yaml"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Where the search's files are, and its best trial."""
+
+    folder: str
+    leaderboard: list[dict[str, Any]]
+    """Best first; one row per trial."""
+    best: RunConfig
+
+
+def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]:
+    """The run that a search starts from: its raw values and the validated configuration.
+
+    Raises:
+        ConfigError: the run does not load, does not distil, or a searched setting does not exist in it.
+    """
+    beside = path.parent / config.run
+    run_config = load(RunConfig, beside if beside.is_file() else config.run, config.overrides)
+    values = run_config.model_dump(mode="json")
+    for setting, dimension in config.space.items():
+        for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+            validate(RunConfig, assign(values, {setting: value}), f" in space.{setting} of {path}")
+    return values, run_config
+
+
+def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult | None:
+    """Search; write ``leaderboard.csv`` and ``best.yaml`` below ``tune/<name>/``.
+
+    A finished trial is never run again: the same command after a kill resumes what is unfinished.
+
+    Raises:
+        ConfigError: a bad configuration, or a search of this name with other settings is already there.
+        TrainingError: no trial ended with a metric.
+    """
+    file = resolve_path(path)
+    config = load(TuneConfig, file, overrides)
+    values, run_config = base_run(config, file)
+    storage = Storage.from_config(run_config.storage)
+    folder = f"tune/{config.name}"
+    if dry_run:
+        _describe(config, run_config, storage)
+        return None
+    _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
+    try:
+        with connect(run_config.cluster):
+            built = run(run_config, until="reduce").artifacts
+            fixed = {"values": values, "storage": storage, "prepare": built["prepare"].fingerprint,
+                     "reduce": built["reduce"].fingerprint if searched_arm(run_config) != "plain" else None}
+            rows = _search(config, fixed, run_config, storage, folder)
+        return _conclude(config, values, storage, folder, rows)
+    finally:
+        storage.delete(f"{folder}/lock.json")
+
+
+def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> None:
+    print(f"search {config.name}: {_trial_count(config)} trials of {run_config.name} on "
+          f"validation {run_config.train.validation_metric}")
+    for setting, dimension in config.space.items():
+        print(f"  {setting}: {dimension.model_dump(mode='json')}")
+    for item in plan(run_config, storage, until=STAGES[STAGES.index("train") - 1]):
+        print(f"  {item.label}: {item.status} {item.key.fingerprint}")
+
+
+def _trial_count(config: TuneConfig) -> int:
+    if not isinstance(config.search, GridSearch):
+        return config.search.trials
+    return math.prod(len(d.values) for d in config.space.values() if isinstance(d, Choice))
+
+
+def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
+    """Take the search's folder; refuse another live process, or other settings than it was begun with."""
+    if storage.exists(f"{folder}/lock.json"):
+        owner = storage.read_json(f"{folder}/lock.json")
+        if owner != leases.mine() and leases.alive(owner):
+            raise ConfigError(f"{folder}: process {owner['pid']} on {owner['host']} is at work on this search")
+    if storage.exists(f"{folder}/search.json"):
+        changed = changed_keys(storage.read_json(f"{folder}/search.json"), settings)
+        if changed:
+            raise ConfigError(f"{folder} was begun with other settings ({'; '.join(changed[:3])}); "
+                              "give this search another name (name=…) or delete the folder")
+    storage.write_json(f"{folder}/search.json", settings)
+    storage.write_json(f"{folder}/lock.json", leases.mine())
+
+
+def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage,
+            folder: str) -> list[dict[str, Any]]:
+    from ray import tune as ray_tune
+
+    resources = {"cpu": config.execution.cpus_per_trial}
+    if config.execution.gpus_per_trial:
+        resources["gpu"] = config.execution.gpus_per_trial
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(trial, fixed=fixed), resources)
+    experiment = storage.path(f"{folder}/ray")
+    if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
+        say(f"tune: going on with {experiment}")
+        tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
+                                       storage_filesystem=storage.filesystem)
+    else:
+        tuner = ray_tune.Tuner(trainable, param_space=_param_space(config),
+                               tune_config=_tune_config(config, run_config),
+                               run_config=ray_tune.RunConfig(name="ray", storage_path=storage.path(folder),
+                                                             storage_filesystem=storage.filesystem, verbose=1))
+    results = tuner.fit()
+    rows = []
+    for result in results:
+        metrics = result.metrics or {}
+        rows.append({"trial": metrics.get("trial_id", ""), "status": "failed" if result.error else "finished",
+                     "metric": metrics.get("best"), "epochs": metrics.get("epoch"),
+                     "seconds": round(metrics.get("time_total_s", 0.0), 1),
+                     "fingerprint": metrics.get("fingerprint"),
+                     **{s: _decode(result.config[s]) for s in config.space if result.config}})
+    return rows
+
+
+def _param_space(config: TuneConfig) -> dict[str, Any]:
+    """Ray Tune's search space. Choices travel as JSON strings: samplers want hashable values."""
+    from ray import tune as ray_tune
+
+    space: dict[str, Any] = {}
+    for setting, dimension in config.space.items():
+        if isinstance(dimension, Uniform):
+            space[setting] = (ray_tune.loguniform if dimension.log else ray_tune.uniform)(dimension.low, dimension.high)
+        else:
+            texts = [json.dumps(v, sort_keys=True) for v in dimension.values]
+            grid = isinstance(config.search, GridSearch)
+            space[setting] = ray_tune.grid_search(texts) if grid else ray_tune.choice(texts)
+    return space
+
+
+def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
+    from ray import tune as ray_tune
+
+    algorithm, scheduler = None, None
+    if not isinstance(config.search, GridSearch):
+        import optuna
+        from ray.tune.search import ConcurrencyLimiter
+        from ray.tune.search.optuna import OptunaSearch as RayOptuna
+
+        algorithm = ConcurrencyLimiter(
+            RayOptuna(metric="best", mode="max", sampler=optuna.samplers.TPESampler(seed=config.seed)),
+            max_concurrent=config.execution.concurrent_trials)
+    if config.asha is not None:
+        from ray.tune.schedulers import ASHAScheduler
+
+        train = run_config.train
+        scheduler = ASHAScheduler(time_attr="epoch", metric="best", mode="max", max_t=train.epochs,
+                                  grace_period=min(train.epochs, train.distill_epochs + config.asha.grace_epochs),
+                                  reduction_factor=config.asha.reduction_factor)
+    chosen = {} if algorithm or scheduler else {"metric": "best", "mode": "max"}
+    samples = 1 if isinstance(config.search, GridSearch) else config.search.trials
+    return ray_tune.TuneConfig(num_samples=samples, search_alg=algorithm, scheduler=scheduler,
+                               max_concurrent_trials=config.execution.concurrent_trials, **chosen)
+
+
+def _decode(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _conclude(config: TuneConfig, values: dict[str, Any], storage: Storage, folder: str,
+              rows: list[dict[str, Any]]) -> SearchResult:
+    rows.sort(key=lambda r: -math.inf if r["metric"] is None else -r["metric"])
+    rows.sort(key=lambda r: r["metric"] is None)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in r.items()} for r in rows)
+    storage.write_bytes(f"{folder}/{LEADERBOARD}", table.getvalue().encode())
+    if rows[0]["metric"] is None:
+        raise TrainingError(f"no trial of {config.name} ended with a metric; see {storage.path(folder)}/ray and "
+                            f"{LEADERBOARD}")
+    best = validate(RunConfig, assign(values, {s: rows[0][s] for s in config.space} | {"name": f"{config.name}-best"}))
+    import yaml
+
+    storage.write_bytes(f"{folder}/{BEST}", yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False).encode())
+    say(f"tune: {len(rows)} trials; best {rows[0]['metric']:.4f} with "
+        + ", ".join(f"{s}={rows[0][s]}" for s in config.space) + f"; {storage.path(folder)}/{BEST}")
+    return SearchResult(folder, rows, best)
