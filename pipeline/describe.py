@@ -43,7 +43,8 @@ COLUMNS: Final[Mapping[str, Columns]] = {
     "profile": Columns(
         needs={"histories/": (c.USER_IDX, c.ITEMS, c.SIGNALS),
                "items.parquet": (c.ITEM_IDX, c.TITLE, c.CATEGORY, c.FIELDS)},
-        makes={"profiles/": (ROW_ID, c.USER_IDX, c.ANGLE, c.PROFILE), "rejected.parquet": (c.USER_IDX, c.ANGLE, c.REASON)},
+        makes={"profiles/": (ROW_ID, c.USER_IDX, c.ANGLE, c.PROFILE),
+               "rejected.parquet": (c.USER_IDX, c.ANGLE, c.REASON)},
     ),
     "encode": Columns(
         needs={"profiles/": (ROW_ID, c.USER_IDX, c.ANGLE, c.PROFILE)},

@@ -18,7 +18,7 @@ def outcome(config: RunConfig, result: RunResult, until: str | None) -> Iterator
     """The lines of a finished run that went up to stage ``until`` (None: all)."""
     storage = Storage.from_config(config.storage)
     if not result.built:
-        yield f"nothing to do: all {len(result.reused)} steps are there already"
+        yield f"nothing to do: every step is there already ({', '.join(result.reused)})"
     if result.metrics is not None:
         from pipeline.report.summary import summary_table
 

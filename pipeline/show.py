@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[
     row = _lookup(prepared, "users.parquet", c.USER_ID, c.USER_IDX, user, by_index)
     index = row[c.USER_IDX]
     yield f"user {row[c.USER_ID]} (index {index}), {row[c.COUNT]} training interactions"
-    yield from _pairs(row.get(c.ATTRIBUTES))
+    yield from _pairs(row[c.ATTRIBUTES] or ())
     history = _rows(prepared, "interactions.parquet", c.USER_IDX, index)
     history.sort(key=lambda r: r[c.POSITION])
     if len(history) > _SHOWN_ITEMS:
@@ -100,9 +100,7 @@ def show_item(config: RunConfig, item: str, by_index: bool = False) -> Iterator[
     row = _lookup(found.artifacts["prepare"], "items.parquet", c.ITEM_ID, c.ITEM_IDX, item, by_index)
     cold = " (cold: training never sees it)" if row[c.COUNT] == 0 else ""
     yield f"item {row[c.ITEM_ID]} (index {row[c.ITEM_IDX]}), {row[c.COUNT]} training interactions{cold}"
-    yield f"  title: {row[c.TITLE]}"
-    yield f"  category: {row[c.CATEGORY]}"
-    yield from _pairs(row.get(c.FIELDS))
+    yield from _pairs({c.TITLE: row[c.TITLE], c.CATEGORY: row[c.CATEGORY], **dict(row[c.FIELDS] or ())}.items())
     for label, artifact in found.artifacts.items():
         if label.startswith("evaluate/"):
             top = artifact.read_table("top.parquet", ["top"])["top"].combine_chunks()
@@ -173,6 +171,6 @@ def _recommended(found: Found, who: str, evaluated: Artifact, user: int) -> Iter
         yield from (f"  {place}. {found.named(item)}" for place, item in enumerate(best, 1))
 
 
-def _pairs(pairs: Any) -> Iterator[str]:
-    for name, value in pairs or ():
+def _pairs(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
+    for name, value in pairs:
         yield f"  {name}: {shorten(str(value), 200)}"

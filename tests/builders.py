@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,15 +92,15 @@ def make_prepared(storage: Storage, sequences: Sequences | None = None, items: i
         USER_IDX: np.arange(len(walks)), ITEMS: pa.array(train, pa.list_(pa.int32())),
         SIGNALS: pa.array([[5.0] * len(w) for w in train], pa.list_(pa.float32())),
         TIMESTAMPS: pa.array([list(range(len(w))) for w in train], pa.list_(pa.int64()))}))
-    folder = Path(out.path(""))
-    write_arrow(folder / "train.arrow", pa.table({
-        USER_IDX: np.arange(len(walks)), ITEMS: pa.array(train, pa.large_list(pa.int32()))}))
-    for name, back in (("validation", 2), ("test", 1)):
-        users = [u for u, n in enumerate(held_out) if n]
-        write_arrow(folder / f"{name}.arrow", pa.table({
-            USER_IDX: np.array(users, np.int64),
-            HISTORY: pa.array([walks[u][:-back] for u in users], pa.large_list(pa.int32())),
-            TARGET: np.array([walks[u][-back] for u in users], np.int32)}))
+    with storage.upload_folder(out.folder) as folder:
+        write_arrow(folder / "train.arrow", pa.table({
+            USER_IDX: np.arange(len(walks)), ITEMS: pa.array(train, pa.large_list(pa.int32()))}))
+        for name, back in (("validation", 2), ("test", 1)):
+            users = [u for u, n in enumerate(held_out) if n]
+            write_arrow(folder / f"{name}.arrow", pa.table({
+                USER_IDX: np.array(users, np.int64),
+                HISTORY: pa.array([walks[u][:-back] for u in users], pa.large_list(pa.int32())),
+                TARGET: np.array([walks[u][-back] for u in users], np.int32)}))
     out.write_json("stats.json", {"users": len(walks), "items": items, "interactions": sum(map(len, walks))})
     return out.commit({"num_users": len(walks), "num_items": items}, id_digest=digest_ids(item_ids))
 

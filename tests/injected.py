@@ -29,5 +29,5 @@ def kill_second_rank_once(config: dict[Any, Any]) -> None:
             resumed.write_text(str(run.progress.steps))
         return original(run)
 
-    loop._Run._clip_gradients = clip  # type: ignore[method-assign]
+    loop._Run._clip_gradients = clip  # type: ignore[assignment, method-assign]
     ray_session.worker_loop(config)

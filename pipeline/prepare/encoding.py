@@ -107,13 +107,13 @@ def encode(raw: RawTables, bad_rows: Literal["error", "drop"], streaming: bool =
     found = Interactions(
         users, items, times, None if signals.null_count() == len(signals) else _array(signals.fill_null(float("nan"))),
         rows, table[REVIEW] if REVIEW in table.columns else None).take(problems == 0)
+    if len(found):
+        found, late = _in_known_unit(raw, found)
+        dropped |= _refuse_or_count(raw, found.rows, late.astype(np.uint8) * _code("impossible_time"), bad_rows)
+        found = found.take(~late)
     if not len(found):
         raise DataError(f"{raw.name}: every one of its {len(rows):,} rows is bad ({_list(dropped)}); check the columns "
                         "named in prepare.source")
-    found, late = _in_known_unit(raw, found)
-    if late.any():
-        dropped |= _refuse_or_count(raw, found.rows, late.astype(np.uint8) * _code("impossible_time"), bad_rows)
-        found = found.take(~late)
     return Encoded(found, user_ids, item_ids, len(rows), dropped)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.tables import OTHER, PROTOCOL_TITLES
 
@@ -29,7 +30,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.grid": True, "grid.color": "#888888", "grid.alpha": 0.25,
     "grid.linewidth": 0.6, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK, "legend.frameon": False,
-    "lines.linewidth": 1.8, "axes.axisbelow": True, "text.parse_math": False,
+    "legend.handlelength": 3, "lines.linewidth": 1.8, "axes.axisbelow": True, "text.parse_math": False,
 }
 
 Metrics = Mapping[str, Any]
@@ -73,7 +74,7 @@ def _ranking(metrics: Metrics) -> Figure:
     bars.sort(key=lambda bar: float(bar[1]))
     figure = Figure(figsize=(7.2, 0.8 + 0.34 * len(bars)))
     axes = figure.subplots()
-    axes.barh([b[0] for b in bars], [b[1] for b in bars], xerr=[b[2] or 0.0 for b in bars],
+    axes.barh([b[0] for b in bars], [b[1] for b in bars], xerr=[np.nan if b[2] is None else b[2] for b in bars],
               color=[_color(b[0]) for b in bars], height=0.66,
               error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 3})
     for place, (_, value, deviation) in enumerate(bars):
@@ -123,7 +124,7 @@ def _learning(metrics: Metrics) -> Figure | None:
     right.set_title("Ranking loss L_model on training users")
     for axes in (left, right):
         _mark_switch(axes, metrics)
-        axes.set_xlabel("epoch")
+        _by_epoch(axes)
     left.legend()
     figure.tight_layout()
     return figure
@@ -153,8 +154,8 @@ def _balance(metrics: Metrics) -> Figure | None:
     for axes, title in ((terms, "Terms of the total loss"), (beta, "β"), (variance, "Variance of both sides"),
                         (retrieval, "Own profile found in the batch (dotted: chance)")):
         axes.set_title(title)
-        axes.set_xlabel("epoch")
-        if axes.get_lines():
+        _by_epoch(axes)
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
@@ -176,6 +177,7 @@ def _slices(metrics: Metrics) -> Figure | None:
                      width * 0.92, color=_color(arm), label=arm)
         axes.set_xticks(range(len(found)), [s["label"] for s in found], fontsize=8)
         axes.grid(axis="x", visible=False)
+        axes.margins(y=0.2)
         axes.set_title(f"{primary} by {title}")
     figure.axes[0].legend(fontsize=8)
     figure.tight_layout()
@@ -200,6 +202,7 @@ def _map(metrics: Metrics) -> Figure | None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_title("Profiles of users, by the main category of their training items")
     # matplotlib leaves out a label that begins with an underscore, so the names are put in afterwards.
     legend = axes.legend(handles, ["" for _ in labels], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8,
@@ -214,6 +217,11 @@ def _line(axes: Axes, x: list[int], y: list[float | None], color: str, label: st
     if pairs:
         axes.plot(*zip(*pairs, strict=True), color=color, label=label, linestyle="--" if dashed else "-",
                   marker="." if len(pairs) < 12 else None)
+
+
+def _by_epoch(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _mark_switch(axes: Axes, metrics: Metrics) -> None:

@@ -200,7 +200,7 @@ def _figure(name: str, value: float) -> str:
 
 def _with_deviation(name: str, figure: Mapping[str, Any]) -> str:
     mean = _figure(name, figure["mean"])
-    return mean if figure["sd"] is None else f"{mean} ± {_figure(name, figure['sd'])}"
+    return mean if figure["sd"] is None else f"{mean} ±\N{NO-BREAK SPACE}{_figure(name, figure['sd'])}"
 
 
 def _number(value: float | None, form: str) -> str:

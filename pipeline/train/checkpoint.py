@@ -85,9 +85,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         needed = sum(t.numel() * t.element_size() for part in (checkpoint.model, checkpoint.optimizer,
                                                                checkpoint.best or {}) for t in part.values())
-        raise StorageError(f"checkpoint after epoch {checkpoint.progress.epochs}: cannot write {folder}: {exc}; it needs "
-                           f"{needed / 2**20:.0f} MiB; the last good checkpoint is untouched: make room and run the "
-                           "same command again") from exc
+        raise StorageError(f"checkpoint after epoch {checkpoint.progress.epochs}: cannot write {folder}: {exc}; it "
+                           f"needs {needed / 2**20:.0f} MiB; the last good checkpoint is untouched: make room and run "
+                           "the same command again") from exc
 
 
 def damage(folder: Path) -> str | None:
@@ -113,8 +113,8 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
     """
     progress = Progress(**json.loads((folder / STATE).read_text()))
     if progress.fingerprint != fingerprint:
-        raise ArtifactError(f"checkpoint {folder} belongs to {progress.fingerprint}, not to {fingerprint}; an unfinished "
-                            "training is never resumed with other settings: delete that folder")
+        raise ArtifactError(f"checkpoint {folder} belongs to {progress.fingerprint}, not to {fingerprint}; an "
+                            "unfinished training is never resumed with other settings: delete that folder")
     best = load_file(folder / BEST) if (folder / BEST).exists() else None
     return Checkpoint(progress, load_file(folder / MODEL), load_file(folder / OPTIMIZER), best,
                       (folder / METRICS).read_bytes())

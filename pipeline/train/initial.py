@@ -31,8 +31,9 @@ def model_folder(storage: Storage, init_from: str) -> Path:
         return Path(init_from)
     artifact = open_artifact(storage, "train", init_from)
     if artifact is None:
-        raise ArtifactError(f"train.init_from: no finished `train` artifact {init_from!r} in this storage; legal: one of "
-                            f"{', '.join(storage.names('artifacts/train')) or 'none yet'}, or a model folder's path")
+        known = ", ".join(storage.names("artifacts/train")) or "none yet"
+        raise ArtifactError(f"train.init_from: no finished `train` artifact {init_from!r} in this storage; legal: one "
+                            f"of {known}, or a model folder's path")
     return artifact.local("model")
 
 

@@ -195,9 +195,10 @@ class _Run:
         raw = table.filter(np.isin(table[USER_IDX].to_numpy(), users))[USER_ID].to_pylist()
         broken = [name for name, value in values.items() if not np.isfinite(value)]
         file = f"{spec.folder}/{FAILURE}"
-        message = (f"step {progress.steps + 1} (epoch {progress.epochs + 1}): {', '.join(broken)} became NaN or Inf; the "
-                   f"batch's {len(users)} users ({', '.join(raw[:3])}, …) are in {self._storage.path(file)}; the last good "
-                   "checkpoint is kept; lower train.optimizer.lr, set train.gradient_clip, or look at those users' data")
+        message = (f"step {progress.steps + 1} (epoch {progress.epochs + 1}): {', '.join(broken)} became NaN or Inf; "
+                   f"the batch's {len(users)} users ({', '.join(raw[:3])}, …) are in {self._storage.path(file)}; the "
+                   "last good checkpoint is kept; lower train.optimizer.lr, set train.gradient_clip, or look at those "
+                   "users' data")
         if self._session.rank == 0:
             self._storage.write_json(file, {
                 "message": message, "epoch": progress.epochs + 1, "step": progress.steps + 1,

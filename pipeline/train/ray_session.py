@@ -22,6 +22,8 @@ from cluster.machine import cpu_count
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.progress import say
+from pipeline.train.checkpoint import Checkpoint as TrainCheckpoint
+from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole, torch_threads
@@ -41,12 +43,20 @@ class RaySession:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # a worker sees its node's other GPUs too
+        self._scratch = tempfile.TemporaryDirectory()
 
     def latest_checkpoint(self) -> Path | None:
-        return first_whole(_newest_first())
+        return first_whole((Path(c.path).name, self._fetch(c)) for c in _newest_first())
 
     def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp())
+        return Path(tempfile.mkdtemp(dir=self._scratch.name))
+
+    def _fetch(self, checkpoint: Checkpoint) -> Path:
+        if isinstance(checkpoint.filesystem, pafs.LocalFileSystem):
+            return Path(checkpoint.path)
+        return Path(checkpoint.to_directory(str(self.new_folder())))
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
         if checkpoint is None:
@@ -56,7 +66,7 @@ class RaySession:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def fit(spec: TrainSpec, storage: Storage, folder: str) -> Path:
+def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
     """Train on Ray; the same spec and folder go on where a killed driver or worker stopped. Ray must be running.
 
     Args:
@@ -65,7 +75,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Path:
         folder: of Ray Train's own files, relative to the storage root.
 
     Returns:
-        The last checkpoint, as a local folder.
+        The last checkpoint.
 
     Raises:
         TrainingError: the loss stopped being finite, or workers failed more often than ``max_failures``.
@@ -84,20 +94,20 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Path:
                                      resources_per_worker=_resources(execution)),
         run_config=RunConfig(name=spec.fingerprint, storage_path=storage.path(folder),
                              storage_filesystem=storage.filesystem,
-                             failure_config=FailureConfig(  # the type stubs show the older class
-                                 max_failures=execution.max_failures,
-                                 controller_failure_limit=_START_ATTEMPTS),  # type: ignore[call-arg]
+                             failure_config=FailureConfig(max_failures=execution.max_failures,
+                                                          controller_failure_limit=_START_ATTEMPTS),
                              checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS)))
     try:
         with _own_interrupt_handler():
             result = trainer.fit()
     except ray.train.TrainingFailedError as exc:
-        raise _explain(exc, execution) from exc
+        raise _explain(exc, execution, storage.path(folder)) from exc
     if storage.exists(f"{spec.folder}/{FAILURE}"):
         raise TrainingError(storage.read_json(f"{spec.folder}/{FAILURE}")["message"])
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
-    return _local(result.checkpoint)
+    with result.checkpoint.as_directory() as last:
+        return read_checkpoint(Path(last), spec.fingerprint)
 
 
 def worker_loop(config: dict[Any, Any]) -> None:
@@ -116,20 +126,14 @@ def worker_loop(config: dict[Any, Any]) -> None:
             train_loop(session, spec, storage, live)
 
 
-def _newest_first() -> Iterator[Path]:
+def _newest_first() -> Iterator[Checkpoint]:
     latest = ray.train.get_checkpoint()
     if latest is None:
         return
-    yield _local(latest)
+    yield latest
     for reported in reversed(ray.train.get_all_reported_checkpoints()):
         if reported.checkpoint.path != latest.path:
-            yield _local(reported.checkpoint)
-
-
-def _local(checkpoint: Checkpoint) -> Path:
-    if isinstance(checkpoint.filesystem, pafs.LocalFileSystem):
-        return Path(checkpoint.path)
-    return Path(checkpoint.to_directory(tempfile.mkdtemp()))
+            yield reported.checkpoint
 
 
 def _resources(execution: TrainExecution) -> dict[str, float]:
@@ -141,23 +145,25 @@ def _announce_need(execution: TrainExecution) -> None:
     for name, per_worker in _resources(execution).items():
         needed = per_worker * execution.num_workers
         if there.get(name, 0.0) < needed:
-            say(f"train: {execution.num_workers} workers need {needed:g} {name}, the cluster has {there.get(name, 0.0):g}; "
-                "waiting for more nodes (lower train.execution.num_workers if none will come)")
+            say(f"train: {execution.num_workers} workers need {needed:g} {name}, the cluster has "
+                f"{there.get(name, 0.0):g}; waiting for nodes (lower train.execution.num_workers if none will come)")
 
 
-def _explain(exc: Exception, execution: TrainExecution) -> MentorecError:
+def _explain(exc: Exception, execution: TrainExecution, folder: str) -> MentorecError:
     """Our own error if a worker raised one, else what failed and how often."""
     if isinstance(exc, ray.train.WorkerGroupError):
-        for rank, failure in sorted(exc.worker_failures.items()):
+        for failure in exc.worker_failures.values():
             cause = getattr(failure, "_base_exc", failure)
             if isinstance(cause, MentorecError):
                 return cause
-            last_line = str(failure).strip().splitlines()[-1]
-        return TrainingError(f"training worker {rank} failed and max_failures={execution.max_failures} restarts did not "
-                             f"help: {last_line}; the last good checkpoint is kept: run the same command again")
+        last_lines = {rank: str(failure).strip().splitlines()[-1] for rank, failure in exc.worker_failures.items()}
+        return TrainingError("training workers failed (rank: reason) and "
+                             f"max_failures={execution.max_failures} restarts did not help: {last_lines}; the last good "
+                             "checkpoint is kept: run the same command again")
     needed = ", ".join(f"{execution.num_workers} × {value:g} {name}" for name, value in _resources(execution).items())
-    return ResourceError(f"Ray could not start the training workers ({needed}): {' '.join(str(exc).split())[:300]}; "
-                         "lower train.execution.num_workers or cpus_per_worker, or add nodes")
+    return ResourceError(f"Ray Train could not run its workers ({needed}): {' '.join(str(exc).split())[:300]}; if "
+                         "there is no room, lower train.execution.num_workers or cpus_per_worker, or add nodes; if its "
+                         f"stored state is at fault, delete {folder} to train anew")
 
 
 @contextmanager
@@ -169,5 +175,7 @@ def _own_interrupt_handler() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit as exc:  # what that handler raises
+        raise KeyboardInterrupt from exc
     finally:
         signal.signal(signal.SIGINT, before)

@@ -66,18 +66,21 @@ class LocalSession:
         self._storage = storage
         self._folder = folder
         self._on_report = on_report
+        self._scratch = tempfile.TemporaryDirectory()
 
     def latest_checkpoint(self) -> Path | None:
         """As in :class:`Session`; damaged checkpoints are removed, so that they never outlive newer ones."""
-        newest_first = self._stored()[::-1]
-        whole = first_whole(self._storage.local(f"{self._folder}/{name}") for name in newest_first)
-        for name in newest_first[: newest_first.index(whole.name) if whole else None]:
-            self._storage.delete(f"{self._folder}/{name}")
-        return whole
+        for name in reversed(self._stored()):
+            relative = f"{self._folder}/{name}"
+            folder = first_whole([(name, self._fetch(relative))])
+            if folder is not None:
+                return folder
+            self._storage.delete(relative)
+        return None
 
     def new_folder(self) -> Path:
         if not self._storage.is_local:
-            return Path(tempfile.mkdtemp())
+            return Path(tempfile.mkdtemp(dir=self._scratch.name))
         parent = Path(self._storage.path(self._folder))
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="unfinished-", dir=parent))
@@ -101,21 +104,30 @@ class LocalSession:
         for name in unfinished | set(self._stored()[:-KEPT_CHECKPOINTS]):
             self._storage.delete(f"{self._folder}/{name}")
 
+    def _fetch(self, relative: str) -> Path:
+        """A checkpoint as a local folder; unlike input files it is never cached: its name may come again."""
+        path = self._storage.path(relative)
+        if self._storage.is_local:
+            return Path(path)
+        folder = self.new_folder()
+        pafs.copy_files(path, str(folder), source_filesystem=self._storage.filesystem)
+        return folder
+
     def _stored(self) -> list[str]:
         """Oldest first."""
         return [n for n in self._storage.names(self._folder) if n.startswith("checkpoint-")]
 
 
-def first_whole(newest_first: Iterable[Path]) -> Path | None:
+def first_whole(newest_first: Iterable[tuple[str, Path]]) -> Path | None:
     """The first checkpoint that is whole on every rank; the damaged ones before it are named in a warning.
 
-    All ranks must see the same checkpoints in the same order.
+    All ranks must pass the same checkpoints in the same order, as (name, local folder).
     """
-    for folder in newest_first:
+    for name, folder in newest_first:
         problem = damage(folder)
         if all_ranks(problem is None):
             return folder
-        logger.warning("checkpoint %s is damaged (%s); going on from the one before it", folder.name,
+        logger.warning("checkpoint %s is damaged (%s); going on from the one before it", name,
                        problem or "seen by another worker")
     return None
 

@@ -17,8 +17,8 @@ from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.config import ModelConfig
 from models.students import build_encoder
-from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.arrays import open_arrow
+from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint
@@ -88,7 +88,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         users=prepared.relative("users.parquet"),
         targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
         initial=out.relative(f"{WORK}/initial.safetensors") if matched is not None else None)
-    last = read_checkpoint(_run(spec, out, on_epoch), spec.fingerprint)
+    last = _run(spec, out, on_epoch)
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
@@ -108,11 +108,11 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
     if config.execution.use_gpu and not config.execution.num_workers and not torch.cuda.is_available():
-        raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train with "
-                            "num_workers of 1 or more on a cluster that has one")
+        raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train "
+                            "with num_workers of 1 or more on a cluster that has one")
 
 
-def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Path:
+def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Checkpoint:
     """Train to the end; returns the last checkpoint."""
     bar = EpochBar(f"train/{spec.arm}/seed-{spec.seed}", spec.config.epochs, spec.config.validation_metric)
     try:
@@ -126,7 +126,7 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Path:
         bar.close()
 
 
-def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Path:
+def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Checkpoint:
     def report(record: dict[str, Any]) -> None:
         bar.show(record)
         if on_epoch is not None:
@@ -141,7 +141,7 @@ def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoc
     last = session.latest_checkpoint()
     if last is None:
         raise TrainingError(f"the last checkpoint in {out.path(CHECKPOINTS)} is damaged; run the same command again")
-    return last
+    return read_checkpoint(last, spec.fingerprint)
 
 
 def _export(spec: TrainSpec, last: Checkpoint, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:

@@ -129,8 +129,8 @@ def _dense(table: pa.Table, users_N: np.ndarray) -> tuple[np.ndarray, np.ndarray
     vectors = flat.flatten().to_numpy().reshape(len(table), flat.type.list_size)
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
-        raise DataError(f"the profile vector of user_idx {owners[broken[0]]} (angle {angles[broken[0]]!r}) holds NaN or "
-                        f"Inf; so do {len(broken) - 1} others; rebuild the reduce artifact")
+        raise DataError(f"the profile vector of user_idx {owners[broken[0]]} (angle {angles[broken[0]]!r}) holds NaN "
+                        f"or Inf; so do {len(broken) - 1} others; rebuild the reduce artifact")
     users_R, row = np.unique(owners, return_inverse=True)
     present_RA = np.zeros((len(users_R), len(names)), np.bool_)
     present_RA[row, angle_index] = True

@@ -61,5 +61,6 @@ def test_a_silent_address_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     if ray.is_initialized():
         pytest.skip("this process already has a Ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: .*ray start --head"), connect(ClusterConfig()):
+    named = r"RAY_ADDRESS=127\.0\.0\.1:9: .*ray start --head"
+    with pytest.raises(ResourceError, match=named), connect(ClusterConfig()):
         raise AssertionError("connected to nothing")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
@@ -91,7 +92,7 @@ def one_rank(rank: int, world_size: int, root: Path) -> None:
 
     newest = sorted((root / "ranks/sasrec-mse").iterdir())[::-1]
     mine = [newest[0] if rank == 0 else root / "not here", newest[1]]
-    found = first_whole(mine)
+    found = first_whole((folder.name, folder) for folder in mine)
     (out / "agreed.json").write_text(json.dumps(found.name if found else None))
 
     wild = spec_of("sasrec-mse", root, optimizer=OptimizerConfig(lr=1e30), gradient_clip=None)
@@ -134,7 +135,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_loop(session, spec_of(job, root), storage, root / "single" / job)
     torch.set_num_threads(threads)
     shutil.copytree(root / "one" / MIXED / "checkpoint-000005", root / "mixed/checkpoint-000005")
-    torch.multiprocessing.spawn(one_rank, args=(2, root), nprocs=2)
+    spawn(one_rank, args=(2, root), nprocs=2)
     return root
 
 
@@ -156,7 +157,7 @@ def test_loss_curves_agree(root: Path, job: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_kept_models_score_alike(root: Path, job: str) -> None:
-    """Scores, not weights: some weights (key biases) change no score, and Adam turns their rounding noise into steps."""
+    """Scores, not weights: key biases change no score, and Adam turns the rounding noise in them into steps."""
     scores_VV = []
     for side in ("one", "ranks"):
         saved = read_checkpoint(root / side / job / "checkpoint-000006", "f" * 16)

@@ -52,7 +52,8 @@ def test_two_workers_train_what_one_process_trains(undisturbed: Artifact, tmp_pa
     assert left == {"metrics.jsonl", "model", "tensorboard"} == set(undisturbed.storage.names(undisturbed.folder))
 
 
-def test_a_killed_worker_changes_nothing(undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_changes_nothing(undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                         ) -> None:
     from pipeline.train import ray_session
     from tests.injected import KILL_STEP, RESUMED, kill_second_rank_once
 
@@ -78,7 +79,8 @@ def test_a_loss_that_is_not_finite_ends_all_workers_at_once(ray_cluster: None, t
     config = CONFIG.model_copy(update=wild)
     prepared = make_prepared(storage)
     targets = make_targets(storage, prepared, coverage=0.5)
-    assert artifacts.find(storage, key(config, SASREC, "distilled", 0, prepared.fingerprint, targets.fingerprint)) is None
+    wild_key = key(config, SASREC, "distilled", 0, prepared.fingerprint, targets.fingerprint)
+    assert artifacts.find(storage, wild_key) is None
 
 
 def test_what_a_worker_raises_arrives_as_itself() -> None:
@@ -89,12 +91,12 @@ def test_what_a_worker_raises_arrives_as_itself() -> None:
 
     def failed(cause: Exception) -> Exception:
         wrapped = UserExceptionWithTraceback(cause, "Traceback …\nValueError: the last line")
-        return _explain(ray.train.WorkerGroupError("…", {1: wrapped}), TWO)
+        return _explain(ray.train.WorkerGroupError("…", {1: wrapped}), TWO, "/there")
 
     ours = StorageError("disk full")
     assert failed(ours) is ours
     other = failed(ValueError("the last line"))
     assert isinstance(other, TrainingError)
-    assert "worker 1 failed and max_failures=1 restarts did not help: ValueError: the last line" in str(other)
-    placed = _explain(ray.train.ControllerError(TimeoutError("no room")), TWO)
-    assert isinstance(placed, ResourceError) and "2 × 0.5 CPU" in str(placed)
+    assert "max_failures=1 restarts did not help: {1: 'ValueError: the last line'}" in str(other)
+    placed = _explain(ray.train.ControllerError(TimeoutError("no room")), TWO, "/there")
+    assert isinstance(placed, ResourceError) and "2 × 0.5 CPU" in str(placed) and "no room" in str(placed)

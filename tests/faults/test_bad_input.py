@@ -230,11 +230,14 @@ def test_filter_that_empties_the_data_is_named(tmp_path: Path, storage: Storage,
     assert message in refused(config_for(path, filter=filters), storage)
 
 
-def test_only_bad_rows(tmp_path: Path, storage: Storage) -> None:
+@pytest.mark.parametrize(("rows", "message"), [
+    ("u1,,1,4\n,i1,1,4\n", "2 rows is bad (1 with a missing user id, 1 with a missing item id)"),
+    ("u1,,1,4\nu1,i1,9000000000,4\n", "2 rows is bad (1 with a missing item id, 1 with a time after the year 2100)"),
+])
+def test_only_bad_rows(tmp_path: Path, storage: Storage, rows: str, message: str) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(HEADER + "u1,,1,4\n,i1,1,4\n")
-    assert "every one of its 2 rows is bad (1 with a missing user id, 1 with a missing item id)" in refused(
-        config_for(path, filter=FilterConfig(bad_rows="drop")), storage)
+    path.write_text(HEADER + rows)
+    assert message in refused(config_for(path, filter=FilterConfig(bad_rows="drop")), storage)
 
 
 @pytest.mark.parametrize(("source", "origin"), [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
 from models.sequences import Sequences
 from pipeline import artifacts
 from pipeline.artifacts import Artifact
+from pipeline.digests import digest_file
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import loop
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from tests.builders import make_prepared, make_targets, train_arm
@@ -33,6 +37,7 @@ SASREC = SASRecConfig(hidden_dim=16, max_length=8)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8)
 HERE = TrainExecution(num_workers=0, threads_per_worker=1, log_every_steps=1)
 CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, gradient_clip=1.0, execution=HERE)
+LONGER = CONFIG.model_copy(update={"epochs": 40})
 
 
 def train_here(root: Path, config: TrainConfig = CONFIG, model: ModelConfig = SASREC) -> Artifact:
@@ -51,7 +56,7 @@ def train_and_die(root: Path, model: ModelConfig, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(run)
 
-    loop._Run._clip_gradients = clip  # type: ignore[method-assign]
+    loop._Run._clip_gradients = clip  # type: ignore[assignment, method-assign]
     train_here(root, model=model)
 
 
@@ -70,6 +75,42 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, model: ModelConfig, st
     assert weights(whole) == weights(killed)
     assert whole.local("metrics.jsonl").read_bytes() == killed.local("metrics.jsonl").read_bytes()
     assert whole.manifest.info["history"] == killed.manifest.info["history"]
+    assert len(killed.storage.names(f"artifacts/train/{killed.fingerprint}/attempts")) == 1
+
+
+def train_on_ray(root: Path) -> None:
+    """A driver with a Ray of its own."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    train_here(root, LONGER.model_copy(update={"execution": HERE.model_copy(update={"num_workers": 1})}))
+    ray.shutdown()
+
+
+def epochs_in(root: Path) -> int:
+    """Epochs that a running training has logged."""
+    logs = list(root.glob("artifacts/train/*/attempts/*/metrics.jsonl"))
+    return sum(log.read_text().count('"kind": "epoch"') for log in logs)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_of_ray_workers(tmp_path: Path) -> None:
+    whole = train_here(tmp_path / "whole", LONGER)
+    processes = multiprocessing.get_context("spawn")
+    victim = processes.Process(target=train_on_ray, args=(tmp_path / "killed",))
+    victim.start()
+    while victim.is_alive() and epochs_in(tmp_path / "killed") < 8:
+        time.sleep(0.1)
+    victim.kill()
+    victim.join()
+    assert 8 <= epochs_in(tmp_path / "killed") < LONGER.epochs
+    again = processes.Process(target=train_on_ray, args=(tmp_path / "killed",))
+    again.start()
+    again.join()
+    assert again.exitcode == 0
+    killed = train_here(tmp_path / "killed", LONGER)  # finds what the second driver has built
+    assert weights(killed) == weights(whole)
+    assert killed.local("metrics.jsonl").read_bytes() == whole.local("metrics.jsonl").read_bytes()
     assert len(killed.storage.names(f"artifacts/train/{killed.fingerprint}/attempts")) == 1
 
 
@@ -116,15 +157,19 @@ def test_a_checkpoint_of_other_settings_is_refused(storage: Storage) -> None:
     state.write_text(state.read_text().replace('"fingerprint": "', '"fingerprint": "f'))
     digests = folder / "checkpoint-000003" / checkpoints.DIGESTS
     listed = json.loads(digests.read_text())
-    digests.write_text(json.dumps({**listed, state.name: checkpoints.digest_file(state)}))
+    digests.write_text(json.dumps({**listed, state.name: digest_file(state)}))
     with pytest.raises(ArtifactError, match="an unfinished training is never resumed with other settings"):
         train_arm(storage, prepared, targets, CONFIG, SASREC)
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, targets, folder = interrupted(storage, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(checkpoints, "save_file", no_space)
         with pytest.raises(StorageError, match="No space left on device.*the last good checkpoint is untouched"):
             train_arm(storage, prepared, targets, CONFIG, SASREC)
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-000001", "checkpoint-000002"]
@@ -133,7 +178,7 @@ def test_a_full_disk(storage: Storage, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_loss_that_is_not_finite(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, targets, folder = interrupted(storage, 2)
-    original = loop.TrainingRows.batch
+    original = TrainingRows.batch
 
     def poisoned(rows: Any, rows_B: Any, with_targets: bool) -> Any:
         batch = original(rows, rows_B, with_targets)
@@ -141,7 +186,7 @@ def test_a_loss_that_is_not_finite(storage: Storage, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(torch.nn.Embedding, "forward", lambda self, x: self.weight[x] * float("inf"))
         return batch
 
-    monkeypatch.setattr(loop.TrainingRows, "batch", poisoned)
+    monkeypatch.setattr(TrainingRows, "batch", poisoned)
     with pytest.raises(TrainingError, match=r"ranking, gradient_norm became NaN or Inf; .*lower train.optimizer.lr"):
         train_arm(storage, prepared, targets, CONFIG, SASREC)
     saved = json.loads((folder.parent / loop.FAILURE).read_text())

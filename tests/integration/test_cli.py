@@ -94,7 +94,8 @@ def test_schema_is_json_schema(cli: Cli, without_heavy: dict[str, str]) -> None:
 
 BAD_INPUT = {
     "no configuration": (["run"], "error: --config FILE is missing; shipped: configs/beauty/bert4rec.yaml, "),
-    "no such file": (["run", "-c", "configs/dmo.yaml"], "error: no configuration file 'configs/dmo.yaml'; did you mean "),
+    "no such file": (["run", "-c", "configs/dmo.yaml"],
+                     "error: no configuration file 'configs/dmo.yaml'; did you mean "),
     "unknown setting": (["run", "-c", "demo", "train.alhpa=1"],
                         "error: unknown setting 'train.alhpa' in demo; did you mean 'alpha'?"),
     "illegal value": (["run", "-c", "demo", "train.alpha=1.5"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -172,6 +173,29 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, model: ModelConfig, field
     assert len(list(broken.local("tensorboard").iterdir())) == 1
 
 
+def test_an_object_store_holds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filesystem whose paths are not this machine's: files are fetched, checkpoints and results uploaded."""
+    monkeypatch.setattr("cluster.storage.NODE_CACHE", tmp_path / "cache")
+    (tmp_path / "bucket").mkdir()
+    remote = Storage(pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()), "prefix")
+    local = Storage.from_config(StorageConfig(uri=str(tmp_path / "local")))
+    outcome = []
+    for storage in (local, remote):
+        prepared = make_prepared(storage)
+        targets = make_targets(storage, prepared)
+        with pytest.raises(Interrupted):
+            train_arm(storage, prepared, targets, CONFIG, SASREC, on_epoch=interrupt_at(3))
+        attempt = storage.files("artifacts/train")[1].rsplit("/attempts/")[0]
+        assert sum("checkpoint-" in f and f.endswith("state.json") for f in storage.files(attempt)) == 2
+        outcome.append(train_arm(storage, prepared, targets, CONFIG, SASREC))
+    assert same(weights(outcome[0]), weights(outcome[1]))
+    logs = [a.storage.read_bytes(a.relative("metrics.jsonl")) for a in outcome]
+    assert logs[0] == logs[1]
+    names = [{n for n in a.manifest.files if "tfevents" not in n} for a in outcome]
+    assert names[0] == names[1]
+    assert any("tfevents" in name for name in outcome[1].manifest.files)
+
+
 def test_execution_settings_change_nothing(storage: Storage, prepared: Artifact, targets: Artifact) -> None:
     other = HERE.model_copy(update={"checkpoint_every_epochs": 3, "log_every_steps": 7, "max_failures": 0})
     keys = [key(changed(execution=e), SASREC, "distilled", 0, "p", "r").fingerprint for e in (HERE, other)]
@@ -188,7 +212,7 @@ def test_only_arms_with_a_teacher_depend_on_it() -> None:
     assert fingerprint("plain") == fingerprint("plain", None, alpha=0.9) == fingerprint("plain", "other")
     assert fingerprint("plain") != fingerprint("plain", epochs=6)
     for arm in ("distilled", "shuffled", "random"):
-        assert len({fingerprint(arm), fingerprint(arm, "other"), fingerprint(arm, alpha=0.9)}) == 3  # type: ignore[arg-type]
+        assert len({fingerprint(arm), fingerprint(arm, "other"), fingerprint(arm, alpha=0.9)}) == 3
     with pytest.raises(ConfigError, match="needs the profile vectors"):
         fingerprint("shuffled", None)
 
@@ -237,9 +261,10 @@ def test_mixed_precision(storage: Storage, prepared: Artifact, targets: Artifact
 
 
 @pytest.mark.parametrize("by_path", [False, True])
-def test_upgrade_a_trained_model_to_a_grown_catalogue(tmp_path: Path, storage: Storage, by_path: bool) -> None:
-    old_data = make_prepared(storage, Sequences.from_lists([[1, 2, 3, 4, 5], [2, 3, 4, 5, 1], [3, 4, 5, 1, 2]]), items=5)
-    new_data = make_prepared(storage, Sequences.from_lists([[1, 7, 3, 4, 6], [6, 3, 4, 5, 1], [3, 7, 5, 1, 2]]), items=7)
+def test_upgrade_a_trained_model_to_a_grown_catalogue(storage: Storage, by_path: bool) -> None:
+    small, grown = [[1, 2, 3, 4, 5], [2, 3, 4, 5, 1], [3, 4, 5, 1, 2]], [[1, 7, 3, 4, 6], [6, 3, 4, 5, 1]]
+    old_data = make_prepared(storage, Sequences.from_lists(small), items=5)
+    new_data = make_prepared(storage, Sequences.from_lists(grown), items=7)
     for model in (SASREC, BERT4REC):
         old = train_arm(storage, old_data, None, CONFIG, model, "plain")
         source = str(old.local("model")) if by_path else old.fingerprint

@@ -110,7 +110,7 @@ def test_a_damaged_file_is_named(storage: Storage, damage: str) -> None:
         storage.write_bytes(made.relative("rows.parquet"), storage.read_bytes(made.relative("rows.parquet"))[:-1])
     else:
         storage.delete(made.relative("rows.parquet"))
-    with pytest.raises(ArtifactError, match=r"rows\.parquet: expected \d+ bytes, found .*; delete the folder artifacts"):
+    with pytest.raises(ArtifactError, match=r"rows\.parquet: expected \d+ bytes, found .*; delete the folder"):
         find(storage, KEY)
 
 

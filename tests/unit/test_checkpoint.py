@@ -54,7 +54,8 @@ def test_round_trip(tmp_path: Path) -> None:
     read = read_checkpoint(tmp_path, "fp")
     assert read.progress == written.progress
     assert read.metrics == written.metrics
-    for a, b in ((read.model, written.model), (read.optimizer, written.optimizer), (read.best or {}, written.best or {})):
+    assert read.best is not None and written.best is not None
+    for a, b in ((read.model, written.model), (read.optimizer, written.optimizer), (read.best, written.best)):
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -80,7 +80,8 @@ def test_light_modules_import_nothing_heavy_at_the_top(path: str) -> None:
 def test_the_walk_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.py").write_text(
         "import a.b\nfrom c import d\nif TYPE_CHECKING:\n    import e\n"
-        "class X:\n    import f\n    def g(self):\n        from h.i import j\ntry:\n    import k\nexcept E:\n    pass\n")
+        "class X:\n    import f\n    def g(self):\n        from h.i import j\n"
+        "try:\n    import k\nexcept E:\n    raise\n")
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     assert list(_imports("m.py")) == [("a.b", False), ("c", False), ("f", False), ("h.i", True), ("k", False)]
 

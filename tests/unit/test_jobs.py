@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import in_job, joins_cluster, local_cpus
 from cluster.config import ClusterConfig
+from cluster.connect import in_job, joins_cluster, local_cpus
 from cluster.submit import is_here, job_address
 from configs.errors import ConfigError
 from configs.loader import load

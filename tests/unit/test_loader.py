@@ -181,7 +181,8 @@ def test_what_is_dumped_loads_to_the_same(tmp_path_factory: pytest.TempPathFacto
     assert load(Drawing, path) == drawing
 
 
-@pytest.mark.parametrize("word", ["1e-3", "010", "0o17", "1_000", "1:30", "2020-01-01", "no", "true", "null", "~", ".inf"])
+@pytest.mark.parametrize(
+    "word", ["1e-3", "010", "0o17", "1_000", "1:30", "2020-01-01", "no", "true", "null", "~", ".inf"])
 def test_words_that_look_like_other_things_survive_a_dump(tmp_path: Path, word: str) -> None:
     drawing = Drawing(name=word)
     assert load(Drawing, _file(tmp_path, dump(drawing))) == drawing

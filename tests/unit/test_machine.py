@@ -12,7 +12,8 @@ from cluster import machine
 
 @pytest.mark.parametrize(("quota", "expected"), [("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1),
                                                  ("max 100000", 8), ("900000 100000", 8)])
-def test_a_cpu_quota_bounds_the_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
+def test_a_cpu_quota_bounds_the_count(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert machine.cpu_count(tmp_path) == expected

@@ -86,7 +86,7 @@ def test_of_equal_epochs_the_first_is_kept() -> None:
 
 
 def test_early_stopping_counts_after_the_switch_only() -> None:
-    patience = {"early_stopping": {"patience_epochs": 2}}
+    patience: dict[str, Any] = {"early_stopping": {"patience_epochs": 2}}
     progress = run([0.9, 0.8, 0.3, 0.2, 0.1, 0.0, 0.0], **patience)
     assert progress.stopped_early and progress.epochs == 5 and progress.best_epoch == 3
     assert not run([0.9, 0.8, 0.3, 0.2, 0.4, 0.3], **patience).stopped_early

@@ -22,7 +22,7 @@ def table(rows: list[tuple[int, str, list[float]]]) -> pa.Table:
                      VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(flat), len(rows[0][2]))})
 
 
-ROWS = [(0, "overall", [1.0, 5.0]), (1, "overall", [100.0, 5.0]), (3, "overall", [2.0, 5.0]), (8, "overall", [6.0, 5.0])]
+ROWS = [(user, "overall", [first, 5.0]) for user, first in ((0, 1.0), (1, 100.0), (3, 2.0), (8, 6.0))]
 
 
 def opened(tmp_path: Path, rows: Any = None, arm: Any = "distilled", seed: int = 0, standardize: bool = False

@@ -1,0 +1,190 @@
+"""The `evaluate` stage: its files and figures, and the same ones in this process and on Ray workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from cluster.storage import Storage
+from configs.errors import ArtifactError, DataError, MentorecError, TrainingError
+from models.config import SASRecConfig
+from models.metrics import mean, per_user
+from models.sequences import Sequences
+from models.students import build_encoder
+from pipeline import artifacts
+from pipeline.artifacts import Artifact, StageKey
+from pipeline.columns import ITEM_ID, RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.evaluate import sharding
+from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, EvaluateExecution
+from pipeline.evaluate.keys import key
+from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
+from pipeline.train.export import save_model
+from tests.builders import make_prepared
+
+BASELINES: tuple[Baseline, ...] = ("popularity", "transitions", "item_knn", "ease")
+FILES = ("ranks.parquet", "top.parquet")
+
+
+@pytest.fixture(autouse=True)
+def several_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards small enough that the test users fill several, unevenly."""
+    monkeypatch.setattr(sharding, "SHARD_USERS", 16)
+
+
+@pytest.fixture
+def prepared(storage: Storage) -> Artifact:
+    return make_prepared(storage)
+
+
+def make_trained(prepared: Artifact, seed: int = 0, broken: bool = False) -> Artifact:
+    """A `train` artifact with an untrained model."""
+    out = artifacts.begin(prepared.storage, StageKey("train", 1, {"seed": seed, "broken": broken}))
+    items = prepared.read_table("items.parquet")
+    config = SASRecConfig(hidden_dim=8, max_length=6)
+    encoder = build_encoder(config, len(items), seed)
+    if broken:
+        with torch.no_grad():
+            encoder.item_weights_VD()[3] = torch.nan
+    folder = Path(out.path("model"))
+    folder.mkdir(parents=True)
+    save_model(folder, encoder.state_dict(), config, items[ITEM_ID], {})
+    return out.commit({})
+
+
+def config_of(workers: int = 0, **changed: Any) -> EvaluateConfig:
+    execution = EvaluateExecution(workers=workers, batch_users=8, item_chunk=16)
+    return EvaluateConfig(execution=execution, **changed)
+
+
+def evaluate(config: EvaluateConfig, prepared: Artifact, subject: Artifact | Baseline, storage: Storage) -> Artifact:
+    """A fresh evaluation, not to be found again."""
+    name = f"baseline:{subject}" if isinstance(subject, str) else subject.fingerprint
+    stage_key = key(config, prepared.fingerprint, name)
+    storage.delete(stage_key.folder)
+    out = artifacts.begin(storage, stage_key)
+    if isinstance(subject, str):
+        return evaluate_baseline(config, subject, prepared, out)
+    return evaluate_model(config, prepared, subject, out)
+
+
+def content(evaluated: Artifact) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
+    """Everything that must be equal bit for bit."""
+    ranks, top = (evaluated.read_table(name) for name in FILES)
+    return ranks, top, evaluated.read_json("metrics.json")
+
+
+def test_files_hold_every_test_user_once_and_agree_with_the_metrics(prepared: Artifact, storage: Storage) -> None:
+    evaluated = evaluate(config_of(), prepared, make_trained(prepared), storage)
+    ranks, top, metrics = content(evaluated)
+    test = sharding.arrays.cases(prepared.local("test.arrow"))
+    assert ranks[USER_IDX].to_pylist() == top[USER_IDX].to_pylist() == test.users.tolist()
+    assert ranks[TARGET].to_pylist() == test.targets.tolist()
+    assert ranks["history_length"].to_pylist() == test.histories.lengths.tolist()
+    for name, column in (("seen_removed", RANK), ("all_items", RANK_UNFILTERED)):
+        assert metrics[name] == mean(per_user(ranks[column].to_numpy(), (5, 10, 20)))
+    counts = prepared.read_table("items.parquet")["train_count"].to_numpy()
+    assert ranks["target_count"].to_pylist() == counts[test.targets - 1].tolist()
+    lists = np.array(top["top"].to_pylist())
+    assert metrics["coverage"]["seen_removed"]["coverage@10"] == len(set(lists[:, :10].ravel()) - {0}) / 40
+    assert metrics["popularity"]["seen_removed"]["popularity@5"] == pytest.approx(counts[lists[:, :5] - 1].mean())
+    assert evaluated.manifest.counts == {"num_in": len(test), "num_out": len(test), "num_rejected": 0}
+
+
+def test_slices_partition_the_users_and_their_means_make_up_the_whole(prepared: Artifact, storage: Storage) -> None:
+    metrics = evaluate(config_of(), prepared, "transitions", storage).read_json("metrics.json")
+    protocol, whole = metrics["protocol"], metrics["seen_removed"]
+    for slices in metrics["slices"].values():
+        assert sum(s["n"] for s in slices.values()) == protocol["num_users"]
+        for name in ("recall@10", "ndcg@10", "mrr@10"):
+            total = sum(s["n"] * s[name] for s in slices.values())
+            assert total / protocol["num_users"] == pytest.approx(whole[name], rel=1e-12)
+    assert set(metrics["slices"]["target_category"]) == {"category 0", "category 1", "category 2"}
+
+
+def test_protocol_counts_cold_and_repeated_targets(storage: Storage) -> None:
+    """Leave-one-out: the target of the first user is in its history, that of the second was never trained on."""
+    prepared = make_prepared(storage, Sequences.from_lists([[1, 2, 3, 1], [2, 3, 1, 4], [1, 3, 2]]), items=4)
+    metrics = evaluate(config_of(), prepared, "popularity", storage).read_json("metrics.json")
+    counts = {name: metrics["protocol"][name] for name in
+              ("num_users", "num_items", "num_cold_targets", "num_repeated_targets")}
+    assert counts == {"num_users": 3, "num_items": 4, "num_cold_targets": 1, "num_repeated_targets": 1}
+    assert metrics["slices"]["target_frequency"]["0 (cold)"]["n"] == 1
+
+
+def test_the_main_protocol_of_the_slices_can_be_all_items(prepared: Artifact, storage: Storage) -> None:
+    metrics = evaluate(config_of(filter_seen=False), prepared, "transitions", storage).read_json("metrics.json")
+    assert metrics["protocol"]["main"] == "all_items"
+    lengths = metrics["slices"]["history_length"].values()
+    total = sum(s["n"] * s["ndcg@10"] for s in lengths) / sum(s["n"] for s in lengths)
+    assert total == pytest.approx(metrics["all_items"]["ndcg@10"], rel=1e-12)
+
+
+def test_baselines_see_the_training_part_alone(prepared: Artifact, storage: Storage) -> None:
+    """Other validation and test items in other users' sequences leave a baseline's fit as it is."""
+    train = sharding.arrays.training_sequences(prepared.local("train.arrow"))[1]
+    popularity = evaluate(config_of(), prepared, "popularity", storage)
+    counts = np.bincount(train.values, minlength=41)[1:]
+    best = np.array(popularity.read_table("top.parquet")["top_unfiltered"].to_pylist())
+    assert (np.diff(counts[best - 1], axis=1) <= 0).all()
+    assert counts[best[:, 0] - 1].tolist() == [counts.max()] * len(best)
+
+
+def test_a_large_catalogue_skips_ease_and_says_why(prepared: Artifact, storage: Storage) -> None:
+    evaluated = evaluate(config_of(ease=EASEConfig(max_items=39)), prepared, "ease", storage)
+    ranks, top, metrics = content(evaluated)
+    assert "40 items are more than evaluate.ease.max_items=39" in metrics["skipped"]
+    assert evaluated.manifest.info["skipped"] == metrics["skipped"]
+    assert (len(ranks), len(top)) == (0, 0)
+    assert ranks.schema == evaluate(config_of(), prepared, "ease", storage).read_table("ranks.parquet").schema
+
+
+def test_no_test_users_is_an_error(storage: Storage) -> None:
+    prepared = make_prepared(storage, Sequences.from_lists([[1], [2, 1]]), items=2)
+    with pytest.raises(DataError, match="test users: got 0"):
+        evaluate(config_of(), prepared, "popularity", storage)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_gives_the_same_on_workers(prepared: Artifact, storage: Storage, ray_cluster: None,
+                                           workers: int) -> None:
+    trained = make_trained(prepared)
+    assert content(evaluate(config_of(workers), prepared, trained, storage)) == content(
+        evaluate(config_of(), prepared, trained, storage))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_gives_the_same_on_workers(prepared: Artifact, storage: Storage, ray_cluster: None,
+                                              name: Baseline) -> None:
+    assert content(evaluate(config_of(2), prepared, name, storage)) == content(
+        evaluate(config_of(), prepared, name, storage))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_model_of_another_catalogue_is_refused(prepared: Artifact, storage: Storage, ray_cluster: None,
+                                                 workers: int) -> None:
+    trained = make_trained(make_prepared(storage, prefix="other"))
+    with pytest.raises(ArtifactError, match="item_digest") as caught:
+        evaluate(config_of(workers), prepared, trained, storage)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_model_with_damaged_weights_stops_the_evaluation(prepared: Artifact, storage: Storage, ray_cluster: None,
+                                                           workers: int) -> None:
+    with pytest.raises(TrainingError, match="item 4: got nan"):
+        evaluate(config_of(workers), prepared, make_trained(prepared, broken=True), storage)
+
+
+def test_a_gpu_that_is_not_there_is_a_clear_error(prepared: Artifact, storage: Storage, ray_cluster: None) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    trained = make_trained(prepared)
+    for workers in (0, 1):
+        config = EvaluateConfig(execution=EvaluateExecution(workers=workers, use_gpu=True))
+        with pytest.raises(MentorecError, match="use_gpu"):
+            evaluate(config, prepared, trained, storage)
