@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from cluster.config import ClusterConfig
 from cluster.machine import cpu_count
 from configs.errors import ResourceError
@@ -20,6 +22,8 @@ _ADDRESS = "RAY_ADDRESS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
+_AUTH_MODE = "RAY_AUTH_MODE"
+_LOCAL_NAMES = ("", "localhost", "auto", "local")
 
 
 def in_job() -> bool:
@@ -30,6 +34,26 @@ def in_job() -> bool:
 def joins_cluster() -> bool:
     """Whether :func:`connect` joins a running cluster (``RAY_ADDRESS`` is set, as it is inside every job)."""
     return os.environ.get(_ADDRESS, "local") not in ("", "local")
+
+
+def is_here(address: str | None) -> bool:
+    """Whether an address (``host:port`` or a URL; None: Ray's own search) is one of this machine."""
+    host = _host_port(address)[0] if address else ""
+    if host in _LOCAL_NAMES:
+        return True
+    return any(host == own.address for addresses in psutil.net_if_addrs().values() for own in addresses)
+
+
+def use_own_token(address: str | None) -> None:
+    """Answer a cluster of this machine that asks for a token, before Ray is imported.
+
+    Once a local Ray has run, ``~/.ray/auth_token`` is there and ``ray start`` asks for it. Ray uses the file by
+    itself only for a cluster that it finds without an address. A cluster elsewhere never gets it unasked.
+    """
+    token = "RAY_AUTH_TOKEN" in os.environ or Path(
+        os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().is_file()
+    if token and is_here(address):
+        os.environ.setdefault(_AUTH_MODE, "token")
 
 
 def local_cpus(config: ClusterConfig) -> int:
@@ -48,6 +72,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         ResourceError: the cluster cannot be reached, refuses our token, or a local Ray cannot start.
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
+    if joins_cluster():
+        use_own_token(os.environ[_ADDRESS])
     try:
         import ray
     except ModuleNotFoundError as exc:
@@ -68,10 +94,14 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
 def _knock() -> None:
     """Raise ConnectionError or OSError at once where Ray itself would try for minutes."""
-    address = os.environ.get(_ADDRESS, "") if joins_cluster() else ""
+    host, port = _host_port(os.environ[_ADDRESS]) if joins_cluster() else ("", None)
+    if port:
+        socket.create_connection((host, port), timeout=_KNOCK_S).close()
+
+
+def _host_port(address: str) -> tuple[str, int | None]:
     parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.hostname and parts.port:
-        socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK_S).close()
+    return parts.hostname or "", parts.port
 
 
 def _arguments(config: ClusterConfig) -> dict[str, Any]:
@@ -97,9 +127,6 @@ def _explain(exc: Exception) -> str:
     reason = " ".join(str(exc).split())[:300]
     if not joins_cluster():
         return f"a local Ray did not start: {reason}; `mentorec doctor --ray` shows what is missing"
-    address = os.environ[_ADDRESS]
-    if "authenticat" in f"{type(exc).__name__} {reason}".lower():
-        return (f"{_ADDRESS}={address}: the cluster asks for a token: set RAY_AUTH_MODE=token and put the cluster's "
-                f"token into ~/.ray/auth_token ({reason})")
-    return (f"no Ray cluster answers at {_ADDRESS}={address}: {reason}; start one with `ray start --head`, or unset "
-            f"{_ADDRESS} to run on this machine")
+    token = "" if _AUTH_MODE in os.environ else f"; if it asks for a token, set {_AUTH_MODE}=token"
+    return (f"no Ray cluster answers at {_ADDRESS}={os.environ[_ADDRESS]}: {reason}{token}; start one with "
+            f"`ray start --head`, or unset {_ADDRESS} to run on this machine")

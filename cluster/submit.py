@@ -11,29 +11,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from cluster.connect import use_own_token
 from configs.errors import ResourceError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
 _API_ADDRESS = "RAY_API_SERVER_ADDRESS"
-_HERE = ("", "localhost", "127.0.0.1", "::1", "auto", "local")
 _POLL_S = 0.5
 
 
 def job_address(address: str | None) -> str | None:
     """The job server: the given address, else the environment's; None lets Ray look on this machine."""
     return address or os.environ.get(_API_ADDRESS) or os.environ.get("RAY_ADDRESS") or None
-
-
-def is_here(address: str | None) -> bool:
-    """Whether the job server is on this machine, so that its paths are ours."""
-    found = job_address(address)
-    if found is None:
-        return True
-    return (urlsplit(found if "://" in found else f"//{found}").hostname or "") in _HERE
 
 
 def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None = None,
@@ -71,7 +62,9 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
 
 
 def _client(address: str | None) -> JobSubmissionClient:
+    use_own_token(job_address(address))
     try:
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
     except ModuleNotFoundError as exc:
         raise ResourceError("the package 'ray' is not installed; install mentorec with its dependencies") from exc
@@ -81,7 +74,7 @@ def _client(address: str | None) -> JobSubmissionClient:
         os.environ[_API_ADDRESS] = address  # the client prefers its environment to its argument
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+    except (RuntimeError, ValueError, OSError, RayError) as exc:
         raise ResourceError(f"no Ray job server answers at {job_address(address) or 'this machine'}: {_line(exc)}; "
                             "start one with `ray start --head`, or give --address http://HOST:8265") from exc
 

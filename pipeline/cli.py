@@ -146,13 +146,15 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
                metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,
            wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True) -> None:
     """Send `run` to a Ray cluster as a job."""
-    from cluster.submit import is_here
+    from cluster.connect import is_here
+    from cluster.submit import job_address
     from cluster.submit import submit as send
     from pipeline.invocation import open_run, required
     from pipeline.jobs import job_environment, run_command
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
-    command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(address), quiet)
+    command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(job_address(address)),
+                          quiet)
     code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait)
     raise typer.Exit(code)
 

@@ -1,4 +1,4 @@
-"""Test users shared out: fixed contiguous shards, ranked in this process or by Ray actors, with the same result.
+"""Test users shared out: fixed contiguous shards, ranked in this process or by Ray tasks, with the same result.
 
 A shard is ranked by one thread, and shards do not depend on the number of workers, so every product has the same
 shape and order of summation wherever it is computed.
@@ -6,8 +6,8 @@ shape and order of summation wherever it is computed.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,73 +59,62 @@ class BaselineModel:
 Subject = TrainedModel | BaselineModel
 
 
-class Ranker:
-    """Ranks shards of the test users; holds what it needs between them."""
-
-    def __init__(self, config: EvaluateConfig, prepared: Artifact, subject: TrainedModel | Scorer) -> None:
-        self._config = config
-        self._prepared = prepared
-        self._subject = subject
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return self._subject.scorer() if isinstance(self._subject, TrainedModel) else self._subject
-
-    @cached_property
-    def _cases(self) -> Cases:
-        return arrays.cases(self._prepared.local("test.arrow"))
-
-    def rank(self, start: int, stop: int) -> Ranks:
-        """Ranks of the cases start…stop-1."""
-        execution = self._config.execution
-        with torch_threads(1):
-            return rank_users(self._scorer, _part(self._cases, start, stop), batch_users=execution.batch_users,
-                              item_chunk=execution.item_chunk, top_k=self._config.top_k,
-                              tie_seed=self._config.tie_seed)
-
-
 def rank_cases(config: EvaluateConfig, prepared: Artifact, subject: Subject, num_cases: int) -> Ranks:
     """Ranks of all test cases, in their order; Ray must be initialised when ``config.execution.workers`` ≥ 1.
 
     Raises:
+        ArtifactError: the model is damaged or knows another catalogue.
         ResourceError: a GPU is asked for and not there.
+        TrainingError: the model's scores are not finite.
     """
     shards = [(start, min(start + SHARD_USERS, num_cases)) for start in range(0, num_cases, SHARD_USERS)]
     if config.execution.workers:
         parts = _rank_with_ray(config, prepared, subject, shards)
     else:
-        if isinstance(subject, TrainedModel) and subject.device == "cuda" and not torch.cuda.is_available():
+        if _wants_gpu(subject) and not torch.cuda.is_available():
             raise ResourceError("evaluate.execution.use_gpu: this machine has no usable GPU; set it to false")
-        ranker = Ranker(config, prepared, subject if isinstance(subject, TrainedModel) else subject.scorer())
-        parts = [ranker.rank(*shard) for shard in track(shards, "evaluate")]
+        scorer = subject.scorer()
+        parts = [rank_shard(config, prepared, scorer, *shard) for shard in track(shards, "evaluate")]
     return Ranks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))
+
+
+def rank_shard(config: EvaluateConfig, prepared: Artifact, model: TrainedModel | Scorer, start: int,
+               stop: int) -> Ranks:
+    """Ranks of the test cases start…stop-1."""
+    cases = arrays.cases(prepared.local("test.arrow"))
+    scorer = model.scorer() if isinstance(model, TrainedModel) else model
+    with torch_threads(1):
+        return rank_users(scorer, _part(cases, start, stop), batch_users=config.execution.batch_users,
+                          item_chunk=config.execution.item_chunk, top_k=config.top_k, tie_seed=config.tie_seed)
 
 
 def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
                    shards: list[tuple[int, int]]) -> list[Ranks]:
+    """One task per shard, ``workers`` of them at a time."""
     import ray
-    from ray.util import ActorPool
 
-    there = ray.cluster_resources()
-    # More actors than CPUs would wait for each other; the result is the same with fewer.
-    actors = max(1, min(config.execution.workers, len(shards), int(there.get("CPU", 1))))
-    options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 2, "max_task_retries": 2}
-    if isinstance(subject, TrainedModel) and subject.device == "cuda":
-        if there.get("GPU", 0) < 1:
-            raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
-        options["num_gpus"] = min(1.0, there["GPU"] / actors)
+    if _wants_gpu(subject) and not ray.cluster_resources().get("GPU"):
+        raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
+    rank = ray.remote(rank_shard).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)))
+    shared: Any = subject
+    if isinstance(subject, BaselineModel):  # fitted by a worker, so that the driver never holds it
+        shared = ray.remote(BaselineModel.scorer).options(num_cpus=1).remote(subject)
+    running: deque[Any] = deque()
+    parts: list[Ranks] = []
     try:
-        shared: Any = subject
-        if isinstance(subject, BaselineModel):
-            shared = ray.remote(BaselineModel.scorer).options(num_cpus=1).remote(subject)
-        remote = ray.remote(Ranker).options(**options)
-        pool = ActorPool([remote.remote(config, prepared, shared) for _ in range(actors)])
-        results = pool.map(lambda actor, shard: actor.rank.remote(*shard), shards)
-        return list(track(results, "evaluate", total=len(shards)))
+        for shard in track(shards, "evaluate"):
+            if len(running) == config.execution.workers:
+                parts.append(ray.get(running.popleft()))
+            running.append(rank.remote(config, prepared, shared, *shard))
+        return parts + ray.get(list(running))
     except ray.exceptions.RayTaskError as exc:
         if isinstance(exc.cause, MentorecError):
             raise exc.cause from exc
         raise
+
+
+def _wants_gpu(subject: Subject) -> bool:
+    return isinstance(subject, TrainedModel) and subject.device == "cuda"
 
 
 def _part(cases: Cases, start: int, stop: int) -> Cases:

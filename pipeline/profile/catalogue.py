@@ -163,6 +163,9 @@ class _Collector:
         parts_F2 = np.full((len(kinds), 2), -1, np.int32)
         parts_F2[base_P:base_V, 0] = feature_of_word[phrases_P // num_words]
         parts_F2[base_P:base_V, 1] = feature_of_word[phrases_P % num_words]
+        for place, (_, text) in enumerate(self._values, base_V):
+            words = [self._words[w] for w in text.split()[-2:] if w in self._words]
+            parts_F2[place, :len(words)] = feature_of_word[words]
 
         features = pa.table({
             "label": pa.array([labels[i] for i in kept], pa.string()), "kind": kind_F[kept],

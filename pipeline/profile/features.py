@@ -45,7 +45,7 @@ class ItemFeatures:
     count_F: np.ndarray
     """int32: items that carry the feature."""
     parts_F2: np.ndarray
-    """int32 [F, 2]: the two words of a phrase, -1 for anything else."""
+    """int32 [F, 2]: the words that a phrase, category or attribute tells too; -1 for none."""
     labels: pa.Array
     """string [F]; features are ordered by kind and label."""
 

@@ -96,6 +96,8 @@ class KeywordsWriter:
         def choose(ranking: _Ranking, kind: Kind, limit: int) -> list[str]:
             return self._choose(ranking.of(user, kind), limit, used)
 
+        categories = choose(rankings.favoured, Kind.CATEGORY, _NUM_CATEGORIES)
+        attributes = choose(rankings.favoured, Kind.ATTRIBUTE, _NUM_ATTRIBUTES)
         favoured = choose(rankings.favoured, Kind.TERM, self._num_favoured)
         liked = choose(rankings.liked if rated else rankings.shared, Kind.TERM, self._num_contrast)
         disliked = choose(rankings.disliked, Kind.TERM, self._num_contrast)
@@ -105,9 +107,7 @@ class KeywordsWriter:
         return Facts(
             favoured=favoured, liked=liked, disliked=disliked, recent=recent, earlier=earlier,
             details=choose(rankings.favoured, Kind.TERM, self._max_terms - told),
-            categories=choose(rankings.favoured, Kind.CATEGORY, _NUM_CATEGORIES),
-            disliked_categories=choose(rankings.disliked, Kind.CATEGORY, 1),
-            attributes=choose(rankings.favoured, Kind.ATTRIBUTE, _NUM_ATTRIBUTES),
+            categories=categories, disliked_categories=choose(rankings.disliked, Kind.CATEGORY, 1), attributes=attributes,
             decades=choose(rankings.favoured, Kind.DECADE, _NUM_DECADES),
             price_level=_price_level(c.price_N[user]), focus=_focus(c.top_share_N[user]),
             repeats=_repeats(c.repeat_share_N[user]), rated=rated)

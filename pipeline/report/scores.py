@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models import metrics
+from pipeline.evaluate.summary import FREQUENCY_BINS, HISTORY_BINS, MAX_CATEGORIES
 from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
@@ -19,9 +20,6 @@ from pipeline.report.statistics import intervals, mean_and_deviation
 
 _LISTED = 10
 """Coverage and popularity are told of lists of this length, or of the stored length where it is less."""
-_LENGTHS = (1, 3, 5, 10, 20, 50)
-_COUNTS = (1, 5, 10, 20, 50, 100)
-_CATEGORIES = 12
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ class Answers:
             values[arm] = {name: v.mean(axis=0) for name, v in self._values(arm, protocol).items() if name in shown}
         for name, ranked in self.baselines.items():
             values[name] = {k: v for k, v in ranked.per_user(protocol, self.cutoffs).items() if k in shown}
-        kinds = {"history_length": _binned(self.cases.history_length_N, _LENGTHS, "0"),
-                 "item_frequency": _binned(self.cases.target_count_N, _COUNTS, "0 (cold)"),
+        kinds = {"history_length": _binned(self.cases.history_length_N, HISTORY_BINS),
+                 "item_frequency": _binned(self.cases.target_count_N, FREQUENCY_BINS),
                  "category": _by_category(self.cases.targets_N, items)}
         return {kind: [{"label": label, "users": int(mask_N.sum()),
                         **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
@@ -113,14 +111,11 @@ def _over_seeds(by_seed: dict[str, dict[str, float]]) -> dict[str, Any]:
     return figures
 
 
-def _binned(values_N: np.ndarray, starts: tuple[int, ...], zero: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Slices ``zero``, then [start, next start) for each start; the last one is open."""
-    yield zero, values_N == 0
-    for start, end in zip(starts, (*starts[1:], None), strict=True):
-        if end is None:
-            yield f"{start} or more", values_N >= start
-        else:
-            yield f"{start}" if end == start + 1 else f"{start}–{end - 1}", (values_N >= start) & (values_N < end)
+def _binned(values_N: np.ndarray, bins: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """Slices from each bin's smallest value up to the next bin's."""
+    place_N = np.searchsorted([smallest for _, smallest in bins], values_N, side="right") - 1
+    for place, (label, _) in enumerate(bins):
+        yield label, place_N == place
 
 
 def _by_category(targets_N: np.ndarray, items: Items) -> Iterator[tuple[str, np.ndarray]]:
@@ -130,7 +125,7 @@ def _by_category(targets_N: np.ndarray, items: Items) -> Iterator[tuple[str, np.
     code_V = np.array([code_of[name] if name else -1 for name in items.categories], np.int64)
     code_N = code_V[targets_N - 1]
     frequency = np.bincount(code_N[code_N >= 0], minlength=len(names))
-    chosen = np.lexsort((np.arange(len(names)), -frequency))[:_CATEGORIES]
+    chosen = np.lexsort((np.arange(len(names)), -frequency))[:MAX_CATEGORIES]
     for code in chosen:
         yield names[code], code_N == code
     yield "other categories", (code_N >= 0) & ~np.isin(code_N, chosen)

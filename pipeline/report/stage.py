@@ -49,7 +49,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "main_protocol": main, "cutoffs": list(answers.cutoffs), "primary": f"ndcg@{answers.cutoff}",
         "seeds": list(config.seeds), "test_users": len(answers.cases.users_N),
         **answers.means(items),
-        "skipped_baselines": dict(inputs.skipped_baselines),
+        "skipped_baselines": _skipped(inputs),
         "differences": answers.differences(config.report),
         "bootstrap": {"resamples": config.report.bootstrap_samples, "confidence": config.report.confidence,
                       "seed": config.report.seed, "seed_variance_included": len(config.seeds) > 1},
@@ -69,15 +69,23 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _answers(config: RunConfig, inputs: ReportInputs) -> Answers:
-    everything = [*inputs.evaluated.values(), *inputs.baselines.values()]
+    skipped = _skipped(inputs)
+    everything = [*inputs.evaluated.values(), *(a for name, a in inputs.baselines.items() if name not in skipped)]
     if not everything:
         raise ArtifactError("nothing was ranked: neither an arm nor a baseline has been evaluated")
     cases = read_cases(everything[0])
     arms: dict[str, dict[int, Ranked]] = {}
     for (arm, seed), artifact in inputs.evaluated.items():
         arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases)
-    baselines = {name: read_ranked(artifact, cases) for name, artifact in inputs.baselines.items()}
+    baselines = {name: read_ranked(artifact, cases) for name, artifact in inputs.baselines.items()
+                 if name not in skipped}
     return Answers(cases, arms, baselines, config.evaluate.cutoffs)
+
+
+def _skipped(inputs: ReportInputs) -> dict[str, str]:
+    """Baseline → why it was not computed."""
+    return dict(inputs.skipped_baselines) | {name: a.manifest.info["skipped"] for name, a in inputs.baselines.items()
+                                             if "skipped" in a.manifest.info}
 
 
 def _shown(answers: Answers) -> dict[str, Ranked]:

@@ -46,7 +46,7 @@ def headline(metrics: Metrics, protocol: str) -> Table:
     note = f"Test users: {metrics['test_users']:,}. " + (
         f"Arms: mean ± standard deviation over {len(metrics['seeds'])} seeds. " if many else "Arms: one seed. ")
     note += "popularity@K: mean number of training interactions of the recommended items."
-    note += "".join(f" {name} was not computed: {why}." for name, why in metrics["skipped_baselines"].items())
+    note += "".join(f" Not computed: {name} ({why})." for name, why in metrics["skipped_baselines"].items())
     return Table(f"Test metrics, {PROTOCOL_TITLES[protocol]}", ("recommender", *names), tuple(rows), note,
                  frozenset(best))
 

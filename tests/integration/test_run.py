@@ -18,7 +18,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
-from tests.integration.conftest import ROOT, TINY, Cli
+from tests.tools import ROOT, TINY, Cli, epochs_logged, write_table
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -97,23 +97,6 @@ def test_execution_settings_change_no_fingerprint(
     assert {k: v.key.fingerprint for k, v in before.items()} == {k: v.key.fingerprint for k, v in after.items()}
 
 
-def write_table(folder: Path, rename: bool = False) -> str:
-    """Interactions and items as CSV; the same rows under other ids with ``rename``."""
-    folder.mkdir(parents=True)
-    user, item = ("visitor-{:03d}", "article-{:03d}") if rename else ("u{}", "i{}")
-    words = ["oak table", "pine chair", "steel lamp", "wool rug", "glass vase"]
-    rows, t = ["user_id,item_id,timestamp"], 1_600_000_000
-    for u in range(60):
-        for step in range(6):
-            t += 3600
-            n = 97 - (u * 7 + step * (1 + u % 5)) % 40  # descending names: file order is not id order
-            rows.append(f"{user.format(90 - u)},{item.format(n)},{t}")
-    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
-    items = ["item_id,title", *(f"{item.format(n)},{words[n % 5]} no {n // 5}" for n in range(40, 100))]
-    (folder / "items.csv").write_text("\n".join(items) + "\n")
-    return f"{{kind: table, interactions: {folder / 'interactions.csv'}, items: {folder / 'items.csv'}}}"
-
-
 def test_one_changed_byte_of_raw_data_is_another_fingerprint(tiny_config: Path, tmp_path: Path) -> None:
     source = f"prepare.source={write_table(tmp_path / 'raw')}"
     before = planned(tiny_config, source)
@@ -140,7 +123,7 @@ def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(tiny_config:
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     storage = tmp_path / "storage"
     deadline = time.monotonic() + 240
-    while not any(_epochs(log) >= 15 for log in storage.glob("artifacts/train/*/attempts/*/metrics.jsonl")):
+    while not any(epochs_logged(log) >= 15 for log in storage.glob("artifacts/train/*/attempts/*/metrics.jsonl")):
         assert time.monotonic() < deadline, "training did not get under way"
         assert driver.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
@@ -156,10 +139,6 @@ def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(tiny_config:
     assert process.returncode == 0, process.stderr
     assert killed == arm_ranks(fresh, tiny_config, f"storage.uri={fresh}", *slower)
     assert metrics(storage)["arms"] == metrics(fresh)["arms"]
-
-
-def _epochs(log: Path) -> int:
-    return sum('"validation' in line for line in log.read_text().splitlines())
 
 
 def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from cluster.config import ClusterConfig
-from cluster.connect import in_job, joins_cluster, local_cpus
-from cluster.submit import is_here, job_address
+from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_token
+from cluster.submit import job_address
 from configs.errors import ConfigError
 from configs.loader import load
 from pipeline.config import RunConfig
@@ -17,7 +18,8 @@ from pipeline.jobs import job_environment, run_command
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN",
+                 "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -61,8 +63,9 @@ def test_the_job_gets_the_data_folder_and_no_keys(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("address", "here"), [(None, True), ("http://127.0.0.1:8265", True), ("localhost:8265", True),
-                                               ("auto", True), ("http://head:8265", False), ("10.0.0.1:6379", False)])
-def test_which_job_servers_are_on_this_machine(address: str | None, here: bool) -> None:
+                                               ("auto", True), ("http://head:8265", False), ("192.0.2.250:6379", False),
+                                               ("ray://head:10001", False), ("ray://localhost:10001", True)])
+def test_which_addresses_are_on_this_machine(address: str | None, here: bool) -> None:
     assert is_here(address) == here
 
 
@@ -88,3 +91,24 @@ def test_a_local_ray_gets_what_is_asked_or_at_least_two_cpus(monkeypatch: pytest
     assert local_cpus(ClusterConfig()) == 2
     monkeypatch.setattr("cluster.connect.cpu_count", lambda: 16)
     assert local_cpus(ClusterConfig()) == 16
+
+
+@pytest.mark.parametrize(("address", "token", "mode"), [("127.0.0.1:6379", True, "token"), ("head:6379", True, None),
+                                                        ("127.0.0.1:6379", False, None)])
+def test_a_token_of_this_machine_goes_to_this_machine_alone(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, token: bool, mode: str | None) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is restored afterwards
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("t")
+    use_own_token(address)
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_chosen_mode_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    use_own_token(None)
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"

@@ -1,0 +1,80 @@
+"""What tests and acceptance runs share: the real command line, a run that takes seconds, raw files, a look at a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = """
+name: tiny
+arms: [plain, distilled]
+cluster: {num_cpus: 2}
+prepare:
+  source: {kind: synthetic, users: 120, items: 80, mean_length: 7}
+  split: {kind: leave_one_out}
+profile:
+  form: short
+  execution: {actors: 2, num_cpus: 0.5, block_rows: 40}
+encode:
+  execution: {actors: 1, num_cpus: 0.5}
+reduce:
+  method: {kind: pca, components: 8}
+  quality_rows: 50
+model: {kind: sasrec, hidden_dim: 16, num_blocks: 1, num_heads: 1, dropout: 0.1, max_length: 10}
+train:
+  epochs: 4
+  distill_epochs: 2
+  batch_size: 32
+  execution: {num_workers: 0}
+evaluate:
+  baselines: [popularity, transitions]
+  execution: {workers: 0}
+report: {bootstrap_samples: 100, sample_users: 3}
+"""
+"""A complete run of seconds; its storage is up to the caller."""
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*args: str) -> list[str]:
+    """``python -m pipeline ARGS`` by the running interpreter."""
+    return [sys.executable, "-m", "pipeline", *args]
+
+
+def cli(*args: str, timeout_s: float = 300, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m pipeline ARGS`` and return the finished process."""
+    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s,
+                          env={**os.environ, **(env or {})}, check=False)
+
+
+def write_table(folder: Path, rename: bool = False) -> str:
+    """Interactions and items as CSV, and the ``prepare.source`` that reads them.
+
+    Args:
+        folder: created.
+        rename: the same rows under other raw ids.
+    """
+    folder.mkdir(parents=True)
+    user, item = ("visitor-{:03d}", "article-{:03d}") if rename else ("u{}", "i{}")
+    words = ["oak table", "pine chair", "steel lamp", "wool rug", "glass vase"]
+    rows, t = ["user_id,item_id,timestamp"], 1_600_000_000
+    for u in range(60):
+        for step in range(6):
+            t += 3600
+            n = 97 - (u * 7 + step * (1 + u % 5)) % 40  # descending names: file order is not id order
+            rows.append(f"{user.format(90 - u)},{item.format(n)},{t}")
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+    items = ["item_id,title", *(f"{item.format(n)},{words[n % 5]} no {n // 5}" for n in range(40, 100))]
+    (folder / "items.csv").write_text("\n".join(items) + "\n")
+    return f"{{kind: table, interactions: {folder / 'interactions.csv'}, items: {folder / 'items.csv'}}}"
+
+
+def epochs_logged(log: Path) -> int:
+    """Epochs that a ``metrics.jsonl`` holds while it grows; a line that is being written has no end yet."""
+    whole = log.read_bytes().split(b"\n")[:-1] if log.exists() else []
+    return sum(json.loads(line)["kind"] == "epoch" for line in whole)
