@@ -139,7 +139,7 @@ def row_ids(storage: Storage, folder: str, id_column: str) -> np.ndarray:
     Raises:
         ArtifactError: they do not ascend strictly, so one stands twice or the folder is not sorted.
     """
-    ids = storage.read_table(folder, [id_column])[id_column].to_numpy().astype(np.int64)
+    ids: np.ndarray = storage.read_table(folder, [id_column])[id_column].to_numpy().astype(np.int64)
     wrong = np.flatnonzero(ids[1:] <= ids[:-1])
     if len(wrong):
         raise ArtifactError(f"{folder}: {id_column} {int(ids[wrong[0] + 1])} follows {int(ids[wrong[0]])}; ids must "
@@ -200,17 +200,17 @@ def _nothing_to_filter() -> type[Any]:
     return NothingToFilter
 
 
-def _actor_resources(execution: ActorExecution) -> dict[str, float]:
+def _actor_resources(execution: ActorExecution) -> dict[str, Any]:
     """CPUs and GPUs per actor; the CPUs shrink so that one is left for the tasks that feed the actors."""
     import ray
 
     total = ray.cluster_resources()
-    wanted_gpus = execution.actors * execution.num_gpus
-    if wanted_gpus > total.get("GPU", 0.0):
-        raise ResourceError(f"execution: {execution.actors} actors × num_gpus={execution.num_gpus} ask for {wanted_gpus:g} "
-                            f"GPUs, the cluster has {total.get('GPU', 0.0):g}; lower actors or num_gpus")
+    wanted, there = execution.actors * execution.num_gpus, total.get("GPU", 0.0)
+    if wanted > there:
+        raise ResourceError(f"execution: {execution.actors} actors with num_gpus={execution.num_gpus:g} ask for {wanted:g} "
+                            f"GPUs, the cluster has {there:g}; lower actors or num_gpus")
     spare = max(0.0, total.get("CPU", 1.0) - 1.0) / execution.actors
-    resources = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
+    resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
     return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
 
 
@@ -230,8 +230,8 @@ def _our_errors(label: str) -> Iterator[None]:
                     raise candidate from exc
             cause = cause.__cause__ or original
         if isinstance(exc, ray.exceptions.ActorDiedError):
-            raise ResourceError(f"{label}: an actor died and its block could not be done elsewhere "
-                                f"({' '.join(str(exc).split())[:300]}); run again to go on from the saved blocks") from exc
+            raise ResourceError(f"{label}: an actor died and its block could not be done elsewhere: "
+                                f"{' '.join(str(exc).split())[:300]}; the saved blocks are kept for the next run") from exc
         raise
 
 

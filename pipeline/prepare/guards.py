@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from configs.errors import DataError, LeakageError
 from pipeline.arrays import cases, training_sequences
-from pipeline.artifacts import Artifact
 from pipeline.columns import (
     ITEM_ID,
     ITEM_IDX,
@@ -184,32 +183,6 @@ def check_cases(written: Written, file: str, whole_users: bool) -> None:
     if not np.array_equal(written.item_N[rows], found.histories.values) or not np.array_equal(
             written.item_N[starts_C + lengths_C], found.targets):
         raise LeakageError(f"{name}: histories and targets are not their users' rows of {INTERACTIONS_FILE} in order; "
-                           f"{_DEFECT}")
-
-
-def check_profile_inputs(prepared: Artifact) -> None:
-    """Profiles may see the training part only: every history equals its user's training sequence.
-
-    Part by part against the memory-mapped ``train.arrow``, so that memory stays small.
-
-    Raises:
-        LeakageError: a user or an item that training does not have, or in another order.
-    """
-    users, sequences = training_sequences(prepared.local(TRAIN_FILE))
-    done = 0
-    for part in sorted(prepared.local(HISTORIES_FOLDER).glob("*.parquet")):
-        table = pq.read_table(part, columns=[USER_IDX, ITEMS])
-        end = done + table.num_rows
-        lengths = pc.list_value_length(table[ITEMS]).to_numpy()
-        if not np.array_equal(table[USER_IDX].to_numpy(), users[done:end]) or not np.array_equal(
-                lengths, sequences.lengths[done:end]) or not np.array_equal(
-                pc.list_flatten(table[ITEMS]).to_numpy(),
-                sequences.values[sequences.offsets[done]:sequences.offsets[min(end, len(users))]]):
-            raise LeakageError(f"{part}: a history is not its user's training sequence in {TRAIN_FILE}; profiles may "
-                               f"be written from the training part only; {_DEFECT}")
-        done = end
-    if done != len(users):
-        raise LeakageError(f"{prepared.path(HISTORIES_FOLDER)}: {done:,} histories for {len(users):,} training users; "
                            f"{_DEFECT}")
 
 

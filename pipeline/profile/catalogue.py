@@ -131,7 +131,8 @@ class _Collector:
         num_items, num_words = len(self._token_counts), max(1, len(self._words))
         word_T = np.concatenate([*self._tokens, np.zeros(0, np.int32)])
         owner_T = np.repeat(np.arange(num_items), self._token_counts)
-        word_T = _singular(list(self._words))[word_T] if self._words else word_T
+        singular_W = _singular(list(self._words))
+        word_T = singular_W[word_T]
         words_W, item_E, word_E = _pairs(owner_T[word_T >= 0], word_T[word_T >= 0].astype(np.int64), num_items)
 
         phrase_T = _phrases(word_T, owner_T, num_words)
@@ -164,7 +165,7 @@ class _Collector:
         parts_F2[base_P:base_V, 0] = feature_of_word[phrases_P // num_words]
         parts_F2[base_P:base_V, 1] = feature_of_word[phrases_P % num_words]
         for place, (_, text) in enumerate(self._values, base_V):
-            words = [self._words[w] for w in text.split()[-2:] if w in self._words]
+            words = [singular_W[self._words[word]] for word in text.split()[-2:] if word in self._words]
             parts_F2[place, :len(words)] = feature_of_word[words]
 
         features = pa.table({
@@ -176,8 +177,9 @@ class _Collector:
         offsets = np.searchsorted(item_A[order], np.arange(num_items + 2))
         phrase_key = {int(key): int(new_F[base_P + i]) for i, key in enumerate(phrases_P)}
         title_I = self._title_features(word_T, num_words, feature_of_word, phrase_key)
+        lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(feature_A[order], pa.int32()))
         items = pa.table({
-            "features": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(feature_A[order], pa.int32())),
+            "features": lists,
             "price": np.concatenate([[np.nan], _price_levels(self._prices, self._markets)]).astype(np.float32),
             "title": np.concatenate([[-1], title_I]).astype(np.int32)})
         return items, features

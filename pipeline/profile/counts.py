@@ -84,10 +84,11 @@ def count(histories: Histories, items: ItemFeatures, liked_signal: float | None)
     distinct = np.unique(owner_M * np.int64(len(items.offsets_I)) + histories.items_M)
     distinct_N = np.bincount(distinct // len(items.offsets_I), minlength=num_users)
     return Counts(
-        user_G, feature_G, all_G, grouped(liked_M), grouped(disliked_M), grouped(recent_M), lengths_N,
-        np.bincount(owner_M[liked_M], minlength=num_users), np.bincount(owner_M[disliked_M], minlength=num_users), recent_N,
-        np.bincount(user_G[kind_G != Kind.DECADE], minlength=num_users) > 0, price_N,
-        top_N / np.maximum(lengths_N, 1), 1 - distinct_N / np.maximum(lengths_N, 1))
+        user_G=user_G, feature_G=feature_G, all_G=all_G, liked_G=grouped(liked_M), disliked_G=grouped(disliked_M),
+        recent_G=grouped(recent_M), lengths_N=lengths_N, liked_N=np.bincount(owner_M[liked_M], minlength=num_users),
+        disliked_N=np.bincount(owner_M[disliked_M], minlength=num_users), recent_N=recent_N,
+        told_N=np.bincount(user_G[kind_G != Kind.DECADE], minlength=num_users) > 0, price_N=price_N,
+        top_share_N=top_N / np.maximum(lengths_N, 1), repeat_share_N=1 - distinct_N / np.maximum(lengths_N, 1))
 
 
 def _threshold_M(histories: Histories, liked_signal: float | None) -> np.ndarray:
@@ -97,4 +98,5 @@ def _threshold_M(histories: Histories, liked_signal: float | None) -> np.ndarray
     owner_M = histories.owner_M
     total_N = np.bincount(owner_M[known_M], histories.signals_M[known_M], len(histories))
     known_N = np.bincount(owner_M[known_M], minlength=len(histories))
-    return (total_N / np.maximum(known_N, 1))[owner_M]
+    mean_N: np.ndarray = total_N / np.maximum(known_N, 1)
+    return mean_N[owner_M]

@@ -79,12 +79,12 @@ class KeywordsSpec:
         return execution
 
     def prepare(self, prepared: Artifact, out: ArtifactDir) -> dict[str, int]:
-        from pipeline.columns import CATEGORY, FIELDS, ITEM_IDX, TITLE
-        from pipeline.profile import catalogue
-
         import pyarrow.parquet as pq
 
-        columns = [ITEM_IDX, TITLE, CATEGORY, FIELDS]
+        from pipeline.columns import CATEGORY, FIELDS, TITLE
+        from pipeline.profile import catalogue
+
+        columns = [TITLE, CATEGORY, FIELDS]
         with pq.ParquetFile(prepared.path("items.parquet"), filesystem=prepared.storage.filesystem) as file, \
                 out.storage.upload_folder(out.relative(_SHARED)) as folder:
             return {"items_without_text": catalogue.build(file.iter_batches(8192, columns=columns), folder)}

@@ -41,7 +41,7 @@ class Role(Enum):
 
 
 def roles(sample: Iterable[Mapping[str, str | None]]) -> dict[str, Role]:
-    """The role of every field of a catalogue: known names first, else attributes are told by short, recurring values."""
+    """The role of every field of a catalogue: known names first, else short, recurring values make an attribute."""
     values: dict[str, Counter[str]] = {}
     for fields in sample:
         for name, value in fields.items():

@@ -30,15 +30,15 @@ def check_training_part(prepared: Artifact) -> None:
     given, given_rows = _digest(_history_rows(prepared))
     if allowed != given:
         raise LeakageError(
-            f"histories hold {given_rows} interactions, the training part holds {allowed_rows}, and they are not the same; "
-            f"profiles may see training interactions only; delete {prepared.folder} and run prepare again")
+            f"the histories' {given_rows} interactions are not the {allowed_rows} of the training part, and profiles may "
+            f"see nothing else; delete {prepared.folder} and run prepare again")
 
 
 def _digest(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[str, int]:
     users, items, rows = hashlib.blake2b(), hashlib.blake2b(), 0
     for user, item in pairs:
-        users.update(np.ascontiguousarray(user, np.int64))
-        items.update(np.ascontiguousarray(item, np.int32))
+        users.update(user.astype(np.int64).tobytes())
+        items.update(item.astype(np.int32).tobytes())
         rows += len(user)
     return users.hexdigest() + items.hexdigest(), rows
 

@@ -53,7 +53,8 @@ class Histories:
     @property
     def place_M(self) -> np.ndarray:
         """Place of each interaction in its history, from 0."""
-        return np.arange(len(self.items_M)) - np.repeat(self.offsets_N1[:-1], self.lengths_N)
+        start_M: np.ndarray = np.repeat(self.offsets_N1[:-1], self.lengths_N)
+        return np.arange(len(self.items_M)) - start_M
 
     def keep(self, mask_M: np.ndarray) -> Histories:
         """The same users with only the marked interactions."""

@@ -37,7 +37,8 @@ _KINDS = len(Kind)
 class KeywordsWriter:
     """Writes profiles from memory-mapped item features."""
 
-    def __init__(self, folder: Path, max_terms: int, form: Literal["long", "short"], liked_signal: float | None) -> None:
+    def __init__(self, folder: Path, max_terms: int, form: Literal["long", "short"],
+                 liked_signal: float | None) -> None:
         """
         Args:
             folder: what ``catalogue.build`` wrote.
@@ -90,7 +91,7 @@ class KeywordsWriter:
 
     def _facts(self, user: int, c: Counts, rankings: _Rankings, histories: Histories) -> Facts:
         items = histories.items_M[histories.offsets_N1[user]:histories.offsets_N1[user + 1]]
-        used = set(self._items.title_I[items].tolist())
+        used = {-1, *self._items.title_I[items].tolist()}
         rated = bool(c.liked_N[user] + c.disliked_N[user])
 
         def choose(ranking: _Ranking, kind: Kind, limit: int) -> list[str]:
@@ -119,7 +120,7 @@ class KeywordsWriter:
             if len(chosen) >= limit:
                 break
             first, second = self._items.parts_F2[feature].tolist()
-            if feature in used or (first in used and second in used and first >= 0):
+            if feature in used or (first >= 0 and first in used and second in used):
                 continue
             used.update((feature, first, second))
             if feature not in self._labels:
@@ -155,7 +156,8 @@ def _excess(c: Counts, here_G: np.ndarray, here_N: np.ndarray, there_G: np.ndarr
     """How much commoner a feature is here than there: (p - q) / (p + q) of its shares p and q, 0 where it is not."""
     p_G = here_G / np.maximum(here_N, 1)[c.user_G]
     q_G = there_G / np.maximum(there_N, 1)[c.user_G]
-    return np.maximum(p_G - q_G, 0) / np.maximum(p_G + q_G, 1e-12)
+    excess_G: np.ndarray = np.maximum(p_G - q_G, 0) / np.maximum(p_G + q_G, 1e-12)
+    return excess_G
 
 
 def _price_level(level: float) -> str | None:

@@ -75,7 +75,7 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir) -> Arti
     engine = engine_of(config)
     ids = rows.row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
     if not len(ids):
-        raise DataError("profile: no user has a training history; see the counts of dropped rows in prepare's stats.json")
+        raise DataError("profile: no user has a training history; prepare's stats.json counts what was dropped")
     if not out.storage.exists(out.relative("stats.json")):
         check_training_part(prepared)
         started = time.perf_counter()
@@ -108,7 +108,8 @@ def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str
         rejected.append(refused)
         profiles = told.filter(pc.is_valid(told[PROFILE])).drop_columns(REASON)
         row_ids = pa.array(np.arange(written, written + profiles.num_rows))
-        rows.write_part(out, "profiles", number, profiles.append_column(rows.ROW_ID, row_ids).select(list(PROFILE_COLUMNS)))
+        profiles = profiles.append_column(rows.ROW_ID, row_ids).select(list(PROFILE_COLUMNS))
+        rows.write_part(out, "profiles", number, profiles)
         users.append(profiles[USER_IDX].to_numpy())
         written += profiles.num_rows
         characters += pc.sum(pc.utf8_length(profiles[PROFILE])).as_py() or 0
@@ -123,9 +124,9 @@ def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
     rejected, total = stats["counts"]["num_rejected"], stats["counts"]["num_in"]
     if rejected > config.max_rejected_fraction * total:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in stats["rejected_by_reason"].items())
-        raise DataError(f"profile: {rejected} of {total} profiles are rejected ({rejected / total:.1%}; {reasons}), more "
-                        f"than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items text in "
-                        "prepare.source, or raise profile.max_rejected_fraction")
+        raise DataError(f"profile: {rejected} of {total} profiles are rejected ({rejected / total:.1%}; {reasons}), "
+                        f"more than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items text "
+                        "in prepare.source, or raise profile.max_rejected_fraction")
     if rejected == total:
         raise DataError("profile: every profile is rejected, nothing is left to encode; give the items text in "
                         "prepare.source, or train the plain arm alone (arms=[plain])")

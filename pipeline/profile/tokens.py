@@ -14,7 +14,7 @@ _SEGMENT = re.compile(r"<[^<>\s]{0,40}>|[^\w\s'’&-]+")
 _SCRIPT_RUN = re.compile(r"[ァ-ヺー]+|[一-鿿々]+|[ぁ-ゟ]+|[가-힣]+")
 _IDEOGRAPH = re.compile(r"[ァ-ヺ一-鿿가-힣]")
 
-STOP_WORDS = frozenset("""
+_STOP_WORDS = """
 a about after again all also although am an and any are as at be because been before being both but by can could did do
 does doing down each few for from further get had has have having he her here hers him his how if in into is it its
 itself just let made make makes more most much my new no nor not now of off on once only or other our ours out over own
@@ -25,7 +25,8 @@ und der die das den dem des ein eine einer mit für von aus auf ist oder nicht z
 les des une pour avec dans par sur est pas que qui aux vos votre
 los las una para con por del que sin como más
 pack piece pieces pcs count size inch inches ounce ounces gram grams set free item items product products brand description categories category
-""".split())
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 """Function words of the common languages and words of packaging."""
 
 

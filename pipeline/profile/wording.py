@@ -14,8 +14,11 @@ from pipeline.profile.config import Angle
 Focus = Literal["focused", "mixed", "wide-ranging"]
 Repeats = Literal["never", "sometimes", "often"]
 
-_FAVOURS: dict[Angle, str] = {"overall": "this is what the person favours", "recent": "this is what the person favours now",
-                              "favourites": "this is what the person loves most"}
+_FAVOURS: dict[Angle, str] = {
+    "overall": "this is what the person favours",
+    "recent": "this is what the person favours now",
+    "favourites": "this is what the person loves most",
+}
 PRICE_LEVELS = ("inexpensive", "moderately priced", "rather expensive", "expensive")
 
 
@@ -71,7 +74,8 @@ def _attributes(facts: Facts) -> str:
 def _liked(facts: Facts) -> str:
     if not facts.liked:
         return "The liked things share nothing more."
-    return _sentence(f"{_and(facts.liked)}: {'what the liked things share' if facts.rated else 'what several choices share'}")
+    what = "what the liked things share" if facts.rated else "what several choices share"
+    return _sentence(f"{_and(facts.liked)}: {what}")
 
 
 def _disliked(facts: Facts) -> str:

@@ -21,7 +21,7 @@ class OptimizerConfig(Config):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     warmup_steps: int = Field(default=0, ge=0)
-    """Linear warm-up of the learning rate, in optimizer steps."""
+    """Linear warm-up of the learning rate, in optimizer steps; it starts over with a fresh optimizer."""
 
 
 class EarlyStoppingConfig(Config):
@@ -30,6 +30,7 @@ class EarlyStoppingConfig(Config):
     patience_epochs: int = Field(default=0, ge=0)
     """Validated epochs without a better metric before stopping; 0 = never stop early."""
     min_delta: float = Field(default=0.0, ge=0)
+    """By how much the metric must rise to count as better for the patience; any rise is kept as the best epoch."""
 
 
 class TrainExecution(Config):
@@ -38,13 +39,17 @@ class TrainExecution(Config):
     num_workers: int = Field(default=1, ge=0)
     """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results)."""
     use_gpu: bool = False
+    """One GPU per worker."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """Torch threads per worker; None: all cores shared evenly between the workers."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group from the last checkpoint."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
+    """A killed run goes on from the last one; the last epoch always has one. Two are kept."""
     log_every_steps: int = Field(default=50, ge=1)
+    """Optimizer steps between two step records of `metrics.jsonl`."""
 
 
 class TrainConfig(Config):

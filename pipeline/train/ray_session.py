@@ -158,8 +158,8 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
                 return cause
         last_lines = {rank: str(failure).strip().splitlines()[-1] for rank, failure in exc.worker_failures.items()}
         return TrainingError("training workers failed (rank: reason) and "
-                             f"max_failures={execution.max_failures} restarts did not help: {last_lines}; the last good "
-                             "checkpoint is kept: run the same command again")
+                             f"max_failures={execution.max_failures} restarts did not help: {last_lines}; the last "
+                             "good checkpoint is kept: run the same command again")
     needed = ", ".join(f"{execution.num_workers} × {value:g} {name}" for name, value in _resources(execution).items())
     return ResourceError(f"Ray Train could not run its workers ({needed}): {' '.join(str(exc).split())[:300]}; if "
                          "there is no room, lower train.execution.num_workers or cpus_per_worker, or add nodes; if its "

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.sections import Section, note
+from tests.bench.sections import Section, note, without_folders
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT, cli, command
 
@@ -74,14 +74,14 @@ def run(workshop: Workshop) -> Section:
                       "Each command is a new process. Bad input must end with exit code 2 and one `error:` line on "
                       "stderr, without a traceback and without an artifact.")
     _time_help(section)
-    folder = workshop.folder / "bad input"
+    folder = workshop.folder / "inputs"
     folder.mkdir()
     rows = []
     wrong = []
     cases = _cases(_truncated(folder / "whole.parquet"))
     for number, case in enumerate(cases):
         code, answer, problem = _answer(workshop, folder / f"{number:02d}", case)
-        note(f"  {case.what}: {code} {answer}")
+        note(f"  {case.what}: {code} {without_folders(answer)}")
         rows.append((case.what, code, answer))
         wrong += [f"{case.what}: {problem}"] if problem else []
     section.check("kinds of bad input answered with exit code 2 and one clear line", f"{len(cases)} of {len(cases)}",

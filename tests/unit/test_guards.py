@@ -42,8 +42,9 @@ from pipeline.prepare.config import (
     SplitConfig,
     TableSource,
 )
-from pipeline.prepare.guards import Written, check_cases, check_profile_inputs, check_written
+from pipeline.prepare.guards import Written, check_cases, check_written
 from pipeline.prepare.stage import prepare
+from pipeline.profile.guards import check_training_part
 
 SPLITS: dict[str, SplitConfig] = {
     "leave_one_out": LeaveOneOutSplit(), "global_temporal": GlobalTemporalSplit(), "sessions": SessionsSplit()}
@@ -93,7 +94,7 @@ def edit(path: Path, change: Edit) -> None:
 
 def test_sound_files_pass(built: tuple[Artifact, SplitConfig]) -> None:
     check(*built)
-    check_profile_inputs(built[0])
+    check_training_part(built[0])
 
 
 # --- leakage ---
@@ -241,9 +242,9 @@ def test_profile_inputs_beyond_the_training_part(temporal: Artifact, change: Edi
     part = temporal.local("histories/part-00000.parquet")
     edit(part, lambda c: c[ITEMS][0].extend([1, 2]))
     with pytest.raises(LeakageError):
-        check_profile_inputs(temporal)
+        check_training_part(temporal)
     edit(part, lambda c: c[ITEMS][0].__delitem__(slice(-2, None)))
-    check_profile_inputs(temporal)
+    check_training_part(temporal)
     edit(part, change)
     with pytest.raises(LeakageError, match="training"):
-        check_profile_inputs(temporal)
+        check_training_part(temporal)
