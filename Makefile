@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-prepare clean
+.PHONY: help setup demo test check acceptance bench-prepare clean
 
 help:
 	@echo "make demo           set up, run the demo: about 4 minutes on two cores after installation"
 	@echo "make test           set up, run every test"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
+	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
 	@echo "make setup          only the environment, in $(VENV)"
 	@echo "make clean          remove the environment and caches; results stay"
@@ -35,6 +36,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit
+
+acceptance: setup
+	$(BIN)/python -m tests.bench.acceptance
 
 bench-prepare: setup
 	$(BIN)/python -m tests.bench.prepare

@@ -261,4 +261,7 @@ def _deref(node: Any, definitions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_line(exc: Exception) -> str:
+    """What YAML found wrong and where, without its drawing of the line."""
+    if isinstance(exc, yaml.MarkedYAMLError) and exc.problem and exc.problem_mark:
+        return f"line {exc.problem_mark.line + 1}, column {exc.problem_mark.column + 1}: {exc.problem}"
     return " ".join(str(exc).split())

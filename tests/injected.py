@@ -22,11 +22,12 @@ def kill_second_rank_once(config: dict[Any, Any]) -> None:
     original = loop._Run._clip_gradients
 
     def clip(run: Any) -> float:
-        if run._session.rank == 1 and run.progress.steps == KILL_STEP and not marker.exists():
-            marker.write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
-        if marker.exists() and not resumed.exists():
-            resumed.write_text(str(run.progress.steps))
+        if run._session.rank == 1:
+            if marker.exists() and not resumed.exists():
+                resumed.write_text(str(run.progress.steps))
+            if run.progress.steps == KILL_STEP and not marker.exists():
+                marker.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
         return original(run)
 
     loop._Run._clip_gradients = clip  # type: ignore[assignment, method-assign]

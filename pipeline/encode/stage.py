@@ -17,6 +17,7 @@ from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.sources import ModelFiles, locate
+from pipeline.mapping import map_rows
 from pipeline.progress import say
 
 TOKENS = "tokens"
@@ -42,8 +43,8 @@ class EncodeActor:
         encoded = self._encoder.encode(texts)
         width = encoded.vectors_NE.shape[1]
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors_NE.ravel()), width)
-        return pa.table({rows.ROW_ID: batch[rows.ROW_ID], USER_IDX: batch[USER_IDX], ANGLE: batch[ANGLE], VECTOR: vectors,
-                         TOKENS: encoded.tokens_N, OVER_LENGTH: encoded.over_length_N})
+        return pa.table({rows.ROW_ID: batch[rows.ROW_ID], USER_IDX: batch[USER_IDX], ANGLE: batch[ANGLE],
+                         VECTOR: vectors, TOKENS: encoded.tokens_N, OVER_LENGTH: encoded.over_length_N})
 
 
 def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifact:
@@ -61,16 +62,15 @@ def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifa
         ids = rows.row_ids(profiles.storage, source, rows.ROW_ID)
         files = locate(config, out.key.digests["model"])
         started = time.perf_counter()
-        rows.map_rows(profiles.storage, source, out, actor=EncodeActor, arguments={"config": config, "files": files},
-                      id_column=rows.ROW_ID, columns=[rows.ROW_ID, USER_IDX, ANGLE, PROFILE], num_rows=len(ids),
-                      execution=config.execution, label="encode")
-        seconds = time.perf_counter() - started
-        say(f"encode: {len(ids):,} texts in {seconds:.1f} s")
+        map_rows(profiles.storage, source, out, actor=EncodeActor, arguments={"config": config, "files": files},
+                 id_column=rows.ROW_ID, columns=[rows.ROW_ID, USER_IDX, ANGLE, PROFILE], num_rows=len(ids),
+                 execution=config.execution, label="encode")
+        say(f"encode: {len(ids):,} texts in {time.perf_counter() - started:.1f} s")
         out.write_json("stats.json", _write(out, ids))
     stats = out.storage.read_json(out.relative("stats.json"))
     if stats["over_length"]:
-        say(f"encode: {stats['over_length']:,} of {stats['counts']['num_in']:,} texts are longer than the encoder takes "
-            f"(the longest: {stats['max_tokens']} tokens); encode.over_length={config.over_length}")
+        say(f"encode: {stats['over_length']:,} of {stats['counts']['num_in']:,} texts are longer than the encoder "
+            f"takes (the longest: {stats['max_tokens']} tokens); encode.over_length={config.over_length}")
     rows.remove_work(out)
     info = {"model": config.model, "identity": out.key.digests["model"], "precision": config.precision,
             "versions": {name: importlib.metadata.version(name) for name in ("sentence-transformers", "torch")},

@@ -30,8 +30,8 @@ def check_training_part(prepared: Artifact) -> None:
     given, given_rows = _digest(_history_rows(prepared))
     if allowed != given:
         raise LeakageError(
-            f"the histories' {given_rows} interactions are not the {allowed_rows} of the training part, and profiles may "
-            f"see nothing else; delete {prepared.folder} and run prepare again")
+            f"the histories' {given_rows} interactions are not the {allowed_rows} of the training part, and profiles "
+            f"may see nothing else; delete {prepared.folder} and run prepare again")
 
 
 def _digest(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[str, int]:

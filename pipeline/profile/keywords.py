@@ -108,7 +108,8 @@ class KeywordsWriter:
         return Facts(
             favoured=favoured, liked=liked, disliked=disliked, recent=recent, earlier=earlier,
             details=choose(rankings.favoured, Kind.TERM, self._max_terms - told),
-            categories=categories, disliked_categories=choose(rankings.disliked, Kind.CATEGORY, 1), attributes=attributes,
+            categories=categories, attributes=attributes,
+            disliked_categories=choose(rankings.disliked, Kind.CATEGORY, 1),
             decades=choose(rankings.favoured, Kind.DECADE, _NUM_DECADES),
             price_level=_price_level(c.price_N[user]), focus=_focus(c.top_share_N[user]),
             repeats=_repeats(c.repeat_share_N[user]), rated=rated)

@@ -14,6 +14,7 @@ from configs.errors import DataError
 from pipeline import rows
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, SIGNALS, USER_IDX
+from pipeline.mapping import map_rows
 from pipeline.profile.config import Angle, ProfileConfig
 from pipeline.profile.engines import Draft, Engine, engine_of
 from pipeline.profile.guards import check_training_part
@@ -80,10 +81,10 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir) -> Arti
         check_training_part(prepared)
         started = time.perf_counter()
         facts = dict(engine.prepare(prepared, out))
-        rows.map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
-                      arguments={"config": config, "engine": engine, "out": out}, id_column=USER_IDX,
-                      columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids),
-                      execution=engine.resources(config.execution), label="profile")
+        map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
+                 arguments={"config": config, "engine": engine, "out": out}, id_column=USER_IDX,
+                 columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids),
+                 execution=engine.resources(config.execution), label="profile")
         say(f"profile: {len(ids):,} users in {time.perf_counter() - started:.1f} s")
         out.write_json("stats.json", _write(config, out, ids) | facts)
     stats = out.storage.read_json(out.relative("stats.json"))
@@ -125,8 +126,8 @@ def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
     if rejected > config.max_rejected_fraction * total:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in stats["rejected_by_reason"].items())
         raise DataError(f"profile: {rejected} of {total} profiles are rejected ({rejected / total:.1%}; {reasons}), "
-                        f"more than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items text "
-                        "in prepare.source, or raise profile.max_rejected_fraction")
+                        f"more than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items "
+                        "text in prepare.source, or raise profile.max_rejected_fraction")
     if rejected == total:
         raise DataError("profile: every profile is rejected, nothing is left to encode; give the items text in "
                         "prepare.source, or train the plain arm alone (arms=[plain])")

@@ -24,7 +24,8 @@ would you your yours
 und der die das den dem des ein eine einer mit für von aus auf ist oder nicht zum zur bei auch
 les des une pour avec dans par sur est pas que qui aux vos votre
 los las una para con por del que sin como más
-pack piece pieces pcs count size inch inches ounce ounces gram grams set free item items product products brand description categories category
+pack piece pieces pcs count size inch inches ounce ounces gram grams set free item items product products brand
+description category categories
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 """Function words of the common languages and words of packaging."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_QUERY_ROWS = 256
+_QUERY_ROWS = {"cpu": 256, "cuda": 4096}
+"""Queries searched at once: few keep the scores in cache, many spare copies of the base to the GPU."""
 _BASE_ROWS = 65_536
+_EXACT_ROWS = 256
+"""Queries whose candidates are gathered at once."""
 _SPARE = 16
 """Candidates beyond K: the fp32 search may misplace near ties, the fp64 distances of the candidates then decide."""
 
@@ -26,36 +29,39 @@ def nearest(queries_BE: np.ndarray, base_NE: np.ndarray, k: int, metric: str) ->
 
     A query's result does not depend on the other queries. For ``cosine`` all rows must have length 1.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    candidates = min(k + _SPARE, len(base_NE))
+    found_BC = _candidates(queries_BE, base_NE, min(k + _SPARE, len(base_NE)))
     indices = np.empty((len(queries_BE), k), np.int64)
     distances = np.empty((len(queries_BE), k), np.float32)
-    for start in range(0, len(queries_BE), _QUERY_ROWS):
-        part = queries_BE[start : start + _QUERY_ROWS]
-        found_BC = _candidates(torch.from_numpy(np.ascontiguousarray(part)).to(device), base_NE, candidates, device)
-        exact_BC = _distances(part, base_NE[found_BC], metric)
-        order = np.lexsort((found_BC, exact_BC), axis=1)[:, :k]
-        indices[start : start + len(part)] = np.take_along_axis(found_BC, order, axis=1)
-        distances[start : start + len(part)] = np.take_along_axis(exact_BC, order, axis=1)
+    for start in range(0, len(queries_BE), _EXACT_ROWS):
+        rows = slice(start, start + _EXACT_ROWS)
+        exact_BC = _distances(queries_BE[rows], base_NE[found_BC[rows]], metric)
+        order = np.lexsort((found_BC[rows], exact_BC), axis=1)[:, :k]
+        indices[rows] = np.take_along_axis(found_BC[rows], order, axis=1)
+        distances[rows] = np.take_along_axis(exact_BC, order, axis=1)
     return indices, distances
 
 
-def _candidates(queries_BE: torch.Tensor, base_NE: np.ndarray, count: int, device: torch.device) -> np.ndarray:
+def _candidates(queries_BE: np.ndarray, base_NE: np.ndarray, count: int) -> np.ndarray:
     """Indices [B, count] of the largest ``q·x - |x|²/2``, which orders like both metrics."""
-    best: torch.Tensor | None = None
-    best_index: torch.Tensor | None = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    step = _QUERY_ROWS[device.type]
+    found = []
+    for start in range(0, len(queries_BE), step):
+        queries = torch.from_numpy(np.ascontiguousarray(queries_BE[start : start + step], np.float32)).to(device)
+        found.append(_largest(queries, base_NE, count).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _largest(queries_BE: torch.Tensor, base_NE: np.ndarray, count: int) -> torch.Tensor:
+    value = torch.empty((len(queries_BE), 0), device=queries_BE.device)
+    index = torch.empty((len(queries_BE), 0), dtype=torch.int64, device=queries_BE.device)
     for start in range(0, len(base_NE), _BASE_ROWS):
-        base = torch.from_numpy(np.asarray(base_NE[start : start + _BASE_ROWS], np.float32)).to(device)
-        scores = queries_BE.float() @ base.T - base.square().sum(1) / 2
-        value, index = scores.topk(min(count, len(base)), dim=1)
-        index = index + start
-        if best is not None and best_index is not None:
-            value, index = torch.cat([best, value], 1), torch.cat([best_index, index], 1)
-            value, place = value.topk(min(count, value.shape[1]), dim=1)
-            index = index.gather(1, place)
-        best, best_index = value, index
-    assert best_index is not None
-    return best_index.cpu().numpy()
+        base = torch.from_numpy(np.asarray(base_NE[start : start + _BASE_ROWS], np.float32)).to(queries_BE.device)
+        here, place = (queries_BE @ base.T - base.square().sum(1) / 2).topk(min(count, len(base)), dim=1)
+        value, index = torch.cat([value, here], 1), torch.cat([index, place + start], 1)
+        value, kept = value.topk(min(count, value.shape[1]), dim=1)
+        index = index.gather(1, kept)
+    return index
 
 
 def _distances(queries_BE: np.ndarray, candidates_BCE: np.ndarray, metric: str) -> np.ndarray:

@@ -15,7 +15,9 @@ from pipeline.report.plots import plots
 from pipeline.report.tables import Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_MARKDOWN = re.compile(r"([\\`*_|~$]|\](?=[(\[:])|^[-+=#]+(?=\s|$))")
+"""What Markdown would read as markup: anywhere, in a link, or at the start of a line."""
+_LIST = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _SPACE = re.compile(r"\s+")
 
 
@@ -38,7 +40,7 @@ def escape_markdown(text: object) -> str:
     """Text of data as one line of Markdown that says just that text: no markup, no HTML, no table border."""
     line = _SPACE.sub(" ", str(text)).strip()
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"^(\d+)([.)])", r"\1\\\2", re.sub(r"^([-=])", r"\\\1", _MARKDOWN.sub(r"\\\1", line)))
+    return _LIST.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", line))
 
 
 def _environment(autoescape: bool) -> Environment:

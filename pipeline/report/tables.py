@@ -95,7 +95,7 @@ def training(metrics: Metrics) -> Table:
             cost = metrics["cost"].get(f"{arm}/seed-{seed}", {})
             rows.append((arm, seed, str(run["best_epoch"]), _number(run["best_validation"], ".4f"),
                          f"{run['epochs_run']}{' (stopped early)' if run['stopped_early'] else ''}",
-                         _number(run["weighted_ranking"][-1], ".4f"), _number(cost.get("seconds"), ".1f")))
+                         _number(run["ranking"][-1], ".4f"), _number(cost.get("seconds"), ".1f")))
     return Table("Training", ("arm", "seed", "chosen epoch", f"validation {metrics['validation_metric']}", "epochs run",
                               "last ranking loss", "seconds"), tuple(rows))
 

@@ -62,6 +62,9 @@ def _alpha(section: Section, config: str, finished: Mapping[str, Planned]) -> No
                   steps.get("train/distilled/seed-0"),
                   "config.train.alpha: 0.4 → 0.7" in steps.get("train/distilled/seed-0", ""))
     section.table("train.alpha=0.7", STEPS, _rows(finished, steps))
+    back = built(done("run", "-c", config, env=DEAD_CLUSTER))
+    section.check("back to the first settings: everything is still there", "builds nothing", f"builds {_names(back)}",
+                  not back)
 
 
 def _profile_form(section: Section, config: str, finished: Mapping[str, Planned]) -> None:

@@ -103,7 +103,8 @@ def kill_when(ready: Callable[[], bool], *args: str) -> list[psutil.Process]:
             while not ready():
                 if driver.poll() is not None or time.perf_counter() - started > TIMEOUT_S:
                     said.seek(0)
-                    raise RuntimeError(f"`mentorec {' '.join(args)}` could not be killed in time: {said.read()[-2000:]}")
+                    raise RuntimeError(f"`mentorec {' '.join(args)}` could not be killed in time: "
+                                       f"{said.read()[-2000:]}")
                 time.sleep(_POLL_S)
             helpers = psutil.Process(driver.pid).children(recursive=True)
         finally:

@@ -16,7 +16,7 @@ from models.config import SASRecConfig
 from models.metrics import mean, per_user
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline import artifacts
+from pipeline import arrays, artifacts
 from pipeline.artifacts import Artifact, StageKey
 from pipeline.columns import ITEM_ID, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.evaluate import sharding
@@ -24,7 +24,7 @@ from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, Evalu
 from pipeline.evaluate.keys import key
 from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
 from pipeline.train.export import save_model
-from tests.builders import make_prepared
+from tests.builders import make_prepared, make_sequences
 
 FILES = ("ranks.parquet", "top.parquet")
 
@@ -80,7 +80,7 @@ def content(evaluated: Artifact) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
 def test_files_hold_every_test_user_once_and_agree_with_the_metrics(prepared: Artifact, storage: Storage) -> None:
     evaluated = evaluate(config_of(), prepared, make_trained(prepared), storage)
     ranks, top, metrics = content(evaluated)
-    test = sharding.arrays.cases(prepared.local("test.arrow"))
+    test = arrays.cases(prepared.local("test.arrow"))
     assert ranks[USER_IDX].to_pylist() == top[USER_IDX].to_pylist() == test.users.tolist()
     assert ranks[TARGET].to_pylist() == test.targets.tolist()
     assert ranks["history_length"].to_pylist() == test.histories.lengths.tolist()
@@ -123,14 +123,18 @@ def test_the_main_protocol_of_the_slices_can_be_all_items(prepared: Artifact, st
     assert total == pytest.approx(metrics["all_items"]["ndcg@10"], rel=1e-12)
 
 
-def test_baselines_see_the_training_part_alone(prepared: Artifact, storage: Storage) -> None:
-    """Other validation and test items in other users' sequences leave a baseline's fit as it is."""
-    train = sharding.arrays.training_sequences(prepared.local("train.arrow"))[1]
-    popularity = evaluate(config_of(), prepared, "popularity", storage)
-    counts = np.bincount(train.values, minlength=41)[1:]
-    best = np.array(popularity.read_table("top.parquet")["top_unfiltered"].to_pylist())
-    assert (np.diff(counts[best - 1], axis=1) <= 0).all()
-    assert counts[best[:, 0] - 1].tolist() == [counts.max()] * len(best)
+@pytest.mark.parametrize("name", ["popularity", "transitions", "item_knn", "ease"])
+def test_held_out_items_leave_a_baselines_fit_alone(storage: Storage, name: Baseline) -> None:
+    walks = [walk.tolist() for walk in make_sequences()]
+    other = [[*walk[:-2], walk[-1], 1] if len(walk) >= 3 else walk for walk in walks]
+    history = Sequences.from_lists([[5, 6, 7]])
+    found = []
+    for sequences in (walks, other):
+        prepared = make_prepared(storage, Sequences.from_lists(sequences))
+        scorer = sharding.BaselineModel(config_of(), name, prepared, 40).scorer()
+        found.append(scorer.scores(scorer.states(history, np.arange(1)), 1, 41).tolist())
+    assert walks != other
+    assert found[0] == found[1]
 
 
 def test_a_large_catalogue_skips_ease_and_says_why(prepared: Artifact, storage: Storage) -> None:

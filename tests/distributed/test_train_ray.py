@@ -21,6 +21,8 @@ from pipeline.train.keys import key
 from pipeline.train.metrics_log import read_metrics
 from tests.builders import make_prepared, make_targets, train_arm
 
+pytestmark = pytest.mark.timeout(900)
+"""Starting a worker group takes seconds on a quiet machine and minutes on a busy one."""
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.0)
 CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=9, beta=True, gradient_clip=1.0,
                      distillation=DistillationConfig(loss=RMSEDistillation()))

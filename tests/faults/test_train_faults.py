@@ -94,6 +94,7 @@ def epochs_in(root: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_driver_of_ray_workers(tmp_path: Path) -> None:
     whole = train_here(tmp_path / "whole", LONGER)
     processes = multiprocessing.get_context("spawn")

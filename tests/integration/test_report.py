@@ -290,10 +290,12 @@ def test_text_from_data_stays_text(written: tuple[Path, dict[str, Any], ReportIn
     assert "<script" not in (folder / "report.html").read_text()
     report = (folder / "report.md").read_text()
     assert "<script" not in report
-    assert r"\[x\]\(http://e.vil\)" in report
+    assert r"[x\](http://e.vil)" in report
     assert escape_markdown(" a|b\n*c* ") == r"a\|b \*c\*"
-    assert escape_markdown("1. <b>") == r"1\. &lt;b&gt;"
+    assert escape_markdown("10. <b>") == r"10\. &lt;b&gt;"
     assert escape_markdown("- x") == r"\- x"
+    assert escape_markdown("## x [a]: b") == r"\## x [a\]: b"
+    assert escape_markdown("-0.1 [+0.2, 0.30]") == "-0.1 [+0.2, 0.30]"
 
 
 def test_sample_users_show_history_profile_and_both_models(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:

@@ -41,7 +41,7 @@ def test_transitions_are_shares_of_what_followed() -> None:
     """After 1 came 2 twice and 4 once; after 2 came 3 and 1 once each; nothing follows across users."""
     scorer = fit_transitions(TransitionsConfig(popularity_backoff=0), TRAIN, ITEMS)
     np.testing.assert_allclose(scores(scorer, [3, 1], [1, 2], [4]),
-                               [[0, 2 / 3, 0, 1 / 3, 0], [1 / 2, 0, 1 / 2, 0, 0], [0, 0, 0, 0, 0]], rtol=1e-6)
+                               [[0.0, 2 / 3, 0, 1 / 3, 0], [1 / 2, 0.0, 1 / 2, 0, 0], [0.0, 0, 0, 0, 0]], rtol=1e-6)
 
 
 def test_popularity_orders_what_transitions_leave_equal() -> None:
@@ -97,7 +97,7 @@ def test_ease_equals_the_closed_form() -> None:
 def test_weights_fall_with_steps_back_and_a_repeated_item_counts_at_its_last_place() -> None:
     histories = Sequences.from_lists([[1, 2, 1, 3], [], [2]])
     found = weighted_histories(histories, np.array([2, 0, 1]), 0.5, 4).toarray()
-    np.testing.assert_allclose(found, [[0, 1, 0, 0], [exp(-0.5), exp(-1.0), 1, 0], [0, 0, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found, [[0.0, 1, 0, 0], [exp(-0.5), exp(-1.0), 1, 0], [0.0, 0, 0, 0]], rtol=1e-6)
     assert weighted_histories(histories, np.array([0]), 0.5, 4, last_items=1).toarray().tolist() == [[0, 0, 1, 0]]
 
 

@@ -80,7 +80,10 @@ def test_whitening_does_not_blow_up_a_flat_direction() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_nearest_equals_the_full_distance_matrix(metric: str) -> None:
+@pytest.mark.parametrize("chunk", [65_536, 37])
+def test_nearest_equals_the_full_distance_matrix(metric: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.reduce.neighbors._BASE_ROWS", chunk)
+    monkeypatch.setattr("pipeline.reduce.neighbors._EXACT_ROWS", 7)
     base, queries = RNG.normal(size=(300, 8)), RNG.normal(size=(40, 8))
     if metric == "cosine":
         base, queries = unit_rows(base), unit_rows(queries)

@@ -1,0 +1,199 @@
+"""A Parquet folder mapped row by row through a pool of Ray actors: resumable, every row exactly once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.config import ActorExecution
+from cluster.storage import Storage
+from configs.errors import MentorecError, ResourceError
+from pipeline.artifacts import ArtifactDir
+from pipeline.progress import is_quiet, say
+from pipeline.rows import DONE, RAW
+
+_HELPER_CPUS = 0.25
+"""CPUs of a reading or writing task: they wait for storage, not for a core."""
+_BLOCKS_PER_ACTOR = 4
+"""Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
+_MAX_ACTOR_TASK_RETRIES = 3
+"""A block that ends its actor so often is at fault itself."""
+_PROGRESS_SECONDS = 15.0
+
+Actor = Callable[[pa.Table], pa.Table]
+
+
+def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable[..., Actor],
+             arguments: Mapping[str, Any], id_column: str, columns: list[str], num_rows: int,
+             execution: ActorExecution, label: str) -> None:
+    """Send every row of a Parquet folder through a pool of actors; results go to the attempt's work folder.
+
+    Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running.
+
+    Args:
+        source: folder of Parquet files below the storage root.
+        actor: class whose instances take and return a ``pyarrow.Table``, one row out per row in, ``id_column`` kept.
+        arguments: of the class's constructor; they travel once per actor, so large things go by path.
+        id_column: int64, unique over all rows.
+        columns: read from the source.
+        num_rows: rows of the source.
+        label: names the work in progress lines and errors.
+
+    Raises:
+        MentorecError: raised in an actor; it arrives here as itself.
+        ResourceError: the cluster has fewer GPUs than the actors ask for.
+    """
+    import ray.data
+
+    resources = _actor_resources(execution)
+    block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
+    context = _context(out, id_column)
+    with ray.data.DataContext.current(context), _our_errors(label):
+        dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
+                                        partitioning=None, num_cpus=_HELPER_CPUS)
+        done_ref = _done_ids(out, context)
+        if done_ref is not None:
+            dataset = dataset.map_batches(_drop_done, fn_args=[done_ref], fn_kwargs={"id_column": id_column},
+                                          batch_format="pyarrow", num_cpus=_HELPER_CPUS)
+        with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
+            warnings.simplefilter("ignore", DeprecationWarning)
+            dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
+                _Held, fn_constructor_kwargs={"actor": actor, "arguments": dict(arguments)}, batch_format="pyarrow",
+                batch_size=min(execution.batch_rows, block_rows),
+                compute=ray.data.ActorPoolStrategy(size=execution.actors),
+                max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
+        with _progress_lines(out, block_rows, num_rows, label):
+            dataset.write_parquet(out.path(RAW), filesystem=out.storage.filesystem,
+                                  ray_remote_args={"num_cpus": _HELPER_CPUS})
+
+
+def _context(out: ArtifactDir, id_column: str) -> Any:
+    """Ray Data's settings: blocks are checkpointed below the attempt, nothing but errors is logged."""
+    import ray.data
+    from ray.data.checkpoint import CheckpointConfig
+
+    for folder in (RAW, DONE):
+        out.storage.make_dir(out.relative(folder))
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = sys.stderr.isatty() and not is_quiet()
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    context.checkpoint_config = CheckpointConfig(
+        id_column, out.path(DONE), override_filesystem=out.storage.filesystem, delete_checkpoint_on_success=False,
+        checkpoint_manager_cls=_nothing_to_filter())
+    return context
+
+
+def _done_ids(out: ArtifactDir, context: Any) -> Any:
+    """Reference to the ascending ids of the saved rows, None when there are none; half-written blocks are removed."""
+    from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
+
+    if not out.storage.names(out.relative(DONE)):
+        return None
+    manager = IdColumnCheckpointManager(context.checkpoint_config, context)
+    return manager.load_checkpoint(out.path(RAW), out.storage.filesystem)[0]
+
+
+class _Held:
+    """An actor whose constructor's own error waits for the first batch: of a task Ray hands on the error itself."""
+
+    def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any]) -> None:
+        self._error: MentorecError | None = None
+        try:
+            self._actor = actor(**arguments)
+        except MentorecError as exc:
+            self._error = exc
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._error is not None:
+            raise self._error
+        return self._actor(batch)
+
+
+def _drop_done(batch: pa.Table, done_ref: Any, id_column: str) -> pa.Table:
+    """The rows whose ids are not in the ascending array behind ``done_ref``."""
+    import ray
+
+    done, ids = ray.get(done_ref), batch[id_column].to_numpy()
+    place = np.minimum(np.searchsorted(done, ids), len(done) - 1)
+    return batch.filter(pa.array(done[place] != ids))
+
+
+def _nothing_to_filter() -> type[Any]:
+    """A checkpoint manager that plans no filter.
+
+    Ray's own filter actor takes a whole CPU for the length of the run, next to the repartition's: on two CPUs a
+    resumed run would wait for ever. :func:`_drop_done` filters inside the reading tasks instead.
+    """
+    from ray.data.checkpoint.checkpoint_filter import CheckpointManager
+
+    class NothingToFilter(CheckpointManager):
+        def load_checkpoint(self, data_file_dir: str | None = None,
+                            data_file_filesystem: Any = None) -> tuple[None, int]:
+            return None, 0
+
+    return NothingToFilter
+
+
+def _actor_resources(execution: ActorExecution) -> dict[str, Any]:
+    """CPUs and GPUs per actor; the CPUs shrink so that one is left for the tasks that feed the actors."""
+    import ray
+
+    total = ray.cluster_resources()
+    wanted, there = execution.actors * execution.num_gpus, total.get("GPU", 0.0)
+    if wanted > there:
+        raise ResourceError(f"execution: {execution.actors} actors with num_gpus={execution.num_gpus:g} ask for "
+                            f"{wanted:g} GPUs, the cluster has {there:g}; lower actors or num_gpus")
+    spare = max(0.0, total.get("CPU", 1.0) - 1.0) / execution.actors
+    resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
+    return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
+
+
+@contextmanager
+def _our_errors(label: str) -> Iterator[None]:
+    """Raise the MentorecError behind Ray's error, where there is one."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as exc:
+        cause = exc.cause
+        if not isinstance(cause, MentorecError):
+            raise
+        cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
+        raise cause from exc
+    except ray.exceptions.RayActorError as exc:
+        raise ResourceError(f"{label}: a block ended its actor {_MAX_ACTOR_TASK_RETRIES + 1} times, perhaps for want of "
+                            "memory; lower execution.batch_rows or actors and run again: saved blocks are kept") from exc
+
+
+@contextmanager
+def _progress_lines(out: ArtifactDir, block_rows: int, num_rows: int, label: str) -> Iterator[None]:
+    """Now and then a line on the blocks saved so far; a terminal shows Ray's own bars instead."""
+    if is_quiet() or sys.stderr.isatty():
+        yield
+        return
+    finished = threading.Event()
+
+    def report() -> None:
+        while not finished.wait(_PROGRESS_SECONDS):
+            saved = sum(not name.endswith(".pending.parquet") for name in out.storage.names(out.relative(DONE)))
+            say(f"{label}: about {min(num_rows, saved * block_rows):,} of {num_rows:,} rows saved")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
