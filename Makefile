@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help setup demo test check acceptance bench-prepare clean
 
 help:
-	@echo "make demo           set up, run the demo: about 4 minutes on two cores after installation"
+	@echo "make demo           set up, run the demo: minutes on two cores"
 	@echo "make test           set up, run every test"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"

@@ -173,8 +173,9 @@ def _our_errors(label: str) -> Iterator[None]:
         cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
         raise cause from exc
     except ray.exceptions.RayActorError as exc:
-        raise ResourceError(f"{label}: a block ended its actor {_MAX_ACTOR_TASK_RETRIES + 1} times, perhaps for want of "
-                            "memory; lower execution.batch_rows or actors and run again: saved blocks are kept") from exc
+        raise ResourceError(f"{label}: a block ended its actor {_MAX_ACTOR_TASK_RETRIES + 1} times, perhaps for want "
+                            "of memory; lower execution.batch_rows or actors and run again, saved blocks are kept"
+                            ) from exc
 
 
 @contextmanager

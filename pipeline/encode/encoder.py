@@ -68,7 +68,7 @@ class Encoder:
                               "use cut")
 
     def encode(self, texts: list[str]) -> Encoded:
-        """Encode texts.
+        """Encode texts, at least one.
 
         Raises:
             ArtifactError: a text is empty, or a vector is not finite.
@@ -76,8 +76,6 @@ class Encoder:
         for place, text in enumerate(texts):
             if not text.strip():
                 raise ArtifactError(f"encode: text {place} of {len(texts)} is empty; an empty text has no vector")
-        if not texts:
-            return Encoded(np.zeros((0, self.width), np.float32), np.zeros(0, np.int32), np.zeros(0, bool))
         told = [self._config.prefix + text for text in texts]
         lengths = self._tokenizer(told, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
         tokens_N = np.array([len(ids) for ids in lengths], np.int32)
@@ -94,12 +92,6 @@ class Encoder:
             bad = int(np.flatnonzero(~np.isfinite(vectors_NE).all(axis=1))[0])
             raise ArtifactError(f"encode: the vector of {texts[bad][:60]!r} is not finite; use encode.precision=fp32")
         return Encoded(vectors_NE, tokens_N, over_N)
-
-    @property
-    def width(self) -> int:
-        """E."""
-        probe = self._model.encode(["width"], convert_to_numpy=True, show_progress_bar=False)
-        return int(probe.shape[1])
 
     def _token_limit(self) -> int:
         if self._config.max_tokens is None:

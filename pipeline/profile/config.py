@@ -39,4 +39,4 @@ class ProfileConfig(Config):
     """Signal from which an item counts as liked; None: at or above the user's own mean."""
     max_rejected_fraction: float = Field(default=0.2, ge=0, le=1)
     """More rejected users than this fails the stage."""
-    execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=256, block_rows=500)
+    execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=500, block_rows=5000)

@@ -64,4 +64,4 @@ class ItemFeatures:
             lists.offsets.to_numpy(), lists.values.to_numpy(), items["price"].to_numpy(), items["title"].to_numpy(),
             features["kind"].to_numpy(), features["count"].to_numpy(),
             np.stack([features["first"].to_numpy(), features["second"].to_numpy()], axis=1),
-            features["label"].chunk(0))
+            features["label"].combine_chunks())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from configs.errors import ArtifactError
 from pipeline.columns import ITEMS, SIGNALS, USER_IDX
 from pipeline.profile.config import Angle
 
@@ -32,11 +33,17 @@ class Histories:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Histories:
-        """Rows of ``histories/*.parquet``; a null list counts as empty."""
-        items = _list(table, ITEMS)
+        """Rows of ``histories/*.parquet``; a null list counts as empty.
+
+        Raises:
+            ArtifactError: items and signals of a user do not go together.
+        """
+        items, signals = table[ITEMS].combine_chunks(), table[SIGNALS].combine_chunks()
         offsets = _offsets(items.value_lengths().fill_null(0).to_numpy())
-        signals = _list(table, SIGNALS).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        return cls(table[USER_IDX].to_numpy(), offsets, items.flatten().to_numpy().astype(np.int32), signals)
+        if not items.value_lengths().fill_null(0).equals(signals.value_lengths().fill_null(0)):
+            raise ArtifactError(f"histories: {ITEMS} and {SIGNALS} differ in length; run prepare again")
+        return cls(table[USER_IDX].to_numpy(), offsets, items.flatten().to_numpy().astype(np.int32),
+                   signals.flatten().to_numpy(zero_copy_only=False).astype(np.float32))
 
     def __len__(self) -> int:
         return len(self.users_N)
@@ -86,8 +93,3 @@ class Histories:
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _list(table: pa.Table, name: str) -> pa.Array:
-    column = table[name]
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

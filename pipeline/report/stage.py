@@ -11,6 +11,7 @@ from pipeline.plan import run_folder
 from pipeline.provenance import provenance
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.inputs import ReportInputs
+from pipeline.report.keys import VERSION
 from pipeline.report.protocol import cost, fingerprints, notice, protocol
 from pipeline.report.ranks import Protocol, Ranked, read_cases, read_ranked
 from pipeline.report.render import html, markdown
@@ -18,8 +19,6 @@ from pipeline.report.samples import samples
 from pipeline.report.scores import Answers
 from pipeline.report.teacher import profile_map, teacher
 from pipeline.report.training import balance, curves
-
-FORMAT = 1
 
 
 def write_report(config: RunConfig, storage: Storage, inputs: ReportInputs) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     for (arm, seed), trained in inputs.trained.items():
         by_arm.setdefault(arm, {})[str(seed)] = curves(config.train, arm, trained)
     return {
-        "format": FORMAT, "name": config.name, "notice": notice(config),
+        "format": VERSION, "name": config.name, "notice": notice(config),
         "main_protocol": main, "cutoffs": list(answers.cutoffs), "primary": f"ndcg@{answers.cutoff}",
         "seeds": list(config.seeds), "test_users": len(answers.cases.users_N),
         **answers.means(items),

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ def _training(section: Section, workshop: Workshop) -> list[Any]:
     for config, kills, more in ((killed, KILLS_HERE, ()), (on_ray, (KILL_ON_RAY,), ON_RAY)):
         storage = workshop.folder / Path(config).stem
         for epoch in kills:
-            helpers += kill_when(lambda at=epoch, root=storage: _distilled_epochs(root) >= at, "run", "-c", config,
-                                 *EPOCHS, *more)
+            helpers += kill_when(partial(_reached, storage, epoch), "run", "-c", config, *EPOCHS, *more)
             where = "on Ray Train" if more else "in the driver's process"
             rows.append((where, _distilled_epochs(storage), _saved_epochs(storage)))
         again = done("run", "-c", config, *EPOCHS, *more)
@@ -91,6 +91,10 @@ def _distilled_attempts(storage: Path) -> Iterator[Path]:
 
 def _distilled_epochs(storage: Path) -> int:
     return max((epochs_logged(attempt / "metrics.jsonl") for attempt in _distilled_attempts(storage)), default=0)
+
+
+def _reached(storage: Path, epoch: int) -> bool:
+    return _distilled_epochs(storage) >= epoch
 
 
 def _saved_epochs(storage: Path) -> int:

@@ -117,7 +117,8 @@ def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Pat
     assert ranks[0] == ranks[1]
 
 
-def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(
+        tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
     slower = ["train.epochs=60", "train.distill_epochs=10"]
     command = [sys.executable, "-m", "pipeline", "run", "--config", str(tiny_config), *slower]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -43,14 +43,14 @@ def s3_endpoint() -> Iterator[str]:
                               stderr=subprocess.DEVNULL)
     try:
         request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
-        for _ in range(150):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(request, timeout=5).close()
                 break
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
         else:
-            pytest.fail("the moto server did not answer within 30 seconds")
+            pytest.fail("the moto server did not answer within two minutes")
         yield endpoint
     finally:
         server.terminate()

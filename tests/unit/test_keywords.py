@@ -1,0 +1,204 @@
+"""The keywords engine: features of a catalogue, what is told of a user, and what never is."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.columns import CATEGORY, FIELDS, ITEMS, SIGNALS, TITLE, USER_IDX
+from pipeline.profile import catalogue, fields, tokens
+from pipeline.profile.features import ItemFeatures, Kind
+from pipeline.profile.histories import Histories
+from pipeline.profile.keywords import KeywordsWriter
+
+NAN = float("nan")
+Item = tuple[str | None, str | None, dict[str, str]]
+PERFUMES: list[Item] = [
+    ("Rose water of May", "Perfume", {"price": "10"}),
+    ("Rose water and musk", "Perfume", {"price": "20"}),
+    ("Musk and amber", "Perfume", {"price": "30"}),
+    ("Amber soap", "Soap", {"price": "40"}),
+    ("Plain soap 250 ml", "Soap", {"price": "1"}),
+    ("Cedar candle", "Candle", {"year": "1994"}),
+    ("Cedar and plain candle", "Candle", {"year": "1999"}),
+    ("Solitaire", "Candle", {}),
+    ("May", "Perfume", {}),
+    (None, None, {}),
+]
+
+
+def features_of(items: list[Item], folder: Path) -> ItemFeatures:
+    catalogue.build([pa.record_batch({
+        TITLE: pa.array([title for title, _, _ in items], pa.string()),
+        CATEGORY: pa.array([category for _, category, _ in items], pa.string()),
+        FIELDS: pa.array([list(fields.items()) for _, _, fields in items], pa.map_(pa.string(), pa.string()))})], folder)
+    return ItemFeatures.open(folder)
+
+
+def histories_of(*users: list[tuple[int, float]]) -> Histories:
+    return Histories.from_table(pa.table({
+        USER_IDX: np.arange(len(users)),
+        ITEMS: pa.array([[item for item, _ in user] for user in users], pa.list_(pa.int32())),
+        SIGNALS: pa.array([[None if math.isnan(s) else s for _, s in user] for user in users], pa.list_(pa.float32()))}))
+
+
+@pytest.fixture(scope="module")
+def perfumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features")
+    features_of(PERFUMES, folder)
+    return folder
+
+
+def profile_of(folder: Path, user: list[tuple[int, float]], form: str = "long", liked_signal: float | None = None,
+               max_terms: int = 24) -> str:
+    writer = KeywordsWriter(folder, max_terms, form, liked_signal)  # type: ignore[arg-type]
+    draft, = writer.write(histories_of(user), "overall")
+    assert draft.text is not None and draft.reason is None
+    return draft.text
+
+
+def test_features_are_the_words_phrases_and_values_that_items_share(perfumes: Path) -> None:
+    items = ItemFeatures.open(perfumes)
+    by_kind = {kind: {label for label, k in zip(items.labels.to_pylist(), items.kind_F, strict=True) if k == kind}
+               for kind in Kind}
+    assert by_kind[Kind.TERM] == {"rose", "water", "rose water", "musk", "amber", "plain", "cedar", "candle", "soap", "may"}
+    assert by_kind[Kind.CATEGORY] == {"perfume", "soap", "candle"}
+    assert by_kind[Kind.DECADE] == {"1990s"}
+
+
+def test_a_feature_weighs_by_its_rarity_smoothed_for_few_items(perfumes: Path) -> None:
+    items = ItemFeatures.open(perfumes)
+    weight = dict(zip(zip(items.kind_F.tolist(), items.labels.to_pylist(), strict=True), items.weight_F, strict=True))
+    assert weight[Kind.TERM, "musk"] == pytest.approx(math.log(1 + 10 / 2) * 2 / (2 + 5))
+    assert weight[Kind.CATEGORY, "perfume"] == pytest.approx(math.log(1 + 10 / 4) * 4 / (4 + 5))
+
+
+def test_price_level_is_the_mid_rank_among_known_prices_of_the_market(tmp_path: Path) -> None:
+    items = features_of([("a", None, {"price": "$5.00", "locale": "UK"}), ("b", None, {"price": "1,500", "locale": "JP"}),
+                         ("c", None, {"price": "7", "locale": "UK"}), ("d", None, {"locale": "UK"})], tmp_path)
+    np.testing.assert_allclose(items.price_I[1:], [(0 + 1) / (2 * 2), (0 + 1) / (2 * 1), (1 + 2) / (2 * 2), NAN])
+
+
+def test_a_known_name_or_short_recurring_values_give_a_field_its_role() -> None:
+    sample = [{"brand": f"house {n % 3}", "genres": "War|Drama", "blurb": f"a long line of words about item {n}",
+               "Price": "3", "title": "x"} for n in range(12)]
+    roles = fields.roles(sample)
+    assert roles == {"brand": fields.Role.ATTRIBUTE, "genres": fields.Role.CATEGORY, "blurb": fields.Role.PROSE,
+                     "Price": fields.Role.PRICE, "title": fields.Role.UNUSED}
+    assert fields.parts("War|Sci-Fi, 'Drama'") == ["war", "sci-fi", "drama"]
+    assert fields.decade(None, "Heat (1995)") == "1990s" and fields.decade("2007-05-01", None) == "2000s"
+    assert fields.field_noun("countries") == "country" and fields.field_noun("studios") == "studio"
+
+
+def test_numbers_stop_words_and_template_tokens_are_no_words() -> None:
+    text = "<start_of_turn>Ignore 250 ml of the “rose”-water <|im_end|> {\"a\": 1}"
+    words = [word for segment in tokens.segments(text) for word in map(tokens.clean, segment) if word]
+    assert words == ["ignore", "rose", "water"]
+
+
+def test_japanese_text_is_cut_where_the_script_changes() -> None:
+    words = [word for segment in tokens.segments("天然ローズの石鹸") for word in map(tokens.clean, segment) if word]
+    assert words == ["天然", "ローズ", "石鹸"]
+
+
+def test_liked_and_disliked_are_told_apart_by_the_users_mean(perfumes: Path) -> None:
+    favours, _, liked, disliked, _ = profile_of(perfumes, [(1, 5.0), (2, 5.0), (6, 1.0), (7, 1.0)]).split("\n")
+    assert "rose water" in favours.lower() and "perfume" in favours and "cedar" not in favours
+    assert "cedar" in disliked.lower() and "rose" not in disliked.lower()
+    assert "cedar" not in liked.lower()
+
+
+def test_a_fixed_threshold_overrides_the_mean(perfumes: Path) -> None:
+    user = [(1, 3.0), (2, 3.0), (6, 1.0), (7, 1.0)]
+    assert "cedar" in profile_of(perfumes, user).split("\n")[3]
+    assert profile_of(perfumes, user, liked_signal=1.0).split("\n")[3] == "The less liked things share nothing."
+    assert "rose" in profile_of(perfumes, user, liked_signal=4.0).split("\n")[3].lower()
+
+
+def test_without_signals_there_are_no_dislikes_and_the_shared_words_are_told(perfumes: Path) -> None:
+    _, _, shared, disliked, _ = profile_of(perfumes, [(2, NAN), (3, NAN)], max_terms=6).split("\n")
+    assert disliked == "No dislikes are known."
+    assert shared.endswith(("what several choices share.", "share nothing more."))
+
+
+def test_recent_words_are_those_of_the_latest_third(perfumes: Path) -> None:
+    summary = profile_of(perfumes, [(1, NAN), (2, NAN), (1, NAN), (2, NAN), (6, NAN), (7, NAN)], max_terms=12).split("\n")[4]
+    assert "often comes back to the same things" in summary
+    short = profile_of(perfumes, [(1, NAN), (1, NAN), (3, NAN), (4, NAN), (6, NAN), (7, NAN)], max_terms=12)
+    assert re.search(r"lately [a-z ,]*(cedar|candle|plain)", short) or "cedar" in short.split("\n")[0].lower()
+
+
+def test_price_and_decade_are_told(perfumes: Path) -> None:
+    text = profile_of(perfumes, [(4, NAN), (3, NAN), (6, NAN)], form="short")
+    assert "Price or era: expensive; 1990s" in text
+
+
+@pytest.mark.parametrize("form", ["long", "short"])
+def test_no_title_no_rating_and_no_more_words_than_allowed(perfumes: Path, form: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        user = [(int(i) + 1, float(s)) for i, s in zip(rng.integers(0, 9, 6), rng.integers(1, 6, 6), strict=True)]
+        text = profile_of(perfumes, user, form=form).lower()
+        for item, _ in user:
+            title = str(PERFUMES[item - 1][0]).lower()
+            assert not re.search(rf"\b{re.escape(title)}\b", text), (title, text)
+        assert not re.search(r"\d", text.replace("1990s", ""))
+    told = profile_of(perfumes, [(n, NAN) for n in range(1, 8)], form="short", max_terms=3)
+    tastes = told.split("\n")[0].removeprefix("Tastes: ").split("; ")[0].split(", ")
+    assert len(tastes) <= 3
+
+
+def test_a_word_that_is_the_title_of_a_met_item_is_not_told(perfumes: Path) -> None:
+    assert "may" not in profile_of(perfumes, [(9, NAN), (1, NAN), (2, NAN)]).lower().replace("mayb", "")
+    assert "may" in profile_of(perfumes, [(1, NAN), (2, NAN)]).lower()
+
+
+def test_long_has_five_paragraphs_and_short_six_fields(perfumes: Path) -> None:
+    user = [(1, 5.0), (4, 2.0), (6, 3.0)]
+    assert len(profile_of(perfumes, user).split("\n")) == 5
+    names = [line.split(": ")[0] for line in profile_of(perfumes, user, form="short").split("\n")]
+    assert names == ["Tastes", "Attributes", "Price or era", "Dislikes", "Behaviour over time", "Summary"]
+
+
+def test_a_user_of_textless_items_is_rejected_with_the_reason(perfumes: Path) -> None:
+    drafts = KeywordsWriter(perfumes, 24, "long", None).write(histories_of([(10, 5.0)], [(1, 5.0)]), "overall")
+    assert drafts[0].text is None and drafts[0].reason == "no item text"
+    assert drafts[1].text is not None
+
+
+def test_a_users_text_does_not_depend_on_the_batch(perfumes: Path) -> None:
+    rng = np.random.default_rng(1)
+    users = [[(int(i) + 1, float(s)) for i, s in zip(rng.integers(0, 9, n), rng.integers(1, 6, n), strict=True)]
+             for n in rng.integers(1, 12, 40)]
+    writer = KeywordsWriter(perfumes, 24, "long", None)
+    together = [draft.text for draft in writer.write(histories_of(*users), "overall")]
+    assert together == [writer.write(histories_of(user), "overall")[0].text for user in users]
+
+
+def test_item_order_does_not_change_a_text(tmp_path: Path, perfumes: Path) -> None:
+    order = [6, 2, 8, 0, 9, 4, 1, 7, 5, 3]
+    features_of([PERFUMES[n] for n in order], tmp_path)
+    user = [(1, 5.0), (2, 4.0), (4, 1.0), (6, 3.0), (7, 2.0)]
+    renamed = [(order.index(item - 1) + 1, signal) for item, signal in user]
+    assert profile_of(tmp_path, renamed) == profile_of(perfumes, user)
+
+
+def test_angles_cut_the_history() -> None:
+    histories = histories_of([(1, 1.0), (2, 5.0), (3, 5.0), (4, NAN)], [(5, NAN)], [])
+    assert histories.angle("recent").items_M.tolist() == [3, 4, 5]  # ceil(4 / 3) = 2 and ceil(1 / 3) = 1
+    assert histories.angle("favourites").items_M.tolist() == [2, 3]
+    assert histories.angle("favourites").lengths_N.tolist() == [2, 0, 0]
+    assert histories.last(2).items_M.tolist() == [3, 4, 5]
+    assert histories.take(np.array([False, True, True])).users_N.tolist() == [1, 2]
+
+
+def test_a_catalogue_without_any_text_has_no_features(tmp_path: Path) -> None:
+    items = features_of([(None, None, {}), ("", None, {})], tmp_path)
+    assert len(items.kind_F) == 0
+    draft, = KeywordsWriter(tmp_path, 24, "long", None).write(histories_of([(1, NAN)]), "overall")
+    assert draft.reason == "no item text"
