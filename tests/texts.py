@@ -31,7 +31,7 @@ _FIELDS = pa.map_(pa.string(), pa.string())
 
 def make_text_prepared(storage: Storage, users: int = 120, items: int = 60, textless: int = 6, signals: bool = True,
                        seed: int = 0, leak: bool = False) -> Artifact:
-    """Users with 2 to 9 random items; the last ``textless`` items have no text, and user u has only those if u % 10 = 9.
+    """Users with 2 to 9 random items. The last ``textless`` items have no text; users 9, 19, … have only those.
 
     Args:
         leak: the histories hold one interaction that is not in the training part.
@@ -46,16 +46,16 @@ def make_text_prepared(storage: Storage, users: int = 120, items: int = 60, text
         histories.append((rng.integers(low, high, rng.integers(2, 10)) + 1).tolist())
         liked.append(rng.integers(1, 6, len(histories[-1])).astype(float).tolist() if signals
                      else [None] * len(histories[-1]))
-    texts = []
+    texts: list[tuple[str | None, str | None]] = []
     for item in range(items):
         first, second, kind = WORDS[item % 8], WORDS[(item // 3) % 8], KINDS[item % 4]
         texts.append((f"{first} {second} {kind} number {item}", kind) if item < items - textless else (None, None))
+    prices = [[("price", f"{n % 7 + 1}.50")] if title else [] for n, (title, _) in enumerate(texts)]
     out.write_table("items.parquet", pa.table({
         ITEM_IDX: np.arange(1, items + 1, dtype=np.int32), ITEM_ID: [f"i{n}" for n in range(items)],
         TITLE: pa.array([title for title, _ in texts], pa.string()),
         CATEGORY: pa.array([kind for _, kind in texts], pa.string()),
-        FIELDS: pa.array([[("price", f"{n % 7 + 1}.50")] if title else [] for n, (title, _) in enumerate(texts)], _FIELDS),
-        COUNT: np.zeros(items, np.int32)}))
+        FIELDS: pa.array(prices, _FIELDS), COUNT: np.zeros(items, np.int32)}))
     flat = [item for history in histories for item in history]
     lengths = [len(history) for history in histories]
     out.write_table("interactions.parquet", pa.table({

