@@ -17,6 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.digests import DigestCache
 from pipeline.encode import keys as encode_keys
 from pipeline.evaluate import keys as evaluate_keys
+from pipeline.evaluate.config import Baseline
 from pipeline.prepare import keys as prepare_keys
 from pipeline.profile import keys as profile_keys
 from pipeline.reduce import keys as reduce_keys
@@ -35,7 +36,7 @@ class Step:
     key: StageKey
     arm: Arm | None = None
     seed: int | None = None
-    baseline: str | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan, run_folder
 from pipeline.progress import say
+from pipeline.report import keys as report_keys
 
 RESUMABLE = ("profile", "encode", "train")
 """Stages that take up the files of a killed attempt; the others start their attempt anew."""
@@ -139,7 +140,7 @@ def _needs_ray(config: RunConfig, item: PlannedStep, done: dict[str, Artifact]) 
 def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str, Any]:
     """Write the report unless the one that is there was made from the same artifacts and settings."""
     basis = {"artifacts": {k: a.fingerprint for k, a in result.artifacts.items()}, "report": config.report.key(),
-             "arms": config.arms, "seeds": config.seeds}
+             "version": report_keys.VERSION, "arms": config.arms, "seeds": config.seeds}
     digest = hashlib.blake2b(json.dumps(basis, sort_keys=True).encode(), digest_size=8).hexdigest()
     stamp = f"{result.folder}/report.json"
     if storage.exists(stamp) and storage.read_json(stamp)["basis"] == digest:
@@ -170,7 +171,8 @@ def _run_lock(storage: Storage, folder: str) -> Iterator[None]:
         owner = storage.read_json(path)
         if owner != leases.mine() and leases.alive(owner):
             raise ArtifactError(f"{folder}: process {owner['pid']} on {owner['host']} is at work on this run; wait for "
-                                f"it, stop it, or give this run another name (name=…); if it is long gone, delete {path}")
+                                "it, stop it, or give this run another name (name=…); if it is long gone, delete "
+                                f"{path}")
     storage.write_json(path, leases.mine())
     try:
         yield
