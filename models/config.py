@@ -111,7 +111,7 @@ class ProjectionConfig(Config):
     """T, the linear map from the profile space to R^d. It exists only during training."""
 
     kind: Literal["trained", "orthogonal", "identity"] = "trained"
-    """`trained`: linear layer with bias. `orthogonal`: fixed, seeded orthonormal map. `identity`: none, equal widths."""
+    """`trained`: linear layer with bias. `orthogonal`: fixed, seeded orthonormal map. `identity`: no map."""
 
     variance_floor: float = Field(default=0.0, ge=0)
     """Weight of a hinge that keeps the per-dimension standard deviation of T(profile) at 1 or above; 0 = off."""
