@@ -24,6 +24,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
+ROWS = 20_000_000
 USERS, ITEMS, TASTES = 137_165, 13_132, 16
 """Users and items of ML-20M after its filter."""
 CONFIG = "configs/paper/ml-20m-sasrec.yaml"
@@ -33,7 +34,7 @@ PACKAGES = ("numpy", "polars", "pyarrow")
 def main() -> None:
     """Generate, measure, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mentorec-bench-prepare")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -43,7 +44,8 @@ def main() -> None:
         return
     folder, generated_s = generate(given.rows, given.cache)
     measured = _in_fresh_process(folder)
-    record(given.results, {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": "make bench-prepare",
+    command = "make bench-prepare" if given.rows == ROWS else f"python -m tests.bench.prepare --rows {given.rows}"
+    record(given.results, {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
                            "rows_asked": given.rows, "generate_seconds": generated_s, **measured,
                            "hardware": hardware(), "versions": versions()})
 
@@ -53,7 +55,7 @@ def generate(rows: int, cache: Path) -> tuple[Path, float | None]:
     from pipeline.prepare.config import SyntheticSource
     from pipeline.prepare.raw_layouts import write_raw_layout
 
-    share = min(1.0, rows / 20_000_000)
+    share = min(1.0, rows / ROWS)
     users = max(100, round(USERS * share))
     # The tail of the lengths varies between draws; half a percent more keeps the count above what is asked.
     source = SyntheticSource(users=users, items=ITEMS, mean_length=max(3.0, 1.005 * rows / users), tastes=TASTES,

@@ -66,12 +66,12 @@ def test_every_user_and_angle_is_a_profile_or_a_reject_with_a_reason(storage: St
 def test_too_many_rejects_stop_the_stage_and_the_work_is_kept(storage: Storage) -> None:
     prepared = make_text_prepared(storage, users=40)
     strict = ProfileConfig(max_rejected_fraction=0.05, execution=ONE)
+    out = artifacts.begin(storage, keys.key(strict, prepared.fingerprint))
     with pytest.raises(DataError, match=r"4 of 40 profiles are rejected \(10.0%; no item text: 4\).*raise profile.max"):
-        build(prepared, storage, strict)
-    attempt, = storage.names(f"{keys.key(strict, prepared.fingerprint).folder}/attempts")
-    storage.delete(f"{keys.key(strict, prepared.fingerprint).folder}/attempts/{attempt}/lease.json")
+        profile(strict, prepared, out)
+    out.release()
     accepted = build(prepared, storage, strict.model_copy(update={"max_rejected_fraction": 0.2}))
-    assert accepted.manifest.attempt == attempt and accepted.manifest.counts["num_rejected"] == 4
+    assert accepted.manifest.attempt == out.attempt and accepted.manifest.counts["num_rejected"] == 4
 
 
 def test_a_history_with_more_than_the_training_part_stops_the_stage(storage: Storage) -> None:
