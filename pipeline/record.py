@@ -14,13 +14,15 @@ from pipeline.provenance import provenance
 def record(config: RunConfig, metrics: dict[str, Any], folder: Path, table: str) -> Path:
     """Write the run's metrics as JSON and its table as Markdown; returns the Markdown file.
 
-    Storage is left out of the recorded configuration: it names a place on one machine.
+    Storage is left out of the recorded configuration: it names a place on one machine. Sample users and the profile
+    map are left out of the metrics: they hold rows of the data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = provenance()
     shown = config.model_dump(mode="json", exclude={"storage"})
+    figures = {name: value for name, value in metrics.items() if name not in ("samples", "map")}
     (folder / f"{config.name}.json").write_text(
-        json.dumps({"provenance": source, "config": shown, "metrics": metrics}, indent=1, ensure_ascii=False) + "\n",
+        json.dumps({"provenance": source, "config": shown, "metrics": figures}, indent=1, ensure_ascii=False) + "\n",
         encoding="utf-8")
     machine = source["machine"]
     text = f"""# {config.name}

@@ -133,7 +133,8 @@ def _needs_ray(config: RunConfig, item: PlannedStep, done: dict[str, Artifact]) 
     if item.stage == "evaluate":
         return config.evaluate.execution.workers > 0
     if item.stage == "reduce":
-        return done["encode"].manifest.counts["num_out"] > config.reduce.fit_rows
+        return (config.reduce.execution.num_gpus > 0
+                or done["encode"].manifest.counts["num_out"] > config.reduce.fit_rows)
     return item.stage in ("profile", "encode")
 
 

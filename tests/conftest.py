@@ -10,6 +10,9 @@ import pytest
 
 from cluster.storage import Storage
 
+# Ray reads this once per process and keeps it: a test that fails to join a cluster must not decide for the next one.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
