@@ -206,7 +206,7 @@ def test_an_interrupt_ends_with_130_and_a_hint(tiny_config: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 240
-        while not list((tiny_config.parent / "storage").glob("artifacts/train/*/leases/*.json")):
+        while not list((tiny_config.parent / "storage").glob("artifacts/train/*/attempts/*/metrics.jsonl")):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline, "training did not begin"
             time.sleep(0.05)
