@@ -30,7 +30,7 @@ train:
   epochs: 4
   distill_epochs: 2
   batch_size: 32
-  execution: {num_workers: 0}
+  execution: {num_workers: 0, threads_per_worker: 1}
 evaluate:
   baselines: [popularity, transitions]
   execution: {workers: 0}

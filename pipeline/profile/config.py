@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.config import ActorExecution
 from configs.base import Config
@@ -31,12 +31,19 @@ class ProfileConfig(Config):
     engine: EngineConfig = KeywordsEngine()
     form: Literal["long", "short"] = "long"
     """`long`: free paragraphs; `short`: fixed fields."""
-    angles: tuple[Angle, ...] = ("overall",)
+    angles: tuple[Angle, ...] = Field(default=("overall",), min_length=1)
     """Several profiles per user, kept apart."""
     recent_items: int | None = Field(default=None, ge=1)
     """Only the last so many training items; None: all."""
     liked_signal: float | None = None
     """Signal from which an item counts as liked; None: at or above the user's own mean."""
     max_rejected_fraction: float = Field(default=0.2, ge=0, le=1)
-    """More rejected users than this fails the stage."""
+    """More rejected profiles than this fail the stage; it changes no profile and is no part of the fingerprint."""
     execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=500, block_rows=5000)
+
+    @field_validator("angles")
+    @classmethod
+    def _distinct(cls, value: tuple[Angle, ...]) -> tuple[Angle, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each angle may stand once")
+        return value

@@ -32,6 +32,8 @@ _FOCUSED, _MIXED = 0.5, 0.25
 _LOG_COUNTS = np.log1p(np.arange(4096))
 """log(1 + n) from a table: the same float in whatever vector lane."""
 _KINDS = len(Kind)
+_MAX_PAIRS = 2_000_000
+"""(Interaction, feature) pairs worked on at once: some 200 MB."""
 
 
 class KeywordsWriter:
@@ -56,6 +58,19 @@ class KeywordsWriter:
 
     def write(self, histories: Histories, angle: Angle) -> list[Draft]:
         """One profile per user, or the reason why there is none."""
+        drafts: list[Draft] = []
+        for users_N in self._portions(histories):
+            drafts += self._write(histories.take(users_N), angle)
+        return drafts
+
+    def _portions(self, histories: Histories) -> list[np.ndarray]:
+        """Masks of consecutive users whose features fit into memory together, however long their histories."""
+        size_M = self._items.offsets_I[histories.items_M + 1] - self._items.offsets_I[histories.items_M]
+        pairs_N = np.bincount(histories.owner_M, size_M, len(histories))
+        portion_N = (np.cumsum(pairs_N) - pairs_N) // _MAX_PAIRS
+        return [portion_N == portion for portion in np.unique(portion_N)]
+
+    def _write(self, histories: Histories, angle: Angle) -> list[Draft]:
         c = count(histories, self._items, self._liked_signal)
         rankings = self._rankings(c)
         return [Draft(render(self._facts(user, c, rankings, histories), self._form, angle)) if c.told_N[user]

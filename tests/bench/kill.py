@@ -30,7 +30,7 @@ KILLS_HERE = (8, 45)
 """Epochs of the distilled arm after which the driver is killed: one in each phase."""
 KILL_ON_RAY = 20
 ON_RAY = ("arms=[distilled]", "train.execution.num_workers=1", "train.execution.cpus_per_worker=0.5")
-USERS, BLOCK_ROWS, KILL_BLOCKS = 4000, 50, 20
+USERS, BLOCK_ROWS, KILL_BLOCKS = 3000, 50, 15
 ANGLES = ("overall", "favourites")
 PROFILE = ("profile.angles=[overall, favourites]", "profile.max_rejected_fraction=0.5",
            f"profile.execution={{actors: 1, num_cpus: 0.5, block_rows: {BLOCK_ROWS}, batch_rows: {BLOCK_ROWS}}}")

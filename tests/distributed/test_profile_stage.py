@@ -94,3 +94,30 @@ def test_only_the_last_items_count_when_asked(storage: Storage) -> None:
     texts = zip(whole.read_table("profiles")[PROFILE].to_pylist(), short.read_table("profiles")[PROFILE].to_pylist(),
                 strict=True)
     assert sum(a != b for a, b in texts) > 15
+
+
+def test_a_call_cut_off_after_the_map_computes_nothing_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = make_text_prepared(storage, users=30, textless=0)
+    config = ProfileConfig(execution=ONE)
+    out = artifacts.begin(storage, keys.key(config, prepared.fingerprint))
+
+    def cut_off(*args: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(profile_stage, "_write", cut_off)
+        with pytest.raises(InterruptedError):
+            profile(config, prepared, out)
+
+    class NeverCalled(profile_stage.ProfileActor):
+        def __call__(self, batch: object) -> None:  # type: ignore[override]
+            raise AssertionError("a saved row was sent again")
+
+    monkeypatch.setattr(profile_stage, "ProfileActor", NeverCalled)
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "remove_work", cut_off)
+        with pytest.raises(InterruptedError):
+            profile(config, prepared, out)
+    storage.delete(out.relative(rows.RAW))
+    artifact = profile(config, prepared, out)
+    assert artifact.read_table("profiles")[USER_IDX].to_pylist() == list(range(30))

@@ -29,7 +29,8 @@ def test_prepares_and_takes_twenty_steps(name: str, storage: Storage, tmp_path: 
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MENTOREC_DATA", str(tmp_path))
     config = load(RunConfig, f"paper/{name}.yaml",
-                  [f"train.epochs={STEPS}", f"train.distill_epochs={STEPS // 2}", "train.execution.num_workers=0"])
+                  [f"train.epochs={STEPS}", f"train.distill_epochs={STEPS // 2}", "train.execution.num_workers=0",
+                   "train.execution.threads_per_worker=1"])
     dataset = name.rpartition("-")[0]
     write_raw_layout(config.prepare.source.kind, GENERATED, tmp_path / "paper" / dataset)
     prepared = prepare(config.prepare, artifacts.begin(storage, prepare_keys.key(config.prepare)))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.columns import CATEGORY, FIELDS, ITEMS, SIGNALS, TITLE, USER_IDX
-from pipeline.profile import catalogue, fields, tokens
+from pipeline.profile import catalogue, fields, keywords, tokens
 from pipeline.profile.features import ItemFeatures, Kind
 from pipeline.profile.histories import Histories
 from pipeline.profile.keywords import KeywordsWriter
@@ -189,6 +189,16 @@ def test_a_users_text_does_not_depend_on_the_batch(perfumes: Path) -> None:
     writer = KeywordsWriter(perfumes, 24, "long", None)
     together = [draft.text for draft in writer.write(histories_of(*users), "overall")]
     assert together == [writer.write(histories_of(user), "overall")[0].text for user in users]
+
+
+def test_long_histories_are_worked_on_in_portions_with_the_same_texts(perfumes: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [[(n % 9 + 1, NAN) for n in range(length)] for length in (3, 400, 1, 7, 90)]
+    writer = KeywordsWriter(perfumes, 24, "long", None)
+    whole = writer.write(histories_of(*users), "overall")
+    monkeypatch.setattr(keywords, "_MAX_PAIRS", 50)
+    assert len(writer._portions(histories_of(*users))) == 3
+    assert writer.write(histories_of(*users), "overall") == whole
 
 
 def test_item_order_does_not_change_a_text(tmp_path: Path, perfumes: Path) -> None:
