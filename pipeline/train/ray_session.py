@@ -29,6 +29,9 @@ from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole, torch_threads
 from pipeline.train.spec import TrainSpec
 
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of checkpoints; it is not written in one piece."""
+
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
 _POLL_SECONDS = "0.25"
@@ -86,6 +89,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
     _announce_need(execution)
     storage.make_dir(folder)
+    drop_torn_snapshot(storage, f"{folder}/{spec.fingerprint}/{_SNAPSHOT}")
     trainer = ray.train.torch.TorchTrainer(
         worker_loop,
         train_loop_config={"spec": spec.model_dump(mode="json"), "storage": storage},
@@ -108,6 +112,20 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
         raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
     with result.checkpoint.as_directory() as last:
         return read_checkpoint(Path(last), spec.fingerprint)
+
+
+def drop_torn_snapshot(storage: Storage, path: str) -> None:
+    """Remove Ray Train's list of checkpoints if its writer was killed half-way: Ray would refuse to start for ever.
+
+    Training then starts from its first step; with the same order and masks it ends with the same model.
+    """
+    if not storage.exists(path):
+        return
+    try:
+        storage.read_json(path)
+    except ValueError:  # not JSON, not UTF-8
+        say(f"train: {storage.path(path)} was cut off while it was written; starting this training anew")
+        storage.delete(path)
 
 
 def worker_loop(config: dict[Any, Any]) -> None:
