@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from pipeline.columns import ANGLE, USER_IDX
 from pipeline.rows import DONE, RAW
 from tests.bench.ratings import write_ratings
 from tests.bench.sections import Section
-from tests.bench.workshop import Workshop, done, kill_when, left_over
+from tests.bench.workshop import Killed, Workshop, done, kill_when, watching
 from tests.tools import TINY, epochs_logged
 
 EPOCHS = ("train.epochs=60", "train.distill_epochs=30", "train.execution.threads_per_worker=1")
@@ -30,6 +29,7 @@ KILLS_HERE = (8, 45)
 """Epochs of the distilled arm after which the driver is killed: one in each phase."""
 KILL_ON_RAY = 20
 ON_RAY = ("arms=[distilled]", "train.execution.num_workers=1", "train.execution.cpus_per_worker=0.5")
+ANEW = "starts anew"
 USERS, BLOCK_ROWS, KILL_BLOCKS = 3000, 50, 15
 ANGLES = ("overall", "favourites")
 PROFILE = ("profile.angles=[overall, favourites]", "profile.max_rejected_fraction=0.5",
@@ -44,43 +44,50 @@ def run(workshop: Workshop) -> Section:
                       "this process's own training twice (once per phase) and on Ray Train (one worker) once, against "
                       f"one uninterrupted run. Profiles: {USERS:,} users with two angles each, blocks of "
                       f"{BLOCK_ROWS} users.")
-    helpers = _training(section, workshop) + _profile(section, workshop)
-    left = left_over(helpers)
-    section.check("processes of the killed drivers still there a minute after the last kill", "0",
-                  f"{left} of {len(helpers)}", left == 0)
+    killed = [*_training(section, workshop), _profile(section, workshop)]
+    left = sum(each.left for each in killed)
+    section.check(f"{len(killed)} kills: processes of the killed drivers that were still there a minute later", "0",
+                  f"{left} of {sum(each.helpers for each in killed)}", left == 0)
     return section
 
 
-def _training(section: Section, workshop: Workshop) -> list[Any]:
+def _training(section: Section, workshop: Workshop) -> list[Killed]:
     undisturbed = str(workshop.tiny("uninterrupted"))
     done("run", "-c", undisturbed, *EPOCHS)
-    killed, on_ray = (str(workshop.tiny(name)) for name in ("killed", "killed-on-ray"))
-    rows = []
-    helpers = []
-    for config, kills, more in ((killed, KILLS_HERE, ()), (on_ray, (KILL_ON_RAY,), ON_RAY)):
+    here, on_ray = (str(workshop.tiny(name)) for name in ("killed", "killed-on-ray"))
+    rows: list[tuple[object, ...]] = []
+    killed = []
+    for config, kills, more in ((here, KILLS_HERE, ()), (on_ray, (KILL_ON_RAY,), ON_RAY)):
         storage = workshop.folder / Path(config).stem
+        where = "on Ray Train" if more else "in the driver's process"
         for epoch in kills:
-            helpers += kill_when(partial(_reached, storage, epoch), "run", "-c", config, *EPOCHS, *more)
-            where = "on Ray Train" if more else "in the driver's process"
+            killed.append(kill_when(partial(_reached, storage, epoch), "run", "-c", config, *EPOCHS, *more))
             rows.append((where, _distilled_epochs(storage), _saved_epochs(storage)))
-        again = done("run", "-c", config, *EPOCHS, *more)
-        section.check(f"the rerun goes on ({'Ray Train' if more else 'no Ray'})", "takes up the unfinished attempt",
-                      next((line for line in again.stderr.splitlines() if "going on with" in line), "starts anew"),
-                      "going on with the unfinished attempt" in again.stderr)
+        saved, seen = _saved_epochs(storage), [_distilled_epochs(storage)]
+        with watching(partial(_note_epochs, storage, seen)):
+            again = done("run", "-c", config, *EPOCHS, *more)
+        section.check(f"training {where}: the rerun goes on from the newest saved checkpoint", f"epoch {saved}",
+                      f"epoch {min(seen)}; {_goes_on(again)}", min(seen) == saved > 0 and _goes_on(again) != ANEW)
     section.table("When the driver was killed", ("training", "epochs done", "newest saved checkpoint: epoch"), rows)
     expected = _test_metrics(workshop.folder / "uninterrupted")
-    here, ray = (_test_metrics(workshop.folder / name) for name in ("killed", "killed-on-ray"))
+    twice, ray = (_test_metrics(workshop.folder / name) for name in ("killed", "killed-on-ray"))
     section.check("test metrics after two kills, both arms", "equal to the uninterrupted run's",
-                  _told(here), here == expected)
+                  _told(twice), twice == expected)
     section.check("test metrics after a kill on Ray Train, distilled arm", "equal to the uninterrupted run's",
                   _told(ray), ray == {"distilled": expected["distilled"]})
     section.check("test ranks of every user after the kills", "equal",
                   "equal" if _same_ranks(workshop.folder) else "different", _same_ranks(workshop.folder))
-    runs = {"uninterrupted": expected, "killed twice": here, "killed on Ray Train": ray}
+    runs = {"uninterrupted": expected, "killed twice": twice, "killed on Ray Train": ray}
     section.table("Test metrics, seen items removed", ("run", "arm", *expected["plain"]),
                   [(name, arm, *(f"{value:.6f}" for value in values.values()))
                    for name, found in runs.items() for arm, values in found.items()])
-    return helpers
+    return killed
+
+
+def _goes_on(process: subprocess.CompletedProcess[str]) -> str:
+    """What the rerun says of an unfinished attempt."""
+    said = (line.partition(": ")[2] for line in process.stderr.splitlines() if "going on with the unfinished" in line)
+    return next(said, ANEW)
 
 
 def _distilled_attempts(storage: Path) -> Iterator[Path]:
@@ -95,6 +102,10 @@ def _distilled_epochs(storage: Path) -> int:
 
 def _reached(storage: Path, epoch: int) -> bool:
     return _distilled_epochs(storage) >= epoch
+
+
+def _note_epochs(storage: Path, seen: list[int]) -> None:
+    seen.append(_distilled_epochs(storage))
 
 
 def _saved_epochs(storage: Path) -> int:
@@ -133,18 +144,19 @@ def _same_ranks(folder: Path) -> bool:
     return len(expected) == 2 and found["killed"] == expected and found["killed-on-ray"] == distilled
 
 
-def _profile(section: Section, workshop: Workshop) -> list[Any]:
+def _profile(section: Section, workshop: Workshop) -> Killed:
     raw = workshop.folder / "ratings"
     source = write_ratings(raw, users=USERS, items=200, rated_share=0.7)
     args = ("profile", "-c", str(workshop.config("killed-profile", TINY)), f"prepare.source={source}", *PROFILE)
     storage = workshop.folder / "killed-profile"
     done("prepare", *args[1:])
-    helpers = kill_when(lambda: len(_saved_blocks(storage)) >= KILL_BLOCKS, *args)
-    left_over(helpers)  # a writer that outlives its driver for a moment may still finish a block
+    killed = kill_when(lambda: len(_saved_blocks(storage)) >= KILL_BLOCKS, *args)
     saved, written = _ids(_saved_blocks(storage)), _ids(_row_files(storage))
-    with _kept_aside(storage, workshop.folder / "aside") as kept:
+    before, aside = {path.name for path in _row_files(storage)}, workshop.folder / "aside"
+    aside.mkdir()
+    with watching(partial(_keep_aside, storage, aside, before)):
         again = done(*args)
-    redone = _ids([kept / name for name in sorted(os.listdir(kept))])
+    redone = _ids(sorted(aside.iterdir()))
     new = np.setdiff1d(redone, saved)
 
     attempt = next(storage.glob("artifacts/profile/*/attempts/*"))
@@ -153,9 +165,8 @@ def _profile(section: Section, workshop: Workshop) -> list[Any]:
                           for name in ("profiles", "rejected.parquet"))
     everyone = pa.concat_tables([profiles, rejected])
     distinct = everyone.group_by([USER_IDX, ANGLE]).aggregate([]).num_rows
-    section.check("the rerun of `profile` goes on", "takes up the unfinished attempt",
-                  next((line for line in again.stderr.splitlines() if "going on with" in line), "starts anew"),
-                  "going on with the unfinished attempt" in again.stderr)
+    section.check("the rerun of `profile` goes on", "with the unfinished attempt", _goes_on(again),
+                  _goes_on(again) != ANEW)
     section.check("rows in = rows out + rejected", f"{USERS * len(ANGLES):,}",
                   f"{counts['num_in']:,} = {counts['num_out']:,} + {counts['num_rejected']:,} (files: "
                   f"{profiles.num_rows:,} + {rejected.num_rows:,})",
@@ -172,7 +183,7 @@ def _profile(section: Section, workshop: Workshop) -> list[Any]:
                             "rerun", "blocks saved", "blocks in all"),
                   [(USERS, len(saved), len(np.setdiff1d(written, saved)), len(redone),
                     math.ceil(len(saved) / BLOCK_ROWS), math.ceil(USERS / BLOCK_ROWS))])
-    return helpers
+    return killed
 
 
 def _saved_blocks(storage: Path) -> list[Path]:
@@ -192,26 +203,9 @@ def _ids(files: list[Path]) -> np.ndarray:
     return np.unique(table[USER_IDX].to_numpy())
 
 
-@contextmanager
-def _kept_aside(storage: Path, folder: Path) -> Iterator[Path]:
-    """Hard links to the files of rows that appear while the block runs: the stage deletes its work at the end."""
-    folder.mkdir()
-    before = {path.name for path in _row_files(storage)}
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            for path in _row_files(storage):
-                if path.name not in before and not (folder / path.name).exists():
-                    try:
-                        os.link(path, folder / path.name)
-                    except FileNotFoundError:
-                        continue  # written under this name, then renamed or deleted
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield folder
-    finally:
-        ended.set()
-        thread.join()
+def _keep_aside(storage: Path, folder: Path, before: set[str]) -> None:
+    """Hard links to new files of rows: the stage deletes its work at its end."""
+    with suppress(FileNotFoundError):  # deleted since it was listed
+        for path in _row_files(storage):
+            if path.name not in before and not (folder / path.name).exists():
+                os.link(path, folder / path.name)

@@ -6,8 +6,9 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +88,17 @@ def built(process: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {label: rest.partition("changed: ")[2] for label, found, rest in said if found}
 
 
-def kill_when(ready: Callable[[], bool], *args: str) -> list[psutil.Process]:
-    """Start a command and send SIGKILL to it, and to it alone, as soon as ``ready``.
+@dataclass(frozen=True)
+class Killed:
+    """What became of a killed driver's own processes."""
 
-    Returns:
-        The processes it had started, which nobody has ended yet.
+    helpers: int
+    left: int
+    """Still there after a minute; ended then."""
+
+
+def kill_when(ready: Callable[[], bool], *args: str) -> Killed:
+    """Start a command, send SIGKILL to it, and to it alone, as soon as ``ready``, and see its processes go.
 
     Raises:
         RuntimeError: the command ended, or time ran out, before it was ready.
@@ -111,13 +118,26 @@ def kill_when(ready: Callable[[], bool], *args: str) -> list[psutil.Process]:
             driver.kill()
             driver.wait()
     note(f"  {without_folders(' '.join(args))}: killed after {time.perf_counter() - started:.1f} s")
-    return helpers
-
-
-def left_over(helpers: Iterable[psutil.Process]) -> int:
-    """How many of a killed driver's processes are still there after a minute; those are ended now."""
-    _, alive = psutil.wait_procs(list(helpers), timeout=_FATE_S)
-    for process in alive:
+    _, left = psutil.wait_procs(helpers, timeout=_FATE_S)
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    return len(alive)
+    return Killed(len(helpers), len(left))
+
+
+@contextlib.contextmanager
+def watching(look: Callable[[], object]) -> Iterator[None]:
+    """Call ``look`` again and again, in a thread of its own, while the block runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_POLL_S):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
