@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,12 +126,13 @@ class DistilledRecommender(nn.Module):
             DataError: α > 0 and the batch carries no profile columns.
         """
         active = self.distillation if alpha > 0 else None
-        inputs_BL, targets_BL = self.encoder.training_inputs(batch.items_BL, batch.users_B, mask_seed)
-        encoded = self.encoder(inputs_BL, active.layer if active else None)
-        with torch.autocast(inputs_BL.device.type, enabled=False):
-            ranking_sum, positions = self._ranking(encoded.hidden_BLD, targets_BL)
-            rows_NC = self._sides(encoded.layer_BLD, inputs_BL, batch) if active else ranking_sum.new_zeros(0, 2)
-            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([positions, len(rows_NC)])])
+        read = [self._read(items_BL, users_B, mask_seed, active) for items_BL, users_B in batch.split()]
+        with torch.autocast(batch.items_BL.device.type, enabled=False):
+            hidden_ND, targets_N = (torch.cat([getattr(piece, name) for piece in read]) for name in
+                                    ("hidden_ND", "targets_N"))
+            ranking_sum = self.ranking_loss(hidden_ND, self.encoder.item_weights_VD(), targets_N)
+            rows_NC = self._sides(read, batch) if active else ranking_sum.new_zeros(0, 2)
+            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([len(targets_N), len(rows_NC)])])
             ranks_W3 = gather_values(local_3.double())
             num_positions, counts = int(ranks_W3[:, 1].sum()), [int(n) for n in ranks_W3[:, 2].tolist()]
             ranking = (ranks_W3[:, 0].sum() / max(num_positions, 1)).float()
@@ -152,23 +153,40 @@ class DistilledRecommender(nn.Module):
         """Parameters that exist only during training: T, attention vectors."""
         return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
 
-    def _ranking(self, hidden_BLD: Tensor, targets_BL: Tensor) -> tuple[Tensor, int]:
-        """Σ L_model over this rank's targets, and their number."""
+    def _read(self, items_BL: Tensor, users_B: Tensor, mask_seed: int, active: DistillationConfig | None) -> _Read:
+        """One call of the encoder: the states that have a target, and H_k of every row."""
+        inputs_BL, targets_BL = self.encoder.training_inputs(items_BL, users_B, mask_seed)
+        encoded = self.encoder(inputs_BL, active.layer if active else None)
         targets_X = targets_BL.flatten()
         chosen_N = targets_X.nonzero().squeeze(1)
-        hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, chosen_N)
-        return self.ranking_loss(hidden_ND, self.encoder.item_weights_VD(), targets_X[chosen_N]), len(chosen_N)
+        read = _Read(encoded.hidden_BLD.flatten(0, 1).index_select(0, chosen_N), targets_X[chosen_N])
+        if active is None or encoded.layer_BLD is None:
+            return read
+        real_BL = inputs_BL != 0
+        with torch.autocast(inputs_BL.device.type, enabled=False):
+            return read._replace(pooled_BD=self.pooling(encoded.layer_BLD.float(), real_BL), real_B=real_BL.any(1))
 
-    def _sides(self, layer_BLD: Tensor | None, inputs_BL: Tensor, batch: Batch) -> Tensor:
+    def _sides(self, read: list[_Read], batch: Batch) -> Tensor:
         """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
-        if layer_BLD is None or batch.profiles_BAP is None or batch.profiled_BA is None:
+        pooled = [piece.pooled_BD for piece in read if piece.pooled_BD is not None]
+        if len(pooled) < len(read) or batch.profiles_BAP is None or batch.profiled_BA is None:
             raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA (zeros and False for "
                             "users without a profile), and an encoder that returns the states of the layer")
-        real_BL = inputs_BL != 0
-        chosen_N = (batch.profiled_BA.any(1) & real_BL.any(1)).nonzero().squeeze(1)
-        student_ND = self.pooling(layer_BLD.index_select(0, chosen_N).float(), real_BL[chosen_N])
+        real_B = torch.cat([piece.real_B for piece in read if piece.real_B is not None])
+        chosen_N = (batch.profiled_BA.any(1) & real_B).nonzero().squeeze(1)
         teacher_ND = self.head(batch.profiles_BAP[chosen_N].float(), batch.profiled_BA[chosen_N])
-        return torch.cat([student_ND, teacher_ND], 1)
+        return torch.cat([torch.cat(pooled).index_select(0, chosen_N), teacher_ND], 1)
+
+
+class _Read(NamedTuple):
+    """What one call of the encoder gives."""
+
+    hidden_ND: Tensor
+    targets_N: Tensor
+    pooled_BD: Tensor | None = None
+    """H_k, fp32; None in a step that does not distil."""
+    real_B: Tensor | None = None
+    """Whether a row has a real position."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class Sequences:
         """int64 [N]."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """int64 [B], of the chosen sequences."""
+        return self.offsets[1:][indices] - self.offsets[:-1][indices]
+
     def padded(self, indices: np.ndarray, max_length: int) -> np.ndarray:
         """The last ``max_length`` items of each chosen sequence, right-padded with 0: int64 [B, L], L ≤ max_length."""
         ends = self.offsets[1:][indices]
@@ -70,6 +75,34 @@ class Cases:
         return len(self.users)
 
 
+MIN_SAVED = 512
+"""Positions of padding that cost about as much as one more call of the encoder."""
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of a batch that the encoder reads in one call."""
+
+    rows: int
+    width: int
+    """Items of its longest row."""
+
+
+def pieces(lengths_B: np.ndarray) -> tuple[Piece, ...]:
+    """Cut rows into pieces of their own width, where a cut saves MIN_SAVED positions or more.
+
+    Args:
+        lengths_B: items of each row, ascending: longer rows stand in later, wider pieces.
+    """
+    if not len(lengths_B):
+        return ()
+    widest = int(lengths_B[-1])
+    saved_B = np.arange(1, len(lengths_B)) * (widest - lengths_B[:-1])  # by a cut after each row but the last
+    cut = int(saved_B.argmax()) + 1 if len(saved_B) else 0
+    if not cut or saved_B[cut - 1] < MIN_SAVED:
+        return (Piece(len(lengths_B), max(widest, 1)),)
+    return (*pieces(lengths_B[:cut]), *pieces(lengths_B[cut:]))
+
+
 @dataclass(frozen=True)
 class Batch:
     """One rank's part of a global batch."""
@@ -82,10 +115,19 @@ class Batch:
     """fp32 teacher targets; rows without a profile hold zeros and are masked."""
     profiled_BA: Tensor | None = None
     """bool, which of ``profiles_BAP`` are real."""
+    pieces: tuple[Piece, ...] = ()
+    """How the encoder reads the rows; (): in one call."""
+
+    def split(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Items and users, piece by piece."""
+        rows = [piece.rows for piece in self.pieces] or [len(self.users_B)]
+        widths = [piece.width for piece in self.pieces] or [self.items_BL.shape[1]]
+        for items_BL, users_B, width in zip(self.items_BL.split(rows), self.users_B.split(rows), widths, strict=True):
+            yield items_BL[:, :width], users_B
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
         move = [None if t is None else t.to(device, non_blocking=non_blocking)
                 for t in (self.users_B, self.items_BL, self.profiles_BAP, self.profiled_BA)]
         assert move[0] is not None and move[1] is not None
-        return Batch(move[0], move[1], move[2], move[3])
+        return Batch(move[0], move[1], move[2], move[3], self.pieces)

@@ -13,7 +13,7 @@ import torch
 
 from configs.errors import DataError
 from models.protocols import SequenceEncoder
-from models.sequences import Batch, Sequences
+from models.sequences import Batch, Sequences, pieces
 from pipeline.arrays import training_sequences
 from pipeline.train.targets import Targets
 
@@ -64,12 +64,18 @@ class TrainingRows:
         return replace(self, targets=targets)
 
     def batch(self, rows_B: np.ndarray, with_targets: bool) -> Batch:
-        """The batch of some training rows; none at all is fine. Targets are fetched only where they are used."""
-        items_BL = torch.from_numpy(self.sequences.padded(self.index_N[rows_B], self.max_items))
+        """The batch of some training rows; none at all is fine. Targets are fetched only where they are used.
+
+        Args:
+            rows_B: ascending by length.
+            with_targets: whether this step distils.
+        """
+        index_B = self.index_N[rows_B]
+        items_BL = torch.from_numpy(self.sequences.padded(index_B, self.max_items))
         users_B = torch.from_numpy(self.users_N[rows_B])
-        if self.targets is None or not with_targets:
-            return Batch(users_B, items_BL)
-        return Batch(users_B, items_BL, *self.targets.gather(rows_B))
+        taught = self.targets.gather(rows_B) if self.targets is not None and with_targets else (None, None)
+        lengths_B = np.minimum(self.sequences.lengths_of(index_B), self.max_items)
+        return Batch(users_B, items_BL, *taught, pieces(lengths_B))
 
 
 def shortest_row(encoder: SequenceEncoder) -> int:

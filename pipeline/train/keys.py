@@ -12,7 +12,7 @@ from pipeline.artifacts import StageKey
 from pipeline.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
 
-VERSION = 1
+VERSION = 2
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
 _FINGERPRINT = re.compile(r"^[0-9a-f]{16}$")

@@ -12,9 +12,6 @@ import numpy as np
 
 from pipeline.train.seeds import Stream, generator
 
-WINDOW_BATCHES = 32
-"""Rows are sorted by length inside windows of so many batches: little padding, order still random."""
-
 
 @dataclass(frozen=True)
 class EpochOrder:
@@ -28,17 +25,24 @@ class EpochOrder:
         return math.ceil(len(self.rows_N) / self.batch_size)
 
     def batch(self, step: int) -> np.ndarray:
-        """Rows of global batch ``step`` (from 0); the last one may be smaller."""
+        """Rows of global batch ``step`` (from 0), ascending by length; the last one may be smaller."""
         return self.rows_N[step * self.batch_size : (step + 1) * self.batch_size]
 
     def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """One worker's rows of a global batch: every ``world_size``-th; empty when the batch has fewer rows."""
+        """One worker's rows of a global batch: every ``world_size``-th, so that all get the same mix of lengths; empty
+        when the batch has fewer rows."""
         return self.batch(step)[rank::world_size]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Shuffles the rows, sorts them by length inside windows, cuts batches, shuffles the batches."""
+    """Shuffles the rows, cuts batches, sorts each batch by length.
+
+    A batch is a random sample of the users. Batches of rows of one length would hold less padding, but the loss is a
+    mean over a batch's positions: short and long batches would weigh the same, and so the positions of short
+    histories far more than those of long ones. Padding is avoided inside a batch instead, see
+    :func:`models.sequences.pieces`.
+    """
 
     lengths_N: np.ndarray
     """Items of each row, as the model will see it."""
@@ -51,13 +55,7 @@ class Sampler:
         return math.ceil(len(self.lengths_N) / self.batch_size)
 
     def epoch(self, epoch: int) -> EpochOrder:
-        """The order of one epoch (from 0). Rows that fill no whole batch come last, drawn at random."""
-        rng = generator(self.seed, Stream.ORDER, epoch)
-        rows_N = rng.permutation(len(self.lengths_N))
-        whole = len(rows_N) // self.batch_size * self.batch_size
-        head = rows_N[:whole]
-        window = np.arange(whole) // (self.batch_size * WINDOW_BATCHES)
-        head = head[np.lexsort((self.lengths_N[head], window))]
-        batches = head.reshape(-1, self.batch_size)
-        rows_N[:whole] = batches[rng.permutation(len(batches))].ravel()
-        return EpochOrder(rows_N, self.batch_size)
+        """The order of one epoch (from 0). Rows that fill no whole batch come last."""
+        rows_N = generator(self.seed, Stream.ORDER, epoch).permutation(len(self.lengths_N))
+        batch_N = np.arange(len(rows_N)) // self.batch_size
+        return EpochOrder(rows_N[np.lexsort((self.lengths_N[rows_N], batch_N))], self.batch_size)
