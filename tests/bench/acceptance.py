@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.provenance import provenance
-from tests.bench import help, kill, parity, reuse
+from tests.bench import help, jobs, kill, parity, reuse, search
 from tests.bench.sections import Section, note, record
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT
 
 RESULTS = ROOT / "docs" / "results"
 PARTS: dict[str, Callable[[Workshop], Section]] = {
-    "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run}
+    "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run, "search": search.run, "job": jobs.run}
 
 
 def main() -> None:

@@ -1,0 +1,60 @@
+"""A Ray cluster of this machine that takes jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def job_server() -> Iterator[tuple[str, dict[str, str]]]:
+    """`ray start --head --block` with a folder of its own, ended by its own handle.
+
+    Yields:
+        The job server's address, and the environment for clients: no Ray settings of ours, the running interpreter's
+        commands first, a home of its own for tokens.
+    """
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
+    home = Path(folder) / "home"  # tokens are kept there
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "RAY_worker_niceness": "0"}
+    ports = []
+    for _ in range(3):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
+    head = subprocess.Popen(
+        ["ray", "start", "--head", "--block", "--num-cpus", "2", "--port", ports[0], "--dashboard-port", ports[1],
+         "--dashboard-agent-listen-port", ports[2], "--temp-dir", folder, "--disable-usage-stats",
+         "--include-dashboard", "true"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{ports[1]}"
+    try:
+        _wait_for(address, head)
+        yield address, environment
+    finally:
+        head.terminate()
+        head.wait(timeout=90)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as exc:
+            if head.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no job server at {address}") from exc
+            time.sleep(0.5)
