@@ -2,7 +2,7 @@
 
 [MASK] is row n + 1 of the embedding table: read, never scored.
 
-Legend: B batch, L positions, D hidden width.
+Legend: B batch, L positions, K keys (as many), D hidden width.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class BERT4RecBlock(Block):
         self.contract = nn.Linear(4 * config.hidden_dim, config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
         normed_BLD = self.attention_norm(hidden_BLD)
-        hidden_BLD = hidden_BLD + self.dropout(self.attention(normed_BLD, normed_BLD, mask_B11L))
+        hidden_BLD = hidden_BLD + self.dropout(self.attention(normed_BLD, normed_BLD, mask_B1LK))
         inner_BLD = F.gelu(self.expand(self.feed_norm(hidden_BLD)))
         output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))
         return output_BLD

@@ -41,6 +41,10 @@ class SASRecConfig(TransformerConfig):
 
     kind: Literal["sasrec"] = "sasrec"
 
+    padding_keys: bool = False
+    """Attend also to the max_length - n empty steps before a sequence of n items, as code that pads on the left and
+    does not mask does: each is a zero state, so short histories are mixed in more carefully. Off: real items alone."""
+
 
 class BERT4RecConfig(TransformerConfig):
     """Bidirectional transformer trained on masked items (Sun et al., CIKM'19)."""

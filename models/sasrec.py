@@ -1,10 +1,11 @@
 """SASRec: a causal transformer that predicts the next item at every step (Kang & McAuley, ICDM'18).
 
-Legend: B batch, L positions, D hidden width.
+Legend: B batch, L positions, D hidden width, K keys: the positions, behind one empty step where those are attended to.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,9 +25,11 @@ class SASRecBlock(Block):
         self.expand = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.contract = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
+        self.empty_steps = int(config.padding_keys)
 
-    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), hidden_BLD, mask_B11L)
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+        memory_BKD = F.pad(hidden_BLD, (0, 0, self.empty_steps, 0))
+        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), memory_BKD, mask_B1LK)
         hidden_BLD = self.feed_norm(hidden_BLD)
         inner_BLD = F.relu(self.dropout(self.expand(hidden_BLD)))
         output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))
@@ -38,6 +41,18 @@ class SASRec(TransformerEncoder):
 
     def __init__(self, config: SASRecConfig, num_items: int) -> None:
         super().__init__(config, num_items, (SASRecBlock(config) for _ in range(config.num_blocks)))
+        self.padding_keys = config.padding_keys
+
+    def attention_mask(self, inputs_BL: Tensor) -> Tensor | None:
+        """None (causal), or causal behind one key for all m empty steps: equal keys, so log m is added to its score."""
+        if not self.padding_keys:
+            return None
+        length = inputs_BL.shape[1]
+        later_LL = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).triu(1)
+        causal_LL = torch.zeros(length, length, device=inputs_BL.device).masked_fill(later_LL, -torch.inf)
+        empty_B = (self.max_length - (inputs_BL != 0).sum(1)).to(causal_LL.dtype)
+        empty_BL1 = empty_B.log()[:, None, None].expand(-1, length, 1)
+        return torch.cat([empty_BL1, causal_LL.expand(len(inputs_BL), -1, -1)], 2).unsqueeze(1)
 
     def training_inputs(self, items_BL: Tensor, users_B: Tensor, mask_seed: int) -> TrainingInputs:
         """Each row without its last item, and the same row shifted by one; rows hold up to max_length + 1 items."""

@@ -3,7 +3,8 @@
 Sequences are right-padded with 0. Positions are counted from the end of the real sequence (most recent item = 0),
 so neither the width of a batch nor the side of its padding changes a state.
 
-Legend: B batch, L positions, D hidden width, H heads, E width of a head, V items 1…n.
+Legend: B batch, L positions, K keys (K = L unless said otherwise), D hidden width, H heads, E width of a head,
+V items 1…n.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(config.hidden_dim, 2 * config.hidden_dim)
         self.output = nn.Linear(config.hidden_dim, config.hidden_dim)
 
-    def forward(self, query_BLD: Tensor, memory_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        """[B, L, D]. ``mask_B11L``: bool, positions that may be attended to; None: causal attention."""
+    def forward(self, query_BLD: Tensor, memory_BKD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+        """[B, L, D]. ``mask_B1LK``: which keys may be attended to (bool), or what is added to their scores (float);
+        it broadcasts; None: causal attention."""
         query_BHLE = self._split(self.query(query_BLD), 1)[0]
-        key_BHLE, value_BHLE = self._split(self.key_value(memory_BLD), 2)
+        key_BHKE, value_BHKE = self._split(self.key_value(memory_BKD), 2)
         mixed_BHLE = F.scaled_dot_product_attention(
-            query_BHLE, key_BHLE, value_BHLE, attn_mask=mask_B11L, is_causal=mask_B11L is None,
+            query_BHLE, key_BHKE, value_BHKE, attn_mask=mask_B1LK, is_causal=mask_B1LK is None,
             dropout_p=self.dropout if self.training else 0.0,
         )
         mixed_BLD: Tensor = self.output(mixed_BHLE.transpose(1, 2).flatten(2))
@@ -51,8 +53,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One transformer block; the students differ in the order of norms and residuals."""
 
-    def forward(self, hidden_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        """[B, L, D] → [B, L, D]; ``mask_B11L`` as in ``Attention``."""
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+        """[B, L, D] → [B, L, D]; ``mask_B1LK`` as in ``Attention``."""
         raise NotImplementedError
 
 
@@ -93,13 +95,13 @@ class TransformerEncoder(nn.Module):
         if inputs_BL.shape[1] > self.max_length:
             raise DataError(illegal("width of the inputs", inputs_BL.shape[1], f"at most max_length={self.max_length}",
                                     "cut them with Sequences.padded"))
-        mask_B11L = self.attention_mask(inputs_BL)
+        mask_B1LK = self.attention_mask(inputs_BL)
         # Scaled as in "Attention is all you need", §3.4: the scored table is small, the summed vectors are not.
         hidden_BLD = self.item_embedding(inputs_BL) * self.hidden_dim**0.5
         hidden_BLD = self.dropout(hidden_BLD + self.position_embedding(positions_from_end(inputs_BL)))
         layer_BLD = None
         for index, block in enumerate(self.blocks):
-            hidden_BLD = block(hidden_BLD, mask_B11L)
+            hidden_BLD = block(hidden_BLD, mask_B1LK)
             if index == layer:
                 layer_BLD = hidden_BLD
         return Encoded(self.norm(hidden_BLD), layer_BLD)
