@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.base import keep_last, last_state_BD
 from models.config import BERT4RecConfig
 from models.hashing import position_bits
 from models.protocols import TrainingInputs
-from models.transformer import Attention, Block, TransformerEncoder, keep_last, last_state_BD
+from models.transformer import Attention, Block, TransformerEncoder
 
 
 class BERT4RecBlock(Block):

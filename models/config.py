@@ -11,23 +11,27 @@ from configs.base import Config
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TransformerConfig(Config):
-    """What SASRec and BERT4Rec share."""
+class StudentConfig(Config):
+    """What every student has."""
 
     hidden_dim: int = Field(default=64, ge=1)
-    """Hidden width d."""
+    """Hidden width d, also that of the item vectors."""
 
     num_blocks: int = Field(default=2, ge=1)
-    """Transformer blocks."""
-
-    num_heads: int = Field(default=1, ge=1)
-    """Attention heads; divides hidden_dim."""
+    """Transformer blocks or GRU layers."""
 
     dropout: Probability = 0.2
-    """Dropout on embeddings, attention and feed-forward outputs."""
+    """Dropout on embeddings, attention weights, feed-forward and GRU outputs."""
 
     max_length: int = Field(default=50, ge=1)
     """Most recent items that the model sees, L."""
+
+
+class TransformerConfig(StudentConfig):
+    """What the transformers share."""
+
+    num_heads: int = Field(default=1, ge=1)
+    """Attention heads; divides hidden_dim."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerConfig:
@@ -55,7 +59,31 @@ class BERT4RecConfig(TransformerConfig):
     """Share of positions replaced by [MASK] in training; at least one per sequence."""
 
 
-ModelConfig = Annotated[SASRecConfig | BERT4RecConfig, Field(discriminator="kind")]
+class ESASRecConfig(TransformerConfig):
+    """SASRec's objective over LiGR layers (Tikhonovich et al., RecSys'25). The paper's loss is a sampled softmax:
+    see `train.loss`."""
+
+    kind: Literal["esasrec"] = "esasrec"
+
+    feed_multiple: int = Field(default=4, ge=1)
+    """Inner width of the feed-forward network, in multiples of hidden_dim."""
+
+
+class GRU4RecConfig(StudentConfig):
+    """Gated recurrent layers (Hidasi et al., ICLR'16)."""
+
+    kind: Literal["gru4rec"] = "gru4rec"
+
+    num_blocks: int = Field(default=1, ge=1)
+    """GRU layers."""
+
+    state_dim: int | None = Field(default=None, ge=1)
+    """Width of the recurrent state; where it is not hidden_dim, a linear map follows each layer. None: hidden_dim."""
+
+
+ModelConfig = Annotated[
+    SASRecConfig | BERT4RecConfig | ESASRecConfig | GRU4RecConfig, Field(discriminator="kind")
+]
 
 
 class MeanPooling(Config):
@@ -128,7 +156,7 @@ class DistillationConfig(Config):
     """Form of L_distil."""
 
     layer: int = Field(default=0, ge=0)
-    """k, 0-based: H_k is pooled after this transformer block."""
+    """k, 0-based: H_k is pooled after this transformer block or GRU layer."""
 
     pooling: PoolingConfig = MeanPooling()
     """How H_k is pooled over real positions (eqs. 1-3)."""

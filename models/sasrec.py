@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.base import NextItem
 from models.config import SASRecConfig
-from models.protocols import TrainingInputs
-from models.transformer import Attention, Block, TransformerEncoder, keep_last, last_state_BD
+from models.transformer import Attention, Block, TransformerEncoder
 
 
 class SASRecBlock(Block):
@@ -36,8 +36,8 @@ class SASRecBlock(Block):
         return output_BLD
 
 
-class SASRec(TransformerEncoder):
-    """The state at a step scores the item after it."""
+class SASRec(NextItem, TransformerEncoder):
+    """Its blocks under the next-item objective."""
 
     def __init__(self, config: SASRecConfig, num_items: int) -> None:
         super().__init__(config, num_items, (SASRecBlock(config) for _ in range(config.num_blocks)))
@@ -53,16 +53,3 @@ class SASRec(TransformerEncoder):
         empty_B = (self.max_length - (inputs_BL != 0).sum(1)).to(causal_LL.dtype)
         empty_BL1 = empty_B.log()[:, None, None].expand(-1, length, 1)
         return torch.cat([empty_BL1, causal_LL.expand(len(inputs_BL), -1, -1)], 2).unsqueeze(1)
-
-    def training_inputs(self, items_BL: Tensor, users_B: Tensor, mask_seed: int) -> TrainingInputs:
-        """Each row without its last item, and the same row shifted by one; rows hold up to max_length + 1 items."""
-        items_BL = F.pad(keep_last(items_BL, self.max_length + 1), (0, 1))
-        targets_BL = items_BL[:, 1:]
-        inputs_BL = items_BL[:, :-1].masked_fill(targets_BL == 0, 0)
-        width = max(inputs_BL.shape[1] - 1, 1)  # the column of pure padding is there for rows of one item
-        return TrainingInputs(inputs_BL[:, :width], targets_BL[:, :width])
-
-    def user_states_BD(self, items_BL: Tensor) -> Tensor:
-        """The state at the last real item."""
-        inputs_BL = keep_last(items_BL, self.max_length)
-        return last_state_BD(self(inputs_BL).hidden_BLD, inputs_BL)

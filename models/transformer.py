@@ -1,10 +1,9 @@
-"""What SASRec and BERT4Rec share: attention, embeddings, the stack of blocks, cutting and padding.
+"""What the transformer students share: attention, position embeddings, the stack of blocks.
 
-Sequences are right-padded with 0. Positions are counted from the end of the real sequence (most recent item = 0),
-so neither the width of a batch nor the side of its padding changes a state.
+Positions are counted from the end of the real sequence (most recent item = 0), so neither the width of a batch nor the
+side of its padding changes a state.
 
-Legend: B batch, L positions, K keys (K = L unless said otherwise), D hidden width, H heads, E width of a head,
-V items 1…n.
+Legend: B batch, L positions, K keys (K = L unless said otherwise), D hidden width, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, DataError, illegal
+from models.base import Student
 from models.config import TransformerConfig
 from models.protocols import Encoded
 
@@ -58,48 +57,23 @@ class Block(nn.Module):
         raise NotImplementedError
 
 
-class TransformerEncoder(nn.Module):
-    """Item and position embeddings, blocks, final norm; items are scored by their own embeddings."""
+class TransformerEncoder(Student):
+    """Item and position embeddings, blocks, final norm."""
 
     def __init__(
         self, config: TransformerConfig, num_items: int, blocks: Iterable[Block], special_items: int = 0
     ) -> None:
-        """``special_items`` rows stand behind item n in the embedding table; they are never scored."""
-        if num_items < 1:
-            raise ConfigError(illegal("num_items", num_items, "1 or more", "does the prepared catalogue hold items?"))
-        super().__init__()
-        self.num_items = num_items
-        self.max_length = config.max_length
-        self.hidden_dim = config.hidden_dim
-        self.item_embedding = nn.Embedding(1 + num_items + special_items, config.hidden_dim, padding_idx=0)
+        super().__init__(config, num_items, special_items)
         self.position_embedding = nn.Embedding(config.max_length, config.hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
 
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """Xavier-normal matrices and zero biases; the padding row stays 0."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.xavier_normal_(module.weight, generator=generator)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.item_embedding.weight[0])
-
     def forward(self, inputs_BL: Tensor, layer: int | None = None) -> Encoded:
-        """States of right-padded inputs, L ≤ max_length; ``layer`` k adds those after block k.
-
-        Raises:
-            DataError: the inputs are wider than max_length.
-        """
-        if inputs_BL.shape[1] > self.max_length:
-            raise DataError(illegal("width of the inputs", inputs_BL.shape[1], f"at most max_length={self.max_length}",
-                                    "cut them with Sequences.padded"))
+        """States of right-padded inputs, L ≤ max_length; ``layer`` k adds those after block k."""
+        hidden_BLD = self.embed_BLD(inputs_BL) + self.position_embedding(positions_from_end(inputs_BL))
+        hidden_BLD, layer_BLD = self.dropout(hidden_BLD), None
         mask_B1LK = self.attention_mask(inputs_BL)
-        # Scaled as in "Attention is all you need", §3.4: the scored table is small, the summed vectors are not.
-        hidden_BLD = self.item_embedding(inputs_BL) * self.hidden_dim**0.5
-        hidden_BLD = self.dropout(hidden_BLD + self.position_embedding(positions_from_end(inputs_BL)))
-        layer_BLD = None
         for index, block in enumerate(self.blocks):
             hidden_BLD = block(hidden_BLD, mask_B1LK)
             if index == layer:
@@ -110,29 +84,8 @@ class TransformerEncoder(nn.Module):
         """None: causal, and then padding at the end needs no mask."""
         return None
 
-    def item_weights_VD(self) -> Tensor:
-        """Rows 1…n of the embedding table: a view, no copy."""
-        return self.item_embedding.weight[1 : self.num_items + 1]
-
 
 def positions_from_end(inputs_BL: Tensor) -> Tensor:
     """Steps until the last real item; 0 at padding."""
     steps_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
     return ((inputs_BL != 0).sum(1, keepdim=True) - 1 - steps_L).clamp(min=0)
-
-
-def keep_last(items_BL: Tensor, count: int) -> Tensor:
-    """Each row's last ``count`` real items, right-padded; at least one column wide."""
-    batch, width = items_BL.shape
-    if width <= count:
-        return items_BL if width else items_BL.new_zeros(batch, 1)
-    lengths_B1 = (items_BL != 0).sum(1, keepdim=True)
-    columns_L = torch.arange(count, device=items_BL.device)
-    source_BL = columns_L + (lengths_B1 - count).clamp(min=0)
-    return items_BL.gather(1, source_BL) * (columns_L < lengths_B1)
-
-
-def last_state_BD(hidden_BLD: Tensor, inputs_BL: Tensor) -> Tensor:
-    """The state at each row's last real position; at the first one where there is none."""
-    last_B = ((inputs_BL != 0).sum(1) - 1).clamp(min=0)
-    return hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B]

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from configs.errors import ArtifactError
 from configs.loader import flatten
-from models.bert4rec import BERT4Rec
+from models.base import Student
 from models.config import ModelConfig
-from models.sasrec import SASRec
 from models.students import build_encoder
 from pipeline.artifacts import digest_ids
 from pipeline.columns import ITEM_ID
@@ -26,7 +25,6 @@ from pipeline.columns import ITEM_ID
 WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
 TRAINING_ONLY = ("dropout", "mask_probability")
 """Fields of a model configuration that do not change what its weights compute."""
-Encoder = SASRec | BERT4Rec
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, item_ids: pa.ChunkedArray,
@@ -64,7 +62,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: str | None = None) -> Encoder:
+def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: str | None = None) -> Student:
     """The encoder of an exported model, in evaluation mode on the CPU.
 
     Args:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError
+from models.base import Student
 from models.config import ModelConfig
 from models.students import build_encoder
 from pipeline.artifacts import open_artifact
-from pipeline.train.export import Encoder, item_ids, load_model
+from pipeline.train.export import item_ids, load_model
 from pipeline.train.keys import is_fingerprint
 
 
@@ -67,7 +68,7 @@ def initial_weights(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, 
     return {**weights, name: table_VD}, len(known)
 
 
-def _item_table(encoder: Encoder) -> str:
+def _item_table(encoder: Student) -> str:
     """Name of the parameter that the items' scoring vectors are rows of."""
     storage = encoder.item_weights_VD().untyped_storage().data_ptr()
     return next(name for name, value in encoder.named_parameters() if value.untyped_storage().data_ptr() == storage)

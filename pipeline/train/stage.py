@@ -103,7 +103,7 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
         raise ConfigError(f"arm {arm!r} needs the `reduce` artifact; only the plain arm does without")
     if arm != "plain" and config.distillation.layer >= model.num_blocks:
         raise ConfigError(illegal("train.distillation.layer", config.distillation.layer, f"0…{model.num_blocks - 1}",
-                                  "it is the 0-based index of a transformer block"))
+                                  "it is the 0-based index of a block of the model"))
     if on_epoch is not None and config.execution.num_workers:
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
