@@ -1,9 +1,9 @@
 """GRU4Rec: gated recurrent layers that predict the next item at every step (Hidasi et al., "Session-based
 Recommendations with Recurrent Neural Networks", ICLR'16, arXiv:1511.06939).
 
-The layers run over the right-padded batch as it is: padding stands behind the real steps and so reaches no state of
-theirs. Batches hold sequences of similar length; packed sequences, whose steps cannot share one matrix product, are
-slower there.
+The layers run over right-padded rows as they are: padding stands behind the real steps and so reaches no state of
+theirs. Rows that are read together have similar lengths; packing them, which keeps their steps from sharing one matrix
+product, is slower there.
 
 Legend: B batch, L positions, D hidden width (that of the item vectors), H width of the recurrent state.
 """

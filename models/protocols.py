@@ -1,4 +1,4 @@
-"""What the training code asks of a student. SASRec and BERT4Rec satisfy it; so may any other ``nn.Module``.
+"""What the training code asks of a student. Our students satisfy it; so may any other ``nn.Module``.
 
 Legend: B batch, L positions, D hidden width, V items 1…n (no padding row, no [MASK]).
 """

@@ -46,7 +46,7 @@ def _cases(truncated_parquet: bytes) -> list[Case]:
         Case("YAML that would run code", ("run", "-c", "{raw}"), "python/object/apply",
              b"name: !!python/object/apply:os.getcwd []\n", ".yaml"),
         Case("unknown setting", ("run", "-c", "demo", "train.alhpa=1"), "did you mean 'alpha'?"),
-        Case("wrong variant tag", ("run", "-c", "demo", "model.kind=gru4rec"), "legal: 'sasrec', 'bert4rec'"),
+        Case("wrong variant tag", ("run", "-c", "demo", "model.kind=gru5rec"), "legal: 'sasrec', 'bert4rec'"),
         Case("value out of range", ("run", "-c", "demo", "train.alpha=1.5"), "got 1.5"),
         Case("settings at odds", ("run", "-c", "demo", "train.distill_epochs=20"), "distill_epochs=20"),
         Case("bad override", ("run", "-c", "demo", "alpha"), "expected key.path=value"),

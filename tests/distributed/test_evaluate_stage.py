@@ -12,8 +12,9 @@ import torch
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, MentorecError, TrainingError
-from models.config import SASRecConfig
+from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.metrics import mean, per_user
+from models.ranking import EncoderScorer, rank_users
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline import arrays, artifacts
@@ -40,11 +41,16 @@ def prepared(storage: Storage) -> Artifact:
     return make_prepared(storage)
 
 
-def make_trained(prepared: Artifact, seed: int = 0, broken: bool = False) -> Artifact:
+SASREC = SASRecConfig(hidden_dim=8, max_length=6)
+OTHERS = (BERT4RecConfig(hidden_dim=8, max_length=6), ESASRecConfig(hidden_dim=8, max_length=6),
+          GRU4RecConfig(hidden_dim=8, max_length=6, state_dim=12))
+
+
+def make_trained(prepared: Artifact, seed: int = 0, broken: bool = False, config: ModelConfig = SASREC) -> Artifact:
     """A `train` artifact with an untrained model."""
-    out = artifacts.begin(prepared.storage, StageKey("train", 1, {"seed": seed, "broken": broken}))
+    out = artifacts.begin(prepared.storage, StageKey("train", 1, {"seed": seed, "broken": broken,
+                                                                  "model": config.kind}))
     items = prepared.read_table("items.parquet")
-    config = SASRecConfig(hidden_dim=8, max_length=6)
     encoder = build_encoder(config, len(items), seed)
     if broken:
         with torch.no_grad():
@@ -92,6 +98,16 @@ def test_files_hold_every_test_user_once_and_agree_with_the_metrics(prepared: Ar
     assert metrics["coverage"]["seen_removed"]["coverage@10"] == len(set(lists[:, :10].ravel()) - {0}) / 40
     assert metrics["popularity"]["seen_removed"]["popularity@5"] == pytest.approx(counts[lists[:, :5] - 1].mean())
     assert evaluated.manifest.counts == {"num_in": len(test), "num_out": len(test), "num_rejected": 0}
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda config: config.kind)
+def test_every_student_is_evaluated_as_it_was_exported(prepared: Artifact, storage: Storage, config: ModelConfig
+                                                       ) -> None:
+    ranks, _, _ = content(evaluate(config_of(), prepared, make_trained(prepared, config=config), storage))
+    encoder = build_encoder(config, 40, 0)
+    expected = rank_users(EncoderScorer(encoder), arrays.cases(prepared.local("test.arrow")), top_k=0)
+    assert ranks[RANK].to_pylist() == expected.rank.tolist()
+    assert ranks[RANK_UNFILTERED].to_pylist() == expected.rank_unfiltered.tolist()
 
 
 def test_slices_partition_the_users_and_their_means_make_up_the_whole(prepared: Artifact, storage: Storage) -> None:

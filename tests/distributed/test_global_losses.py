@@ -27,7 +27,9 @@ from models.config import (
     CosineDistillation,
     DistillationConfig,
     DistillationLossConfig,
+    ESASRecConfig,
     ExponentialPooling,
+    GRU4RecConfig,
     InfoNCEDistillation,
     ModelConfig,
     MSEDistillation,
@@ -44,6 +46,8 @@ from models.students import build_encoder
 ROWS, NUM_ITEMS, PROFILE_DIM, ANGLES = 13, 40, 6, 2
 SASREC = SASRecConfig(hidden_dim=8, max_length=6, dropout=0.0)
 BERT4REC = BERT4RecConfig(hidden_dim=8, max_length=6, dropout=0.0, mask_probability=0.3)
+ESASREC = ESASRecConfig(hidden_dim=8, max_length=6, dropout=0.0)
+GRU4REC = GRU4RecConfig(hidden_dim=8, max_length=6, dropout=0.0, num_blocks=2, state_dim=12)
 UNEVEN = tuple(row in (0, 1, 2, 4, 6, 8, 12) for row in range(ROWS))
 FIRST_RANK_ONLY = tuple(row % 6 == 0 for row in range(ROWS))
 NOBODY = (False,) * ROWS
@@ -91,6 +95,8 @@ SCENARIOS = {
     "mse-beta-capped": Scenario(MSEDistillation(), beta_cap=0.5),
     "rmse-bert4rec": Scenario(RMSEDistillation(), student=BERT4REC),
     "infonce-bert4rec-rich": Scenario(InfoNCEDistillation(), student=BERT4REC, distillation=RICH),
+    "mse-esasrec": Scenario(MSEDistillation(), student=ESASREC),
+    "infonce-gru4rec": Scenario(InfoNCEDistillation(), student=GRU4REC),
     "mse-rich": Scenario(MSEDistillation(), distillation=RICH),
     "mse-exponential": Scenario(MSEDistillation(), distillation=DistillationConfig(pooling=ExponentialPooling())),
     "rmse-one-rank-profiled": Scenario(RMSEDistillation(), profiled=FIRST_RANK_ONLY),

@@ -100,8 +100,9 @@ BAD_INPUT = {
                         "error: unknown setting 'train.alhpa' in demo; did you mean 'alpha'?"),
     "illegal value": (["run", "-c", "demo", "train.alpha=1.5"],
                       "error: train.alpha in demo: got 1.5; input should be less than or equal to 1"),
-    "unknown variant": (["run", "-c", "demo", "model.kind=gru4rec"],
-                        "error: model.kind in demo: got 'gru4rec'; legal: 'sasrec', 'bert4rec'"),
+    "unknown variant": (["run", "-c", "demo", "model.kind=gru5rec"],
+                        "error: model.kind in demo: got 'gru5rec'; legal: 'sasrec', 'bert4rec', 'esasrec', "
+                        "'gru4rec'"),
     "not an override": (["run", "-c", "demo", "alpha"],
                         "error: override 'alpha': expected key.path=value, for example train.alpha=0.6"),
     "settings at odds": (["run", "-c", "demo", "train.distill_epochs=20"],

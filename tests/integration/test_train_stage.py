@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
-from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
+from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.ranking import EncoderScorer, rank_users
 from models.sequences import Sequences
 from models.students import build_encoder
@@ -31,6 +31,10 @@ from tests.builders import make_prepared, make_sequences, make_targets, train_ar
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)
+ESASREC = ESASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
+GRU4REC = GRU4RecConfig(hidden_dim=16, max_length=8, dropout=0.2, state_dim=12)
+STUDENTS: tuple[ModelConfig, ...] = (SASREC, BERT4REC, ESASREC, GRU4REC)
+every_student = pytest.mark.parametrize("model", STUDENTS, ids=lambda model: model.kind)
 HERE = TrainExecution(num_workers=0, threads_per_worker=1, log_every_steps=2)
 CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, execution=HERE)
 
@@ -57,7 +61,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("model", [SASREC, BERT4REC])
+@every_student
 @pytest.mark.parametrize("arm", ["plain", "distilled", "shuffled", "random"])
 def test_every_arm_exports_a_served_model(storage: Storage, prepared: Artifact, targets: Artifact, model: ModelConfig,
                                           arm: Arm) -> None:
@@ -86,8 +90,10 @@ def test_counts(storage: Storage, prepared: Artifact, targets: Artifact) -> None
         assert counts["num_profiled"] == len(profiled & set(np.flatnonzero(training >= least)))
 
 
-def test_the_exported_model_is_the_chosen_epoch(storage: Storage, prepared: Artifact, targets: Artifact) -> None:
-    trained = train_arm(storage, prepared, targets, CONFIG, SASREC)
+@every_student
+def test_the_exported_model_is_the_chosen_epoch(storage: Storage, prepared: Artifact, targets: Artifact,
+                                                model: ModelConfig) -> None:
+    trained = train_arm(storage, prepared, targets, CONFIG, model)
     encoder = load_model(trained.local("model"))
     held_out = cases(prepared.local("validation.arrow"))
     ranks = rank_users(EncoderScorer(encoder), held_out, top_k=0).rank
@@ -112,7 +118,7 @@ def test_the_test_split_is_never_read(storage: Storage, prepared: Artifact, targ
 def test_arms_start_alike_and_see_the_same_batches(storage: Storage, prepared: Artifact, targets: Artifact) -> None:
     """With α = 0 the distilled arm is the plain one, bit for bit: same initial weights, order, masks, dropout."""
     config = changed(alpha=0.0, switch_optimizer="reset", finetune_lr=5e-4)
-    for model in (SASREC, BERT4REC):
+    for model in STUDENTS:
         plain = train_arm(storage, prepared, None, config, model, "plain")
         silent = train_arm(storage, prepared, targets, config, model, "distilled")
         assert same(weights(plain), weights(silent))
@@ -153,6 +159,8 @@ def interrupt_at(epoch: int) -> Any:
     (SASREC, {"switch_optimizer": "reset", "finetune_lr": 5e-4, "gradient_clip": 0.5}),
     (BERT4REC, {"early_stopping": EarlyStoppingConfig(patience_epochs=1), "validation_users": 20}),
     (SASREC, {"execution": HERE.model_copy(update={"checkpoint_every_epochs": 2})}),
+    (ESASREC, {}),
+    (GRU4REC, {}),
 ])
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_resumed_run_is_the_same_run(tmp_path: Path, model: ModelConfig, fields: dict[str, Any], epoch: int) -> None:
@@ -260,26 +268,26 @@ def test_mixed_precision(storage: Storage, prepared: Artifact, targets: Artifact
     assert {t.dtype for t in weights(half).values()} == {torch.float32}
 
 
+@every_student
 @pytest.mark.parametrize("by_path", [False, True])
-def test_upgrade_a_trained_model_to_a_grown_catalogue(storage: Storage, by_path: bool) -> None:
+def test_upgrade_a_trained_model_to_a_grown_catalogue(storage: Storage, by_path: bool, model: ModelConfig) -> None:
     small, grown = [[1, 2, 3, 4, 5], [2, 3, 4, 5, 1], [3, 4, 5, 1, 2]], [[1, 7, 3, 4, 6], [6, 3, 4, 5, 1]]
     old_data = make_prepared(storage, Sequences.from_lists(small), items=5)
     new_data = make_prepared(storage, Sequences.from_lists(grown), items=7)
-    for model in (SASREC, BERT4REC):
-        old = train_arm(storage, old_data, None, CONFIG, model, "plain")
-        source = str(old.local("model")) if by_path else old.fingerprint
-        config = changed(init_from=source, epochs=1, distill_epochs=0,
-                         optimizer=CONFIG.optimizer.model_copy(update={"lr": 1e-12}))
-        new = train_arm(storage, new_data, None, config, model, "plain", seed=5)
-        assert new.manifest.info["init_from"] == {"model": source, "matched_items": 5, "fresh_items": 2}
-        before, after = weights(old), weights(new)
-        fresh = build_encoder(model, 7, 5).state_dict()["item_embedding.weight"]
-        table = after.pop("item_embedding.weight")
-        torch.testing.assert_close(table[:6], before["item_embedding.weight"][:6])
-        torch.testing.assert_close(table[6:8], fresh[6:8])
-        torch.testing.assert_close(table[8:], before.pop("item_embedding.weight")[6:])
-        for name, value in after.items():
-            torch.testing.assert_close(value, before[name])
+    old = train_arm(storage, old_data, None, CONFIG, model, "plain")
+    source = str(old.local("model")) if by_path else old.fingerprint
+    config = changed(init_from=source, epochs=1, distill_epochs=0,
+                     optimizer=CONFIG.optimizer.model_copy(update={"lr": 1e-12}))
+    new = train_arm(storage, new_data, None, config, model, "plain", seed=5)
+    assert new.manifest.info["init_from"] == {"model": source, "matched_items": 5, "fresh_items": 2}
+    before, after = weights(old), weights(new)
+    fresh = build_encoder(model, 7, 5).state_dict()["item_embedding.weight"]
+    table = after.pop("item_embedding.weight")
+    torch.testing.assert_close(table[:6], before["item_embedding.weight"][:6])
+    torch.testing.assert_close(table[6:8], fresh[6:8])
+    torch.testing.assert_close(table[8:], before.pop("item_embedding.weight")[6:])
+    for name, value in after.items():
+        torch.testing.assert_close(value, before[name])
 
 
 def test_a_model_of_other_dimensions_is_no_start(storage: Storage, prepared: Artifact) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError, TrainingError
-from models.config import BERT4RecConfig, SASRecConfig
+from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.metrics import per_user
 from models.ordering import keys, tie_order
 from models.ranking import EncoderScorer, Ranks, flat_histories, rank_users
@@ -209,8 +209,8 @@ def test_flat_histories_follow_the_chosen_rows() -> None:
     assert steps_back.tolist() == [1, 0, 2, 1, 0]
 
 
-@pytest.mark.parametrize("kind", [SASRecConfig, BERT4RecConfig])
-def test_encoder_scores_equal_one_user_at_a_time(kind: type[SASRecConfig] | type[BERT4RecConfig]) -> None:
+@pytest.mark.parametrize("kind", [SASRecConfig, BERT4RecConfig, ESASRecConfig, GRU4RecConfig])
+def test_encoder_scores_equal_one_user_at_a_time(kind: type[ModelConfig]) -> None:
     """Padding, sorting by length and cutting into batches leave each user's scores and their order alone."""
     encoder = build_encoder(kind(hidden_dim=8, max_length=5), num_items=30, seed=0).train()
     cases = random_cases(users=300, items=30)

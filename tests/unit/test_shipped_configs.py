@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_run_names_are_distinct() -> None:
     """Two shipped files never share a folder of results."""
     names = [(_schema(file), load(_schema(file), SHIPPED / file).model_dump()["name"]) for file in FILES]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("data", ["beauty", "ml-latest-small"])
+def test_every_student_is_shipped_for_a_data_set_and_differs_in_itself_alone(data: str) -> None:
+    """So that all of them share the artifacts of every stage before training."""
+    configs = [load(RunConfig, path) for path in sorted((SHIPPED / data).glob("*.yaml"))]
+    assert sorted(config.model.kind for config in configs) == ["bert4rec", "esasrec", "gru4rec", "sasrec"]
+    own = {"name", "model", "train"}
+    assert len({json.dumps(config.model_dump(mode="json", exclude=own), sort_keys=True) for config in configs}) == 1
+    assert {config.model.hidden_dim for config in configs} == {64}
 
 
 @pytest.mark.parametrize("schema", [RunConfig, TuneConfig])
