@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import BERT4RecConfig, DistillationConfig, SASRecConfig, SoftmaxLoss
+from models.config import (
+    BERT4RecConfig,
+    DistillationConfig,
+    ESASRecConfig,
+    GRU4RecConfig,
+    SASRecConfig,
+    SoftmaxLoss,
+)
 from models.distilled import DistilledRecommender
 from models.sequences import MIN_SAVED, Batch, Piece, Sequences, pieces
 from models.students import build_encoder
@@ -46,7 +53,9 @@ def test_pieces_change_neither_losses_nor_gradients() -> None:
     cut = Batch(whole.users_B, whole.items_BL, profiles, profiled, (Piece(25, int(lengths[24])), Piece(15, 11)))
     assert [tuple(items.shape) for items, _ in cut.split()] == [(25, lengths[24]), (15, 11)]
     for config in (SASRecConfig(hidden_dim=8, dropout=0, max_length=10),
-                   BERT4RecConfig(hidden_dim=8, dropout=0, max_length=11)):
+                   BERT4RecConfig(hidden_dim=8, dropout=0, max_length=11),
+                   ESASRecConfig(hidden_dim=8, dropout=0, max_length=10),
+                   GRU4RecConfig(hidden_dim=8, dropout=0, max_length=10, state_dim=12)):
         model = DistilledRecommender(build_encoder(config, 30, 0), SoftmaxLoss(), DistillationConfig(), 8, 1, 0)
         results = []
         for batch in (whole, cut):
