@@ -73,9 +73,10 @@ class TrainingRows:
         index_B = self.index_N[rows_B]
         items_BL = torch.from_numpy(self.sequences.padded(index_B, self.max_items))
         users_B = torch.from_numpy(self.users_N[rows_B])
-        taught = self.targets.gather(rows_B) if self.targets is not None and with_targets else (None, None)
-        lengths_B = np.minimum(self.sequences.lengths_of(index_B), self.max_items)
-        return Batch(users_B, items_BL, *taught, pieces(lengths_B))
+        cut = pieces(np.minimum(self.sequences.lengths_of(index_B), self.max_items))
+        if self.targets is None or not with_targets:
+            return Batch(users_B, items_BL, pieces=cut)
+        return Batch(users_B, items_BL, *self.targets.gather(rows_B), cut)
 
 
 def shortest_row(encoder: SequenceEncoder) -> int:
