@@ -1,0 +1,63 @@
+"""The typed record of the ``short`` form: its schema, how an answer is read, and the text that is encoded."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+Phrase = Annotated[str, StringConstraints(min_length=1, max_length=60)]
+Sentence = Annotated[str, StringConstraints(min_length=1, max_length=240)]
+
+
+class ProfileRecord(BaseModel):
+    """A profile in fixed fields. The bounds keep a whole record below the published limit of 1,000 tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tastes: list[Phrase] = Field(min_length=1, max_length=8)
+    attributes: list[Phrase] = Field(max_length=8)
+    price_or_era: Annotated[str, StringConstraints(max_length=100)]
+    dislikes: list[Phrase] = Field(max_length=6)
+    behaviour_over_time: Sentence
+    summary: Annotated[str, StringConstraints(min_length=1, max_length=400)]
+
+
+FIELDS: Final = tuple(ProfileRecord.model_fields)
+LIMITS: Final = {"tastes": 8, "attributes": 8, "dislikes": 6}
+"""Most entries of each list, as the instructions tell them."""
+LABELS: Final = {"tastes": "Tastes", "attributes": "Attributes", "price_or_era": "Price or era",
+                 "dislikes": "Dislikes", "behaviour_over_time": "Behaviour over time", "summary": "Summary"}
+_FENCE = re.compile(r"^\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema for structured output: types, bounds and required fields, nothing else."""
+    return _bare(ProfileRecord.model_json_schema())
+
+
+def parse(text: str) -> ProfileRecord | None:
+    """The record an answer holds, be it in a code fence; None if it is anything else."""
+    fenced = _FENCE.match(text)
+    try:
+        values = json.loads(fenced.group(1) if fenced else text)
+        return ProfileRecord.model_validate(values)
+    except (ValueError, RecursionError, ValidationError):
+        return None
+
+
+def render(record: ProfileRecord) -> str:
+    """The text that is encoded: one labelled line per field, in the schema's order."""
+    return "\n".join(f"{LABELS[name]}: {_told(getattr(record, name))}" for name in FIELDS)
+
+
+def _told(value: str | list[str]) -> str:
+    return (value if isinstance(value, str) else ", ".join(value)) or "unknown"
+
+
+def _bare(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _bare(value) for key, value in schema.items() if key not in ("title", "description")}
+    return [_bare(value) for value in schema] if isinstance(schema, list) else schema
