@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 INVISIBLE = (
@@ -65,30 +64,17 @@ class Cleaner:
         return [line for part in _BREAKS.split(text) if (line := self._plain(part))]
 
     def _plain(self, text: str) -> str:
-        if self._special is None and not _SUSPECT.search(text):
+        if not _SUSPECT.search(text) and not (self._special and self._special.search(text)):
             return " ".join(text.split())
         while True:
             before = text
             text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
             text = _TAG.sub(" ", text)
-            if self._special is not None:
+            if self._special:
                 text = self._special.sub(" ", text)
             text = " ".join(text.translate(_BREAKERS).split())
             if text == before:
                 return text
-
-
-def cleaner(special_tokens: Sequence[str] = ()) -> Cleaner:
-    """A cleaner that also knows a tokenizer's special tokens."""
-    return Cleaner(tuple(special_tokens))
-
-
-def is_clean(text: str) -> bool:
-    """Whether a text, one of our separators aside, is safe on a line of its own inside a fence."""
-    return not _UNSAFE.search(text)
-
-
-_UNSAFE = re.compile(f"[<>\n\r\v\f\x1c-\x1e\x85\u2028\u2029{INVISIBLE}]")
 
 
 def _cut(text: str, limit: int) -> str:

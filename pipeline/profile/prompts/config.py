@@ -44,13 +44,21 @@ class EventSignal(Config):
     """Number → wording. Other numbers tell nothing."""
 
 
+class NumberSignal(Config):
+    """The signal is a number on a scale nobody told us of; more means more liked: ``score 17``."""
+
+    kind: Literal["number"] = "number"
+    name: str = Field(default="score", min_length=1, max_length=40)
+
+
 class NoSignal(Config):
     """Nothing is told of the signal."""
 
     kind: Literal["none"] = "none"
 
 
-SignalConfig = Annotated[RatingSignal | WatchedSignal | EventSignal | NoSignal, Field(discriminator="kind")]
+SignalConfig = Annotated[RatingSignal | WatchedSignal | EventSignal | NumberSignal | NoSignal,
+                         Field(discriminator="kind")]
 
 
 class PromptConfig(Config):
@@ -92,6 +100,8 @@ class PromptConfig(Config):
 class GateConfig(Config):
     """What a written profile must be, and how often a bad one is asked for again."""
 
+    enabled: bool = True
+    """False: every text passes that is not empty and, in the `short` form, is of the schema."""
     retries: int = Field(default=2, ge=0, le=20)
     """Further requests, each with another seed, after a text that does not pass; then the profile is rejected."""
     min_words: int | None = Field(default=None, ge=1)

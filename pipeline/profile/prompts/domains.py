@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.profile.prompts.config import (
     Domain,
     NoSignal,
+    NumberSignal,
     PromptConfig,
     RatingSignal,
     SignalConfig,
@@ -36,7 +37,7 @@ DOMAINS: Final[dict[Domain, DomainDefaults]] = {
                            "actors": 80, "age_rating": 10, "keywords": 120, "description": 160}, WatchedSignal()),
     "sessions": DomainDefaults({"brand": 40, "price": 20, "color": 30, "size": 30, "material": 40, "author": 60,
                                 "desc": 160}, NoSignal()),
-    "generic": DomainDefaults(None, RatingSignal()),
+    "generic": DomainDefaults(None, NumberSignal()),
 }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.profile.prompts.cleaning import Cleaner, is_clean
+from pipeline.profile.prompts.cleaning import Cleaner
+
+SEPARATOR = " | "
+"""Between the parts of a line; no clean text holds ``|``."""
 
 
 def fenced(name: str, lines: Iterable[str], cleaner: Cleaner, label: str = "") -> str:
@@ -25,4 +28,5 @@ def part_label(part: tuple[int, int] | None) -> str:
 
 
 def _safe(line: str, cleaner: Cleaner) -> str:
-    return line if is_clean(line) else cleaner.line(line)
+    """The line as it is where its parts are clean, whoever wrote it."""
+    return SEPARATOR.join(map(cleaner.line, line.split(SEPARATOR)))

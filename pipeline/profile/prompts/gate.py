@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
-from configs.errors import MissingExtraError
 from pipeline.profile.prompts import record
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import Form, GateConfig, PromptConfig
 from pipeline.profile.prompts.faults import is_refusal, repeated_share, word_count
-from pipeline.profile.prompts.languages import CLOSE, LANGUAGES
+from pipeline.profile.prompts.language import detector, in_other_language
 from pipeline.profile.prompts.telling import leaked
+
+VERSION = 1
+"""Raised when the same answer and settings give another verdict."""
 
 Reason = Literal["empty", "whitespace", "cut off", "refusal", "not the schema", "repetition", "too short",
                  "wrong language", "title leaked"]
@@ -22,9 +24,8 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 MIN_WORDS: Final[dict[Form, int]] = {"long": 30, "short": 10}
 _CUT_OFF = "length"
 _FILTERED = "content_filter"
-_SENTENCE_END = re.compile(r"[.!?…。！？](?=\s|$|[\"'”’»)])|[。！？]")
-_MIN_LETTERS = 40
-"""Nothing can be said of the language of fewer."""
+_SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’»)]*(?:\s|$))[\"'”’»)]*|[。！？][」』”]*")
+_MARKUP = re.compile(r"^(?:#+|>+|[*•-](?= )|\d+[.)](?= ))\s*|\*\*|__|\*(?=\w)|(?<=\w)\*")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """Checks what a model wrote. Picklable; loads the language detector once per process."""
+    """Checks what a model wrote. Picklable; a process loads the language detector when it first needs it."""
 
     config: GateConfig
     prompt: PromptConfig
     form: Form
     cleaner: Cleaner = field(default_factory=Cleaner)
+
+    def ready(self) -> None:
+        """Load what checks need, so that what is missing is told before anything is asked of a model.
+
+        Raises:
+            MissingExtraError: the language detector is not installed.
+        """
+        if self.config.enabled and self.config.language:
+            detector()
 
     def check(self, text: str | None, finish_reason: str | None, titles: Sequence[str] = ()) -> Verdict:
         """Judge one answer.
@@ -52,41 +62,49 @@ class Gate:
             finish_reason: as the server gave it; ``length``: the token limit cut the text.
             titles: telling titles of the user's items, of :meth:`ItemLines.titles`.
         """
-        if finish_reason == _FILTERED:
-            return Verdict(None, "refusal")
         if not text:
-            return Verdict(None, "empty")
-        told = "\n".join(self.cleaner.paragraphs(text)) if self.form == "long" else text
-        if not told.strip():
+            return Verdict(None, "refusal" if finish_reason == _FILTERED else "empty")
+        if not self.cleaner.paragraphs(text):
             return Verdict(None, "whitespace")
-        if self.form == "short":
-            if finish_reason == _CUT_OFF:
-                return Verdict(None, "cut off")
-            if is_refusal(text):
-                return Verdict(None, "refusal")
-            parsed = record.parse(text)
-            if parsed is None:
-                return Verdict(None, "not the schema")
-            told = "\n".join(self.cleaner.paragraphs(record.render(parsed)))
-            spoken = "\n".join([parsed.summary, parsed.behaviour_over_time])
-        else:
-            spoken = told
-        reason = self._fault(told, spoken, titles)
-        if reason:
-            return Verdict(None, reason)
-        return Verdict(_whole_sentences(told) if finish_reason == _CUT_OFF else told)
+        cut = finish_reason == _CUT_OFF
+        return self._check_short(text, cut, titles) if self.form == "short" else self._check_long(text, cut, titles)
+
+    def _check_long(self, text: str, cut: bool, titles: Sequence[str]) -> Verdict:
+        lines = (_MARKUP.sub("", line).strip() for line in self.cleaner.paragraphs(text))
+        told = "\n".join(line for line in lines if any(map(str.isalnum, line)))
+        if not told:
+            return Verdict(None, "whitespace")
+        return self._verdict(_whole_sentences(told) if cut else told, told, titles)
+
+    def _check_short(self, text: str, cut: bool, titles: Sequence[str]) -> Verdict:
+        parsed = record.parse(text)
+        if parsed is None:
+            refused = self.config.enabled and is_refusal(text)
+            return Verdict(None, "cut off" if cut else "refusal" if refused else "not the schema")
+        told = "\n".join(self.cleaner.paragraphs(record.render(parsed)))
+        return self._verdict(told, f"{parsed.summary}\n{parsed.behaviour_over_time}", titles)
+
+    def _verdict(self, told: str, spoken: str, titles: Sequence[str]) -> Verdict:
+        """
+        Args:
+            told: the text that would be encoded.
+            spoken: the part of it that is in sentences.
+            titles: of the user's items.
+        """
+        reason = self._fault(told, spoken, titles) if self.config.enabled else None
+        return Verdict(None, reason) if reason else Verdict(told)
 
     def _fault(self, told: str, spoken: str, titles: Sequence[str]) -> Reason | None:
+        config = self.config
         if is_refusal(spoken):
             return "refusal"
-        if repeated_share(told) > self.config.max_repeated:
+        if repeated_share(told) > config.max_repeated:
             return "repetition"
-        if word_count(told) < (self.config.min_words or MIN_WORDS[self.form]):
+        if word_count(told) < (config.min_words or MIN_WORDS[self.form]):
             return "too short"
-        if self.config.language and _other_language(spoken, self.prompt.language, self.config.language_confidence):
+        if config.language and in_other_language(spoken, self.prompt.language, config.language_confidence):
             return "wrong language"
-        allowed = self.config.max_leaked_titles
-        if allowed is not None and len(leaked(told, titles)) > allowed:
+        if config.max_leaked_titles is not None and len(leaked(told, titles)) > config.max_leaked_titles:
             return "title leaked"
         return None
 
@@ -95,32 +113,3 @@ def _whole_sentences(text: str) -> str:
     """A text that was cut, up to its last whole sentence, unless that loses more than half."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[:ends[-1]] if ends and ends[-1] >= len(text) // 2 else text
-
-
-_DETECTOR: list[Any] = []
-
-
-def _other_language(text: str, expected: str, confidence: float) -> bool:
-    """Whether a text is surely of another language than expected, close relatives not counted."""
-    if sum(map(str.isalpha, text)) < _MIN_LETTERS:
-        return False
-    if not _DETECTOR:
-        _DETECTOR.append(load_detector())
-    (found, probability), *_ = _DETECTOR[0].rank(text)
-    close = {expected}.union(*(group for group in CLOSE if expected in group))
-    return found not in close and probability >= confidence
-
-
-def load_detector() -> Any:
-    """The language detector.
-
-    Raises:
-        MissingExtraError: its package is not installed.
-    """
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as exc:
-        raise MissingExtraError("py3langid", "openai") from exc
-    detector = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    detector.set_languages(list(LANGUAGES))
-    return detector

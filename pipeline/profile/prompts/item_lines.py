@@ -18,15 +18,16 @@ from pipeline.columns import FIELDS, TITLE
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig
 from pipeline.profile.prompts.domains import signal_of
+from pipeline.profile.prompts.fences import SEPARATOR
 from pipeline.profile.prompts.item_text import ItemText
 from pipeline.profile.prompts.signals import wording
 from pipeline.profile.prompts.telling import TellingTitles
 
+VERSION = 1
+"""Raised when the same items, settings and signals give other lines."""
 CHUNK_ITEMS = 8192
 LINES_FILE = "lines.arrow"
 TITLES_FILE = "titles.arrow"
-SEPARATOR = " | "
-"""Between the parts of a line; no clean text holds ``|``."""
 _NOTHING = "(nothing is known of it)"
 _SCHEMA = pa.schema([("text", pa.string()), ("title", pa.string())])
 
@@ -94,7 +95,7 @@ class ItemLines:
         found = []
         for item, signal, review in zip(items_N, signals, reviews, strict=False):
             parts = [_at(self.texts, int(item)) or _NOTHING]
-            if signal is not None and (told := word(float(signal))):
+            if told := word(None if signal is None else float(signal)):
                 parts.append(told)
             if review and (told := self.cleaner.line(review, self.config.review_chars)):
                 parts.append(f"review: {told}")
@@ -124,7 +125,7 @@ def _at(column: pa.ChunkedArray, item: int) -> str | None:
 def _write_telling(folder: Path) -> None:
     """``titles.arrow`` from the titles of ``lines.arrow``, which are many and read twice."""
     table = open_arrow(folder / LINES_FILE)["title"]
-    telling = TellingTitles(chunk.to_pylist() for chunk in table.chunks)
+    telling = TellingTitles(table)
     schema = pa.schema([("title", pa.string())])
     with pa.OSFile(str(folder / TITLES_FILE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for chunk in table.chunks:

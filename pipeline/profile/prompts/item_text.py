@@ -10,8 +10,8 @@ from pipeline.profile.fields import IGNORED, TITLES
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig
 from pipeline.profile.prompts.domains import EVERY_FIELD_CHARS, fields_of
+from pipeline.profile.prompts.fences import SEPARATOR
 
-_SEPARATOR = " | "
 _PRINTED_LIST = re.compile(r"^\s*\[+(.*?)\]+\s*$", re.DOTALL)
 _PRINTED_PARTS = re.compile(r"\]\s*,\s*\[|(?<!\w)['\"]|['\"](?!\w)")
 _BARS = re.compile(r"\s*\|\s*")
@@ -28,15 +28,15 @@ class ItemText:
     def told(self, title: str | None, fields: Mapping[str, str]) -> tuple[str | None, str | None]:
         """The text, and the title in it; None each where there is none."""
         self._met.update(dict.fromkeys(fields))
-        name = self._cleaner.line(title or "", self._config.title_chars)
+        name = self._cleaner.line(title or "", min(self._config.title_chars, self._config.line_chars))
         parts, room = [name] if name else [], self._config.line_chars - len(name)
         for field, limit in self._chosen(fields):
             value = self._cleaner.line(_unlisted(fields[field]), limit)
             part = f"{self._cleaner.line(field.replace('_', ' '), limit)}: {value}"
-            if value and value != name and len(part) + len(_SEPARATOR) <= room:
+            if value and value not in name and len(part) + len(SEPARATOR) <= room:
                 parts.append(part)
-                room -= len(part) + len(_SEPARATOR)
-        return _SEPARATOR.join(parts) or None, name or None
+                room -= len(part) + len(SEPARATOR)
+        return SEPARATOR.join(parts) or None, name or None
 
     def check_fields(self) -> None:
         """Raises:

@@ -13,6 +13,7 @@ from pipeline.profile.prompts import record
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import Form, PromptConfig
 from pipeline.profile.prompts.fences import fenced, fenced_text, part_label
+from pipeline.profile.prompts.item_lines import VERSION
 from pipeline.profile.prompts.templates import ANGLES, Task, instructions
 from pipeline.profile.prompts.user_facts import UserFacts
 
@@ -20,6 +21,7 @@ Messages = list[dict[str, str]]
 """OpenAI-style: role and content. One user message, for some models know no other."""
 
 _UNKNOWN = "nothing is known"
+_TAGS = ("<facts>", "</facts>", "<history>", "</history>", "<profile>", "</profile>")
 _PROBE = UserFacts((("a", "b"),))
 
 
@@ -34,13 +36,14 @@ class PromptSet:
     schema: dict[str, Any] | None
     """JSON schema for structured output; None where the answer is free text."""
     digest: str = field(init=False)
-    """Of every instruction, the schema, and how data is laid out: the same digest, the same prompts."""
+    """Of every instruction as rendered, the schema, and how data is laid out: the same digest, settings and data give
+    the same prompts. A comment in a template changes nothing."""
 
     def __post_init__(self) -> None:
         probes = [message for angle in ANGLES for message in (
             self.leaf(["a"], _PROBE, angle, None), self.leaf(["a"], _PROBE, angle, (1, 2)),
             self.merge(["a", "b"], _PROBE, angle), self.update("a", ["b"], _PROBE, angle, (2, 2)))]
-        text = json.dumps([probes, self.schema, sorted(self.cleaner.special_tokens)], sort_keys=True)
+        text = json.dumps([VERSION, probes, self.schema, sorted(self.cleaner.special_tokens)], sort_keys=True)
         object.__setattr__(self, "digest", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
     @classmethod
@@ -55,8 +58,13 @@ class PromptSet:
         Raises:
             ConfigError: a template of the user's own is not sound.
         """
+        written = instructions(config, form)
+        for token in filter(str.strip, special_tokens):
+            if len(token) > 1 and any(token in text for text in (*written.values(), *_TAGS)):
+                raise ConfigError(f"prompt: the instructions hold {token!r}, which the model's tokenizer reads as a "
+                                  "control token; word the templates otherwise (prompt.templates)")
         schema = record.json_schema() if form == "short" else None
-        return cls(config, form, instructions(config, form), Cleaner(tuple(special_tokens)), schema)
+        return cls(config, form, written, Cleaner(tuple(special_tokens)), schema)
 
     def leaf(self, lines: Sequence[str], facts: UserFacts, angle: str, part: tuple[int, int] | None = None) -> Messages:
         """Write a profile from a history.
@@ -88,8 +96,8 @@ class PromptSet:
             raise ConfigError(illegal("profile.angles", angle, ANGLES)) from exc
 
     def _messages(self, task: Task, angle: str, facts: UserFacts, *blocks: str) -> Messages:
-        user = []
+        known = []
         if self.config.attributes:
             told = facts.lines(self.cleaner, self.config.attribute_chars)
-            user = [fenced("user", told or [_UNKNOWN], self.cleaner)]
-        return [{"role": "user", "content": "\n\n".join([self.prefix(task, angle), *user, *blocks])}]
+            known = [fenced("facts", told or [_UNKNOWN], self.cleaner)]
+        return [{"role": "user", "content": "\n\n".join([self.prefix(task, angle), *known, *blocks])}]

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-Phrase = Annotated[str, StringConstraints(min_length=1, max_length=60)]
-Sentence = Annotated[str, StringConstraints(min_length=1, max_length=240)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
+Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
+Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=240)]
+Sentences = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 
 
 class ProfileRecord(BaseModel):
@@ -19,10 +21,10 @@ class ProfileRecord(BaseModel):
 
     tastes: list[Phrase] = Field(min_length=1, max_length=8)
     attributes: list[Phrase] = Field(max_length=8)
-    price_or_era: Annotated[str, StringConstraints(max_length=100)]
+    price_or_era: Words
     dislikes: list[Phrase] = Field(max_length=6)
     behaviour_over_time: Sentence
-    summary: Annotated[str, StringConstraints(min_length=1, max_length=400)]
+    summary: Sentences
 
 
 FIELDS: Final = tuple(ProfileRecord.model_fields)

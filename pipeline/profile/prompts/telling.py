@@ -1,15 +1,18 @@
 """Which titles give an item away, and whether a text holds one.
 
 A profile may say "cream" or "tea tree oil" though items are called that; it may not say "Toy Story". So a title tells
-only when it is long enough, and when its words are not a phrase that other items' titles hold too. Long titles are
-looked for in any spelling; short ones only in their own capital letters, which a text gives to names alone.
+only when it is long enough, and when its words are not a phrase that several titles hold. Long titles are looked for
+in any spelling; short ones, and runs of words out of long ones, only in their own capital letters, which a text gives
+to names alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
@@ -18,9 +21,11 @@ _ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|Il|El|Der|Die|Das)$")
 SHORT_WORDS = 4
 """Titles of up to so many words must stand in their own capitals; a single word tells nothing."""
 _SHARED = 3
-"""A short title whose words stand together in so many other titles is a phrase."""
+"""A short title whose words stand together in more titles than this is a phrase."""
 _WIDE_CHARS = 6
 """A title without spaces between words, such as a Japanese one, must have so many characters."""
+_RUN_WORDS, _RUN_CAPITALS = 6, 4
+"""So many words of a longer title in a row, so many of them capitalised or numbers, tell as much as the whole."""
 
 
 def plain_title(title: str) -> str:
@@ -31,25 +36,22 @@ def plain_title(title: str) -> str:
 
 
 class TellingTitles:
-    """Decides for the titles of a catalogue."""
+    """Decides for the titles of a catalogue; holds its short ones."""
 
-    def __init__(self, titles: Iterable[Sequence[str | None]]) -> None:
+    def __init__(self, titles: pa.ChunkedArray) -> None:
         """
         Args:
-            titles: of all items, in pieces; gone through twice.
+            titles: string, of all items, null where an item has none; gone through twice.
         """
-        pieces = list(titles)
-        self._short: Counter[tuple[str, ...]] = Counter()
-        for title in _each(pieces):
-            words = _folded(title)
+        self._times: Counter[tuple[str, ...]] = Counter()
+        for words in _all_words(titles):
             if 2 <= len(words) <= SHORT_WORDS:
-                self._short[words] = 0
-        for title in _each(pieces):
-            words = _folded(title)
-            for start in range(len(words)):
+                self._times[words] = 0
+        for words in _all_words(titles):
+            for start in range(len(words) - 1):
                 for stop in range(start + 2, min(start + SHORT_WORDS, len(words)) + 1):
-                    if words[start:stop] in self._short:
-                        self._short[words[start:stop]] += 1
+                    if words[start:stop] in self._times:
+                        self._times[words[start:stop]] += 1
 
     def tells(self, title: str) -> bool:
         """Whether a text that holds the title names the item."""
@@ -58,31 +60,40 @@ class TellingTitles:
             return len(plain) >= _WIDE_CHARS
         if len(words) > SHORT_WORDS:
             return True
-        return len(words) >= 2 and _capitals(plain) >= 2 and self._short[words] <= _SHARED
+        return len(words) >= 2 and sum(map(_marked, _WORD.findall(plain))) >= 2 and self._times[words] <= _SHARED
 
 
 def leaked(text: str, titles: Sequence[str]) -> list[str]:
-    """The titles that stand verbatim in a text; ``titles`` are telling ones."""
-    exact = " ".join(_WORD.findall(text))
-    folded, exact, squeezed = f" {exact.casefold()} ", f" {exact} ", "".join(text.split())
-    return [title for title in titles if _stands(plain_title(title), exact, folded, squeezed)]
+    """The titles that stand verbatim in a text, in whole or in a telling part; ``titles`` are telling ones."""
+    words = _WORD.findall(text)
+    exact, squeezed = f" {' '.join(words)} ", "".join(text.split())
+    folded = exact.casefold()
+    runs = set(_runs(words))
+    return [title for title in titles if _stands(plain_title(title), exact, folded, squeezed, runs)]
 
 
-def _stands(title: str, exact: str, folded: str, squeezed: str) -> bool:
+def _stands(title: str, exact: str, folded: str, squeezed: str, runs: set[tuple[str, ...]]) -> bool:
     if _WIDE.search(title):
         return "".join(title.split()) in squeezed
     words = _WORD.findall(title)
-    sought = " ".join(words)
-    return bool(words) and (f" {sought} " in exact if len(words) <= SHORT_WORDS else f" {sought.casefold()} " in folded)
+    sought = f" {' '.join(words)} "
+    if len(words) <= SHORT_WORDS:
+        return bool(words) and sought in exact
+    return sought.casefold() in folded or any(
+        run in runs and sum(map(_marked, run)) >= _RUN_CAPITALS for run in _runs(words))
 
 
-def _each(pieces: Iterable[Sequence[str | None]]) -> Iterable[str]:
-    return (title for piece in pieces for title in piece if title)
+def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[start:start + _RUN_WORDS]) for start in range(len(words) - _RUN_WORDS + 1))
+
+
+def _all_words(titles: pa.ChunkedArray) -> Iterator[tuple[str, ...]]:
+    return (_folded(title) for chunk in titles.chunks for title in chunk.to_pylist() if title)
 
 
 def _folded(title: str) -> tuple[str, ...]:
     return tuple(word.casefold() for word in _WORD.findall(plain_title(title)))
 
 
-def _capitals(title: str) -> int:
-    return sum(word[0].isupper() or word[0].isdigit() for word in _WORD.findall(title))
+def _marked(word: str) -> bool:
+    return word[0].isupper() or word[0].isdigit()

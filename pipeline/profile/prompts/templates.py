@@ -48,9 +48,9 @@ def instructions(config: PromptConfig, form: Form) -> dict[tuple[Task, str], str
         raise ConfigError(f"{shown}: there is no template {exc.name!r} to extend or include; shipped: "
                           f"{', '.join(_shipped())}") from exc
     except jinja2.UndefinedError as exc:
-        raise ConfigError(f"{shown}: {exc.message}; legal names: {', '.join(_names(config, 'leaf', 'overall'))}"
-                          ) from exc
-    except (jinja2.TemplateError, UnicodeDecodeError, ArithmeticError, LookupError, TypeError, ValueError) as exc:
+        raise ConfigError(f"{shown}: {exc.message}; legal names: {', '.join(_names(config, 'leaf', 'overall'))}, and "
+                          "what the template sets itself (shared templates want person, thing, things)") from exc
+    except (jinja2.TemplateError, OSError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as exc:
         raise ConfigError(f"{shown}: cannot be rendered: {exc}; mend the template") from exc
 
 
