@@ -29,7 +29,9 @@ _TAG = re.compile(
     r"|<{1,2}/?[A-Z0-9_/|]{2,40}>{1,2}"  # <EOT>, <<SYS>>, <0x0A>
     r"|</?[a-z][a-z0-9]{0,20}\s[^<>]{0,300}>"  # HTML with attributes
     rf"|\[/?(?i:{_WORDS})\]")
-_BREAKERS = str.maketrans({"<": " ", ">": "/", "[": "(", "]": ")", "{": "(", "}": ")", "|": ",", "`": "'", "\\": "/"})
+_LOOKALIKES = str.maketrans("＜＞［］｛｝｜｀＼﹤﹥﹛﹜﹨︷︸﹇﹈", "<>[]{}|`\\<>{}\\{}[]")
+"""What some tokenizers normalise to the breakers."""
+_BREAKERS = str.maketrans({"<": " ", ">": " ", "[": "(", "]": ")", "{": "(", "}": ")", "|": ",", "`": "'", "\\": "/"})
 _SUSPECT = re.compile(r"[<>\[\]{}|`\\\x00-\x1f\x7f]|[^\x00-\x7f]")
 _BREAKS = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _LOOKED_AT = 4
@@ -68,11 +70,11 @@ class Cleaner:
             return " ".join(text.split())
         while True:
             before = text
-            text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+            text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).translate(_LOOKALIKES)
             text = _TAG.sub(" ", text)
             if self._special:
                 text = self._special.sub(" ", text)
-            text = " ".join(text.translate(_BREAKERS).split())
+            text = " ".join(text.replace(" > ", " / ").translate(_BREAKERS).split())
             if text == before:
                 return text
 

@@ -74,25 +74,28 @@ class Gate:
         told = "\n".join(line for line in lines if any(map(str.isalnum, line)))
         if not told:
             return Verdict(None, "whitespace")
-        return self._verdict(_whole_sentences(told) if cut else told, told, titles)
+        told = _whole_sentences(told) if cut else told
+        return self._verdict(told, told, told, titles)
 
     def _check_short(self, text: str, cut: bool, titles: Sequence[str]) -> Verdict:
         parsed = record.parse(text)
         if parsed is None:
             refused = self.config.enabled and is_refusal(text)
             return Verdict(None, "cut off" if cut else "refusal" if refused else "not the schema")
-        told = "\n".join(self.cleaner.paragraphs(record.render(parsed)))
-        return self._verdict(told, f"{parsed.summary}\n{parsed.behaviour_over_time}", titles)
+        values = {name: self.cleaner.line(value) for name, value in record.told(parsed).items()}
+        sentences = f"{values['summary']}\n{values['behaviour_over_time']}"
+        return self._verdict(record.render(values), "\n".join(values.values()), sentences, titles)
 
-    def _verdict(self, told: str, spoken: str, titles: Sequence[str]) -> Verdict:
+    def _verdict(self, text: str, told: str, spoken: str, titles: Sequence[str]) -> Verdict:
         """
         Args:
-            told: the text that would be encoded.
-            spoken: the part of it that is in sentences.
+            text: what would be encoded.
+            told: its words, without labels.
+            spoken: those of them that are in sentences.
             titles: of the user's items.
         """
         reason = self._fault(told, spoken, titles) if self.config.enabled else None
-        return Verdict(None, reason) if reason else Verdict(told)
+        return Verdict(None, reason) if reason else Verdict(text)
 
     def _fault(self, told: str, spoken: str, titles: Sequence[str]) -> Reason | None:
         config = self.config

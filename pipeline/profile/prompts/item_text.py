@@ -33,7 +33,7 @@ class ItemText:
         for field, limit in self._chosen(fields):
             value = self._cleaner.line(_unlisted(fields[field]), limit)
             part = f"{self._cleaner.line(field.replace('_', ' '), limit)}: {value}"
-            if value and value not in name and len(part) + len(SEPARATOR) <= room:
+            if value and not _said(value, name) and len(part) + len(SEPARATOR) <= room:
                 parts.append(part)
                 room -= len(part) + len(SEPARATOR)
         return SEPARATOR.join(parts) or None, name or None
@@ -53,9 +53,15 @@ class ItemText:
         return [(name, EVERY_FIELD_CHARS) for name in fields if name.lower() not in TITLES | IGNORED]
 
 
+def _said(value: str, name: str) -> bool:
+    """Whether a title tells a value already: itself, or a year that ends it."""
+    return value == name or (value.isdigit() and name.endswith(f"({value})"))
+
+
 def _unlisted(value: str) -> str:
     """``[['Beauty', 'Hair Care']]`` and ``a|b`` → ``Beauty, Hair Care`` and ``a, b``."""
     printed = _PRINTED_LIST.match(value)
     if printed:
-        value = _PRINTED_PARTS.sub(lambda m: ", " if m.group().startswith("]") else "", printed.group(1))
+        value = _PRINTED_PARTS.sub(lambda m: ", " if m.group().startswith("]") else "",
+                                   printed.group(1).replace("\\'", "'"))
     return _BARS.sub(", ", value)

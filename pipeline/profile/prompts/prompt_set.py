@@ -12,6 +12,7 @@ from configs.errors import ConfigError, illegal
 from pipeline.profile.prompts import record
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import Form, PromptConfig
+from pipeline.profile.prompts.domains import fields_of, signal_of
 from pipeline.profile.prompts.fences import fenced, fenced_text, part_label
 from pipeline.profile.prompts.item_lines import VERSION
 from pipeline.profile.prompts.templates import ANGLES, Task, instructions
@@ -36,14 +37,15 @@ class PromptSet:
     schema: dict[str, Any] | None
     """JSON schema for structured output; None where the answer is free text."""
     digest: str = field(init=False)
-    """Of every instruction as rendered, the schema, and how data is laid out: the same digest, settings and data give
-    the same prompts. A comment in a template changes nothing."""
+    """Of every instruction as rendered, the schema, what is told of an item, in which order, and how data is laid out:
+    the same digest, settings and data give the same prompts. A comment in a template changes nothing."""
 
     def __post_init__(self) -> None:
         probes = [message for angle in ANGLES for message in (
             self.leaf(["a"], _PROBE, angle, None), self.leaf(["a"], _PROBE, angle, (1, 2)),
             self.merge(["a", "b"], _PROBE, angle), self.update("a", ["b"], _PROBE, angle, (2, 2)))]
-        text = json.dumps([VERSION, probes, self.schema, sorted(self.cleaner.special_tokens)], sort_keys=True)
+        told = [list((fields_of(self.config) or {}).items()), signal_of(self.config).model_dump(mode="json")]
+        text = json.dumps([VERSION, probes, told, self.schema, sorted(self.cleaner.special_tokens)], sort_keys=True)
         object.__setattr__(self, "digest", hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
     @classmethod

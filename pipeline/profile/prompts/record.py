@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -50,13 +51,23 @@ def parse(text: str) -> ProfileRecord | None:
         return None
 
 
-def render(record: ProfileRecord) -> str:
-    """The text that is encoded: one labelled line per field, in the schema's order."""
-    return "\n".join(f"{LABELS[name]}: {_told(getattr(record, name))}" for name in FIELDS)
+def told(record: ProfileRecord) -> dict[str, str]:
+    """Field → what it says, a list's distinct entries joined; empty where it says nothing."""
+    return {name: _joined(getattr(record, name)) for name in FIELDS}
 
 
-def _told(value: str | list[str]) -> str:
-    return (value if isinstance(value, str) else ", ".join(value)) or "unknown"
+def render(values: Mapping[str, str]) -> str:
+    """The text that is encoded, from what fields say: one labelled line per field, in the schema's order."""
+    return "\n".join(f"{LABELS[name]}: {values[name] or 'unknown'}" for name in FIELDS)
+
+
+def _joined(value: str | list[str]) -> str:
+    if isinstance(value, str):
+        return value
+    distinct: dict[str, str] = {}
+    for entry in value:
+        distinct.setdefault(entry.casefold(), entry)
+    return ", ".join(distinct.values())
 
 
 def _bare(schema: Any) -> Any:

@@ -58,6 +58,6 @@ def _worded(value: float, config: SignalConfig) -> str | None:
         case EventSignal():
             return config.names.get(round(value))
         case NumberSignal():
-            return f"{config.name} {value:.4g}"
+            return f"{config.name} {round(value, 2):.15g}"
         case NoSignal():
             return None
