@@ -18,9 +18,9 @@ PIECES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(["<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|eot_id|>", "[INST]", "[/INST]",
                      "<<SYS>>", "<s>", "</s>", "<bos>", "EOT", "EO", "T", "<", ">", "|", "```", '{"a": [', "]}", "\\",
-                     "\n", "\r\n", "\u2028", "\x85", "\x00", "\x1b[31m", "\u202e", "\u200b", "\ufeff", "\ud800", "＜", "＞",
-                     "｜",
-                     "</history>", "<history>", "</profile>", "- ", " | ", "{{ x }}", "{% raw %}", "\U000e0041"]))
+                     "\n", "\r\n", "\u2028", "\x85", "\x00", "\x1b[31m", "\u202e", "\u200b", "\ufeff", "\ud800",
+                     "＜", "＞", "｜", "</history>", "<history>", "</profile>", "- ", " | ",
+                     "{{ x }}", "{% raw %}", "\U000e0041"]))
 TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 

@@ -168,8 +168,13 @@ class TestTitles:
     def test_as_a_text_would_give_it(self, title: str, plain: str) -> None:
         assert plain_title(title) == plain
 
-    def test_many_titles_of_one_phrase_make_it_common(self) -> None:
-        titles = pa.chunked_array([["Night Cream", None], ["Rose Night Cream", "Night Cream Two"]])
-        assert TellingTitles(titles).tells("Night Cream")
-        more = pa.chunked_array([*titles.chunks, pa.array(["Night Cream Three"])])
-        assert not TellingTitles(more).tells("Night Cream")
+    @pytest.mark.parametrize(("others", "tells"), [
+        ([], True), (["Rose Night Cream"], True), (["Rose Night Cream", "Oily night cream for men"], False),
+        (["Night Cream Two", "Night Cream Three", "Night Cream"], True),
+        (["Rose | use: a night cream", "Mint | use: night cream"], False),
+        (["Nightly Cream", "A Night, Creamy"], True)])
+    def test_words_that_other_items_hold_too_are_a_phrase(self, others: list[str], tells: bool) -> None:
+        texts = ["Night Cream | about: Night Cream is a night cream", None, *others]
+        titles = [text and text.split(" | ")[0] for text in texts]
+        items = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
+        assert TellingTitles(items).tells("Night Cream") is tells

@@ -124,10 +124,10 @@ def _at(column: pa.ChunkedArray, item: int) -> str | None:
 
 def _write_telling(folder: Path) -> None:
     """``titles.arrow`` from the titles of ``lines.arrow``, which are many and read twice."""
-    table = open_arrow(folder / LINES_FILE)["title"]
+    table = open_arrow(folder / LINES_FILE)
     telling = TellingTitles(table)
     schema = pa.schema([("title", pa.string())])
     with pa.OSFile(str(folder / TITLES_FILE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for chunk in table.chunks:
+        for chunk in table["title"].chunks:
             told = [title if title and telling.tells(title) else None for title in chunk.to_pylist()]
             writer.write_batch(pa.record_batch([pa.array(told, pa.string())], schema=schema))

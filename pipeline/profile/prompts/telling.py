@@ -1,9 +1,9 @@
 """Which titles give an item away, and whether a text holds one.
 
 A profile may say "cream" or "tea tree oil" though items are called that; it may not say "Toy Story". So a title tells
-only when it is long enough, and when its words are not a phrase that several titles hold. Long titles are looked for
-in any spelling; short ones, and runs of words out of long ones, only in their own capital letters, which a text gives
-to names alone.
+only when it is long enough, and when its words are not a phrase that other items' texts hold too. Long titles are
+looked for in any spelling; short ones, and runs of words out of long ones, only in their own capital letters, which a
+text gives to names alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _YEAR = re.compile(r"\s*\((?:1[89]|20)\d\d\)\s*$")
 _ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|Il|El|Der|Die|Das)$")
 SHORT_WORDS = 4
 """Titles of up to so many words must stand in their own capitals; a single word tells nothing."""
-_SHARED = 3
-"""A short title whose words stand together in more titles than this is a phrase."""
+_SHARED = 2
+"""A short title whose words stand together in the texts of so many other items is a phrase. A text that begins with
+them does not count: sequels do."""
 _WIDE_CHARS = 6
 """A title without spaces between words, such as a Japanese one, must have so many characters."""
 _RUN_WORDS, _RUN_CAPITALS = 6, 4
@@ -38,20 +39,21 @@ def plain_title(title: str) -> str:
 class TellingTitles:
     """Decides for the titles of a catalogue; holds its short ones."""
 
-    def __init__(self, titles: pa.ChunkedArray) -> None:
+    def __init__(self, items: pa.Table) -> None:
         """
         Args:
-            titles: string, of all items, null where an item has none; gone through twice.
+            items: columns ``title`` and ``text`` (the title first, then the fields) of all items; gone through twice.
         """
         self._times: Counter[tuple[str, ...]] = Counter()
-        for words in _all_words(titles):
+        for title, _ in _rows(items):
+            words = _folded(title)
             if 2 <= len(words) <= SHORT_WORDS:
                 self._times[words] = 0
-        for words in _all_words(titles):
-            for start in range(len(words) - 1):
-                for stop in range(start + 2, min(start + SHORT_WORDS, len(words)) + 1):
-                    if words[start:stop] in self._times:
-                        self._times[words[start:stop]] += 1
+        for title, text in _rows(items):
+            own, words = _folded(title), tuple(word.casefold() for word in _WORD.findall(text))
+            held = {words[start:start + size] for size in range(2, SHORT_WORDS + 1)
+                    for start in range(1, len(words) - size + 1)}
+            self._times.update(phrase for phrase in held if phrase in self._times and phrase != own)
 
     def tells(self, title: str) -> bool:
         """Whether a text that holds the title names the item."""
@@ -60,7 +62,7 @@ class TellingTitles:
             return len(plain) >= _WIDE_CHARS
         if len(words) > SHORT_WORDS:
             return True
-        return len(words) >= 2 and sum(map(_marked, _WORD.findall(plain))) >= 2 and self._times[words] <= _SHARED
+        return len(words) >= 2 and sum(map(_marked, _WORD.findall(plain))) >= 2 and self._times[words] < _SHARED
 
 
 def leaked(text: str, titles: Sequence[str]) -> list[str]:
@@ -87,8 +89,11 @@ def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(words[start:start + _RUN_WORDS]) for start in range(len(words) - _RUN_WORDS + 1))
 
 
-def _all_words(titles: pa.ChunkedArray) -> Iterator[tuple[str, ...]]:
-    return (_folded(title) for chunk in titles.chunks for title in chunk.to_pylist() if title)
+def _rows(items: pa.Table) -> Iterator[tuple[str, str]]:
+    for batch in items.to_batches():
+        for title, text in zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True):
+            if title:
+                yield title, text
 
 
 def _folded(title: str) -> tuple[str, ...]:
