@@ -252,4 +252,6 @@ def test_repetition_is_a_share() -> None:
     assert repeated_share(" ".join(words)) == 0
     assert repeated_share(" ".join(words + words)) == 1 - 19 / 35
     assert repeated_share("a b c") == 0
+    late_loop = [f"w{n}" for n in range(300)] + ["soft", "colours"] * 40
+    assert repeated_share(" ".join(late_loop)) == 1 - 2 / 57
     assert max(map(repeated_share, GOOD.values())) < 0.1

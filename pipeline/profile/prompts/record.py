@@ -18,7 +18,7 @@ Sentences = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 class ProfileRecord(BaseModel):
     """A profile in fixed fields. The bounds keep a whole record below the published limit of 1,000 tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tastes: list[Phrase] = Field(min_length=1, max_length=8)
     attributes: list[Phrase] = Field(max_length=8)
