@@ -29,6 +29,8 @@ from pipeline.profile.prompts.config import (
     WatchedSignal,
 )
 from pipeline.profile.prompts.domains import DOMAINS
+from pipeline.profile.prompts.fences import SEPARATOR
+from pipeline.profile.prompts.item_text import ItemText
 from pipeline.profile.prompts.prompt_set import Messages, PromptSet
 from pipeline.profile.prompts.record import FIELDS
 from pipeline.profile.prompts.signals import note, wording
@@ -185,6 +187,16 @@ def test_no_data_changes_the_structure(lines: list[str], texts: list[str], age: 
         assert not re.search(r"[\r\v\f\x85\u2028\u2029\u200b]", data)
         json.dumps(hostile[name]).encode("ascii")
         found.encode("utf-8")
+
+
+@given(HOSTILE, HOSTILE, HOSTILE)
+def test_no_title_or_field_changes_its_line(title: str, brand: str, kind: str) -> None:
+    text, _ = ItemText(PromptConfig(), PROMPTS.cleaner).told(title, {"brand": brand, "kind": kind})
+    line = SEPARATOR.join([text or "nothing", "rated 4 of 5"])
+    parts = line.split(SEPARATOR)
+    assert line.count("|") == len(parts) - 1 <= 3 and parts[-1] == "rated 4 of 5"
+    assert [part for part in parts[1:-1] if not part.startswith(("brand: ", "kind: "))] == []
+    assert content(PROMPTS.leaf([line], NOBODY, "overall")).endswith(f"<history>\n- {line}\n</history>")
 
 
 def test_one_users_titles_leave_anothers_prompt_alone() -> None:

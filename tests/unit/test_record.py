@@ -45,6 +45,8 @@ def test_code_fences_and_blanks_around_it_do_no_harm(wrapped: str) -> None:
 
 @pytest.mark.parametrize("text", [
     "", "null", "[]", "true", "nonsense", "{", json.dumps(RECORD)[:-1], json.dumps(RECORD) + "}", json.dumps([RECORD]),
+    "```", "``````", "```python\n" + json.dumps(RECORD) + "\n```", "```\n" + " " * 100_000,
+    "```" + json.dumps(RECORD) + "```",
     "Here it is: " + json.dumps(RECORD), json.dumps(RECORD) + "\nI hope this helps.", "[" * 100_000, "NaN",
     *(json.dumps(without(name)) for name in FIELDS),
     json.dumps(RECORD | {"rating": 5}), json.dumps(RECORD | {"tastes": []}), json.dumps(RECORD | {"tastes": "soap"}),

@@ -33,7 +33,7 @@ class ItemText:
         for field, limit in self._chosen(fields):
             value = self._cleaner.line(_unlisted(fields[field]), limit)
             part = f"{self._cleaner.line(field.replace('_', ' '), limit)}: {value}"
-            if value and not _said(value, name) and len(part) + len(SEPARATOR) <= room:
+            if any(map(str.isalnum, value)) and not _said(value, name) and len(part) + len(SEPARATOR) <= room:
                 parts.append(part)
                 room -= len(part) + len(SEPARATOR)
         return SEPARATOR.join(parts) or None, name or None

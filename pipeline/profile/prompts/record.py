@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -33,7 +32,7 @@ LIMITS: Final = {"tastes": 8, "attributes": 8, "dislikes": 6}
 """Most entries of each list, as the instructions tell them."""
 LABELS: Final = {"tastes": "Tastes", "attributes": "Attributes", "price_or_era": "Price or era",
                  "dislikes": "Dislikes", "behaviour_over_time": "Behaviour over time", "summary": "Summary"}
-_FENCE = re.compile(r"^\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
+_FENCE = "```"
 
 
 def json_schema() -> dict[str, Any]:
@@ -43,9 +42,13 @@ def json_schema() -> dict[str, Any]:
 
 def parse(text: str) -> ProfileRecord | None:
     """The record an answer holds, be it in a code fence; None if it is anything else."""
-    fenced = _FENCE.match(text)
+    text = text.strip()
+    if text.startswith(_FENCE) and text.endswith(_FENCE):
+        language, _, text = text.removesuffix(_FENCE).removeprefix(_FENCE).partition("\n")
+        if language.strip().lower() not in ("", "json"):
+            return None
     try:
-        values = json.loads(fenced.group(1) if fenced else text)
+        values = json.loads(text)
         return ProfileRecord.model_validate(values)
     except (ValueError, RecursionError, ValidationError):
         return None
