@@ -46,6 +46,11 @@ class MissingExtraError(MentorecError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"the package {package!r} is not installed; install it with: pip install 'mentorec[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Made again from its two parts: an exception is pickled with its message alone, and Ray pickles them all."""
+        return type(self), (self.package, self.extra)
 
 
 def illegal(what: str, value: object, legal: Iterable[object] | str, next_step: str = "") -> str:

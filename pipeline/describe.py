@@ -78,12 +78,15 @@ class Resources:
     """Per replica."""
     gpus: float = 0.0
     """Per replica."""
+    above_rows: int | None = None
+    """Ray is asked only for more rows than this; None: whatever the rows."""
 
     def __str__(self) -> str:
         if not self.replicas:
             return "this process"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
-        return f"{self.replicas} × ({self.cpus:g} CPU{gpus})"
+        asked = f"{self.replicas} × ({self.cpus:g} CPU{gpus})"
+        return asked if self.above_rows is None else f"this process; above {self.above_rows:,} rows {asked}"
 
 
 def resources(config: RunConfig, stage: str) -> Resources:
@@ -91,6 +94,10 @@ def resources(config: RunConfig, stage: str) -> Resources:
     if stage in ("profile", "encode"):
         actors = config.profile.execution if stage == "profile" else config.encode.execution
         return Resources(actors.actors, actors.num_cpus, actors.num_gpus)
+    if stage == "reduce":
+        actors = config.reduce.execution
+        return Resources(actors.actors, actors.num_cpus, actors.num_gpus,
+                         None if actors.num_gpus else config.reduce.fit_rows)
     if stage == "train":
         workers = config.train.execution
         return Resources(workers.num_workers, workers.cpus_per_worker, float(workers.use_gpu))

@@ -69,13 +69,14 @@ def run_folder(config: RunConfig) -> str:
 
 def steps(config: RunConfig, storage: Storage) -> Iterator[Step]:
     """Every artifact of the run in build order. Keys need only configs and raw bytes, never built artifacts."""
-    prepare = prepare_keys.key(config.prepare, DigestCache(storage))
+    digests = DigestCache(storage)
+    prepare = prepare_keys.key(config.prepare, digests)
     yield Step("prepare", prepare)
     reduce_fp: str | None = None
     if any(arm != "plain" for arm in config.arms):
         profile = profile_keys.key(config.profile, prepare.fingerprint)
         yield Step("profile", profile)
-        encode = encode_keys.key(config.encode, profile.fingerprint)
+        encode = encode_keys.key(config.encode, profile.fingerprint, digests)
         yield Step("encode", encode)
         reduce = reduce_keys.key(config.reduce, encode.fingerprint)
         yield Step("reduce", reduce)

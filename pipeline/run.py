@@ -16,6 +16,7 @@ from configs.errors import ArtifactError
 from pipeline import artifacts, leases
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.config import RunConfig
+from pipeline.describe import shortage
 from pipeline.plan import PlannedStep, plan, run_folder
 from pipeline.progress import say
 from pipeline.report import keys as report_keys
@@ -60,9 +61,13 @@ def run(config: RunConfig, until: str | None = None) -> RunResult:
                 result.reused.append(item.label)
             else:
                 _announce(item)
-                if not ray_started and _needs_ray(config, item, result.artifacts):
-                    ray_session.enter_context(connect(config.cluster))
-                    ray_started = True
+                if _needs_ray(config, item, result.artifacts):
+                    short = shortage(config, item.stage)
+                    if short is not None:
+                        say(short)
+                    if not ray_started:
+                        ray_session.enter_context(connect(config.cluster))
+                        ray_started = True
                 artifact = _build(config, item, result.artifacts, storage)
                 result.built.append(item.label)
             result.artifacts[item.label] = artifact

@@ -21,8 +21,8 @@ from pipeline.artifacts import Artifact
 from pipeline.evaluate.baselines import fit_baseline
 from pipeline.evaluate.config import Baseline, EvaluateConfig
 from pipeline.progress import track
+from pipeline.threads import torch_threads
 from pipeline.train.export import load_model
-from pipeline.train.session import torch_threads
 
 SHARD_USERS = 4096
 

@@ -22,11 +22,12 @@ from cluster.machine import cpu_count
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.progress import say
+from pipeline.threads import torch_threads
 from pipeline.train.checkpoint import Checkpoint as TrainCheckpoint
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, train_loop
-from pipeline.train.session import KEPT_CHECKPOINTS, first_whole, torch_threads
+from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -9,8 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,15 +144,3 @@ def sum_ranks(values_N: np.ndarray) -> np.ndarray:
         values = values.to("cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(values)
     return values.cpu().numpy()
-
-
-@contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """Torch's own threads inside the block; None leaves them."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

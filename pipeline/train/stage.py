@@ -20,6 +20,7 @@ from models.students import build_encoder
 from pipeline.arrays import open_arrow
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.threads import torch_threads
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint
 from pipeline.train.config import Arm, TrainConfig
@@ -28,7 +29,7 @@ from pipeline.train.export import save_model
 from pipeline.train.initial import initial_weights, model_folder
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import MetricsLog
-from pipeline.train.session import LocalSession, torch_threads
+from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape, build_targets
 

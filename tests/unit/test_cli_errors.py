@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from configs.errors import ConfigError, DataError
+from configs.errors import ConfigError, DataError, MissingExtraError
 from pipeline import cli
 
 
@@ -26,6 +28,13 @@ def test_an_error_from_a_worker_is_told_without_rays_wrapping() -> None:
     wrapped = _raised_by_a_task(error)
     assert wrapped is not error
     assert str(cli._ours(wrapped)) == "row 3 is bad"
+
+
+def test_every_error_survives_the_way_from_a_worker() -> None:
+    error = MissingExtraError("vllm", "llm")
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is MissingExtraError and str(back) == str(error)
+    assert str(cli._ours(_raised_by_a_task(error))) == str(error)
 
 
 def test_an_error_that_ray_raises_from_ours_is_ours() -> None:
