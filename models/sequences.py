@@ -74,6 +74,13 @@ class Cases:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, index_N: np.ndarray) -> Cases:
+        """Some of the cases, in the order asked for."""
+        lengths_N = self.histories.lengths[index_N]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+        source = np.repeat(self.histories.offsets[:-1][index_N] - offsets[:-1], lengths_N) + np.arange(offsets[-1])
+        return Cases(self.users[index_N], Sequences(self.histories.values[source], offsets), self.targets[index_N])
+
 
 MIN_SAVED = 512
 """Positions of padding that cost about as much as one more call of the encoder."""

@@ -79,6 +79,13 @@ for _verb, _help in _STAGE_HELP.items():
 
 
 @app.command()
+def audit(overrides: Overrides = None, config: ConfigOption = None, record: Record = None, dry_run: DryRun = False,
+          quiet: Quiet = False) -> None:
+    """How well profiles rank validation items."""
+    _run("audit", overrides, config, dry_run, quiet, record)
+
+
+@app.command()
 def describe(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
              quiet: Quiet = False) -> None:
     """Stages: resources, columns, keys, reuse."""
@@ -112,12 +119,12 @@ def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
 
 
 @app.command()
-def show(kind: Annotated[str, typer.Argument(metavar="user|item|artifact")],
+def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact")],
          what: Annotated[str, typer.Argument(metavar="ID|IDX|STAGE/FINGERPRINT")], overrides: Overrides = None,
          config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
          index: Annotated[bool, typer.Option("--index", help="Look up the internal index, not the raw id.")] = False,
          ) -> None:
-    """A user, an item or an artifact of a run."""
+    """A user, a profile, an item or an artifact of a run."""
     from pipeline.invocation import open_run, print_lines
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, nameless=kind == "artifact")

@@ -9,13 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from cluster.config import ClusterConfig, StorageConfig
 from configs.base import Config
 from models.config import ModelConfig, SASRecConfig
+from pipeline.audit.config import AuditConfig
 from pipeline.encode.config import EncodeConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
-from pipeline.reduce.config import ReduceConfig
+from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
-from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.config import Arm, TextItemInit, TrainConfig
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -38,6 +39,7 @@ class RunConfig(Config):
     model: ModelConfig = SASRecConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    audit: AuditConfig = AuditConfig()
     report: ReportConfig = ReportConfig()
 
     @field_validator("name")
@@ -54,6 +56,16 @@ class RunConfig(Config):
         if len(set(value)) != len(value):
             raise ValueError("each value may stand once")
         return value
+
+    def item_reduce(self) -> ReduceConfig:
+        """How item texts are brought to the student's width, where `train.item_init` asks for them."""
+        init, own = self.train.item_init or TextItemInit(), self.reduce.method
+        width = self.model.hidden_dim
+        method: ReducerConfig = PCAReducer(components=width)
+        if init.method == "umap":
+            given = own if isinstance(own, UMAPReducer) else UMAPReducer()
+            method = given.model_copy(update={"components": width})
+        return self.reduce.model_copy(update={"method": method, "whiten": init.whiten})
 
     @model_validator(mode="after")
     def _layer_exists(self) -> RunConfig:

@@ -47,12 +47,19 @@ COLUMNS: Final[Mapping[str, Columns]] = {
                "rejected.parquet": (c.USER_IDX, c.ANGLE, c.REASON)},
     ),
     "encode": Columns(
-        needs={"profiles/": (ROW_ID, c.USER_IDX, c.ANGLE, c.PROFILE)},
-        makes={"vectors/": (c.USER_IDX, c.ANGLE, c.VECTOR, "tokens", "over_length")},
+        needs={"profiles/": (ROW_ID, c.USER_IDX, c.ANGLE, c.PROFILE),
+               "items.parquet": (c.ITEM_IDX, c.TITLE, c.FIELDS)},
+        makes={"vectors/": (c.USER_IDX, c.ANGLE, c.VECTOR, "tokens", "over_length"),
+               "vectors/ of items": (c.ITEM_IDX, c.VECTOR, "tokens", "over_length")},
+    ),
+    "audit": Columns(
+        needs={"vectors/": (c.USER_IDX, c.ANGLE, c.VECTOR), "vectors/ of items": (c.ITEM_IDX, c.VECTOR),
+               "validation.arrow": (c.USER_IDX, c.HISTORY, c.TARGET)},
+        makes={"audit.json": (), "ranks.parquet": ("subject", c.USER_IDX, c.TARGET, c.RANK, c.RANK_UNFILTERED)},
     ),
     "reduce": Columns(
         needs={"vectors/": (c.USER_IDX, c.ANGLE, c.VECTOR)},
-        makes={"targets.parquet": (c.USER_IDX, c.ANGLE, c.VECTOR)},
+        makes={"targets.parquet": (c.USER_IDX, c.ANGLE, c.VECTOR), "items.parquet": (c.ITEM_IDX, c.VECTOR)},
     ),
     "train": Columns(
         needs={"train.arrow": (c.USER_IDX, c.ITEMS), "validation.arrow": (c.USER_IDX, c.HISTORY, c.TARGET),
@@ -140,7 +147,9 @@ def describe(config: RunConfig) -> Iterator[str]:
         yield from _columns("makes", COLUMNS[stage].makes)
         for step in (s for s in steps if s.stage == stage):
             yield f"  {step.status} {step.key.fingerprint}  {step.label}"
-        if stage != "report" and not any(s.stage == stage for s in steps):
+        if stage == "audit":
+            yield "  part of no run; `mentorec audit` builds it, and the report then shows it"
+        elif stage != "report" and not any(s.stage == stage for s in steps):
             yield f"  not part of this run (arms: {', '.join(config.arms)})"
     yield from _changes(steps)
     yield _where(config)

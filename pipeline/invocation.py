@@ -13,8 +13,6 @@ from configs.loader import SHIPPED, load
 from pipeline.config import RunConfig
 from pipeline.progress import say, set_quiet
 
-_TEACHER_STAGES = ("profile", "encode", "reduce")
-
 
 def required(config: str | None, pattern: str = "**/*.yaml") -> str:
     """The ``--config`` value.
@@ -43,7 +41,7 @@ def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool
     given = list(overrides or ())
     run_config = load(RunConfig, None, ["name=unnamed", *given]) if nameless and config is None else load(
         RunConfig, required(config), given)
-    if until in _TEACHER_STAGES and set(run_config.arms) == {"plain"}:
+    if until in _teacher_stages(run_config) and set(run_config.arms) == {"plain"}:
         raise ConfigError(f"{until} is no part of this run: arms holds only plain, which has no teacher; "
                           "add distilled to arms")
     if dry_run:
@@ -52,6 +50,11 @@ def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool
         print_lines(plan_lines(run_config, until))
         raise typer.Exit
     return run_config
+
+
+def _teacher_stages(config: RunConfig) -> tuple[str, ...]:
+    """Stages that only a teacher needs; item texts are encoded and reduced without one."""
+    return ("profile",) if config.train.item_init is not None else ("profile", "encode", "reduce")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -25,6 +25,11 @@ def outcome(config: RunConfig, result: RunResult, until: str | None) -> Iterator
         yield summary_table(result.metrics)
         yield f"report: {storage.path(result.folder)}/report.html"
         return
+    if until == "audit":
+        from pipeline.audit.tables import plain_text
+
+        yield plain_text(result.artifacts["audit"].read_json("audit.json"), config.name)
+        return
     yield table(("step", "was", "folder"),
                 [(label, "built" if label in result.built else "reused", storage.path(artifact.folder))
                  for label, artifact in result.artifacts.items() if label.partition("/")[0] == until])
@@ -33,6 +38,12 @@ def outcome(config: RunConfig, result: RunResult, until: str | None) -> Iterator
 def record_outcome(config: RunConfig, result: RunResult, folder: Path) -> str:
     """Keep a run's figures below ``folder``; returns the Markdown file's path."""
     from pipeline.record import record
+
+    if "audit" in result.artifacts:
+        from pipeline.audit.tables import markdown
+
+        figures = result.artifacts["audit"].read_json("audit.json")
+        return str(record(config, figures, folder, markdown(figures, config.name), "-audit"))
     from pipeline.report.summary import summary_table
 
     assert result.metrics is not None

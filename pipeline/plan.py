@@ -13,6 +13,7 @@ from cluster.storage import Storage
 from configs.errors import ConfigError, illegal
 from pipeline import artifacts
 from pipeline.artifacts import Artifact, StageKey
+from pipeline.audit import keys as audit_keys
 from pipeline.config import RunConfig
 from pipeline.digests import DigestCache
 from pipeline.encode import keys as encode_keys
@@ -24,7 +25,8 @@ from pipeline.reduce import keys as reduce_keys
 from pipeline.train import keys as train_keys
 from pipeline.train.config import Arm
 
-STAGES = ("prepare", "profile", "encode", "reduce", "train", "evaluate", "report")
+STAGES = ("prepare", "profile", "encode", "audit", "reduce", "train", "evaluate", "report")
+"""In build order; `audit` is part of a run only where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,42 @@ def run_folder(config: RunConfig) -> str:
     return f"runs/{config.name}"
 
 
-def steps(config: RunConfig, storage: Storage) -> Iterator[Step]:
-    """Every artifact of the run in build order. Keys need only configs and raw bytes, never built artifacts."""
+def steps(config: RunConfig, storage: Storage, audit: bool = False) -> Iterator[Step]:
+    """Every artifact of the run in build order. Keys need only configs and raw bytes, never built artifacts.
+
+    Args:
+        audit: include the teacher audit, and the profiles it is about even where no arm has a teacher.
+    """
     digests = DigestCache(storage)
     prepare = prepare_keys.key(config.prepare, digests)
     yield Step("prepare", prepare)
-    reduce_fp: str | None = None
-    if any(arm != "plain" for arm in config.arms):
+    taught = any(arm != "plain" for arm in config.arms)
+    encode_fp = encode_items_fp = reduce_fp = items_fp = ""
+    if taught or audit:
         profile = profile_keys.key(config.profile, prepare.fingerprint)
         yield Step("profile", profile)
         encode = encode_keys.key(config.encode, profile.fingerprint, digests)
         yield Step("encode", encode)
-        reduce = reduce_keys.key(config.reduce, encode.fingerprint)
+        encode_fp = encode.fingerprint
+    if config.train.item_init is not None or audit:
+        encode = encode_keys.items_key(config.encode, prepare.fingerprint, digests)
+        yield Step("encode/items", encode)
+        encode_items_fp = encode.fingerprint
+    if audit:
+        yield Step("audit", audit_keys.key(config.audit, prepare.fingerprint, encode_fp, encode_items_fp))
+    if taught:
+        reduce = reduce_keys.key(config.reduce, encode_fp)
         yield Step("reduce", reduce)
         reduce_fp = reduce.fingerprint
+    if config.train.item_init is not None:
+        reduce = reduce_keys.key(config.item_reduce(), encode_items_fp)
+        yield Step("reduce/items", reduce)
+        items_fp = reduce.fingerprint
     trained: list[Step] = []
     for seed in config.seeds:
         for arm in config.arms:
-            key = train_keys.key(config.train, config.model, arm, seed, prepare.fingerprint, reduce_fp)
+            key = train_keys.key(config.train, config.model, arm, seed, prepare.fingerprint,
+                                 reduce_fp or None, items_fp or None)
             trained.append(Step(f"train/{arm}/seed-{seed}", key, arm, seed))
     yield from trained
     for step in trained:
@@ -98,6 +118,8 @@ def steps(config: RunConfig, storage: Storage) -> Iterator[Step]:
 def plan(config: RunConfig, storage: Storage, until: str | None = None) -> list[PlannedStep]:
     """The steps up to and including stage ``until`` (None: all), each with what a run would do.
 
+    The audit is planned only where ``until`` names it.
+
     Raises:
         ConfigError: ``until`` names no stage.
         ArtifactError: a finished artifact is damaged.
@@ -107,13 +129,21 @@ def plan(config: RunConfig, storage: Storage, until: str | None = None) -> list[
     last = STAGES.index(until) if until else len(STAGES)
     known = _references(config, storage)
     planned = []
-    for step in steps(config, storage):
+    for step in steps(config, storage, audit=until == "audit"):
         if STAGES.index(step.key.stage) > last:
             continue
         artifact = artifacts.find(storage, step.key)
         changed = [] if artifact else _changed(storage, step, known.get(step.label))
         planned.append(PlannedStep(step, "reuse" if artifact else "build", artifact, changed))
     return planned
+
+
+def built_audit(config: RunConfig, storage: Storage) -> Artifact | None:
+    """The finished audit of the run's teacher, where there is one."""
+    if all(arm == "plain" for arm in config.arms):
+        return None  # no profile of this run would be audited
+    step = next(step for step in steps(config, storage, audit=True) if step.label == "audit")
+    return artifacts.find(storage, step.key)
 
 
 def _references(config: RunConfig, storage: Storage) -> dict[str, Any]:

@@ -10,22 +10,27 @@ from configs.loader import dump
 from pipeline.config import RunConfig
 from pipeline.provenance import provenance
 
+_ROWS = ("samples", "profile_samples", "map")
 
-def record(config: RunConfig, metrics: dict[str, Any], folder: Path, table: str) -> Path:
+
+def record(config: RunConfig, metrics: dict[str, Any], folder: Path, table: str, suffix: str = "") -> Path:
     """Write the run's metrics as JSON and its table as Markdown; returns the Markdown file.
 
-    Storage is left out of the recorded configuration: it names a place on one machine. Sample users and the profile
-    map are left out of the metrics: they hold rows of the data set.
+    ``suffix`` is added to the run's name, which names the files.
+
+    Storage is left out of the recorded configuration: it names a place on one machine. Sample users, sample
+    profiles and the profile map are left out of the metrics: they hold rows of the data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = provenance()
     shown = config.model_dump(mode="json", exclude={"storage"})
-    figures = {name: value for name, value in metrics.items() if name not in ("samples", "map")}
-    (folder / f"{config.name}.json").write_text(
+    figures = {name: value for name, value in metrics.items() if name not in _ROWS}
+    name = f"{config.name}{suffix}"
+    (folder / f"{name}.json").write_text(
         json.dumps({"provenance": source, "config": shown, "metrics": figures}, indent=1, ensure_ascii=False) + "\n",
         encoding="utf-8")
     machine = source["machine"]
-    text = f"""# {config.name}
+    text = f"""# {name}
 
 {table}
 
@@ -40,6 +45,6 @@ def record(config: RunConfig, metrics: dict[str, Any], folder: Path, table: str)
 ```yaml
 {dump(config.model_copy(update={"storage": type(config.storage)()}))}```
 """
-    target = folder / f"{config.name}.md"
+    target = folder / f"{name}.md"
     target.write_text(text, encoding="utf-8")
     return target

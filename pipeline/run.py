@@ -17,7 +17,7 @@ from pipeline import artifacts, leases
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.config import RunConfig
 from pipeline.describe import shortage
-from pipeline.plan import PlannedStep, plan, run_folder
+from pipeline.plan import PlannedStep, built_audit, plan, run_folder
 from pipeline.progress import say
 from pipeline.report import keys as report_keys
 
@@ -112,19 +112,28 @@ def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: 
 
         return profile(config.profile, prepared, out)
     if item.stage == "encode":
-        from pipeline.encode.stage import encode
+        from pipeline.encode.stage import encode, encode_items
 
+        if item.label == "encode/items":
+            return encode_items(config.encode, prepared, out)
         return encode(config.encode, done["profile"], out)
-    if item.stage == "reduce":
-        from pipeline.reduce.stage import reduce
+    if item.stage == "audit":
+        from pipeline.audit.stage import audit
 
+        return audit(config.audit, prepared, done["encode"], done["encode/items"], out)
+    if item.stage == "reduce":
+        from pipeline.reduce.stage import reduce, reduce_items
+
+        if item.label == "reduce/items":
+            return reduce_items(config.item_reduce(), done["encode/items"], out)
         return reduce(config.reduce, done["encode"], out)
     if item.stage == "train":
         from pipeline.train.stage import train
 
         assert step.arm is not None and step.seed is not None
         targets = None if step.arm == "plain" else done["reduce"]
-        return train(config.train, config.model, step.arm, step.seed, prepared, targets, out)
+        return train(config.train, config.model, step.arm, step.seed, prepared, targets, out,
+                     item_vectors=done.get("reduce/items"))
     from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
 
     if step.baseline is not None:
@@ -139,13 +148,15 @@ def _needs_ray(config: RunConfig, item: PlannedStep, done: dict[str, Artifact]) 
         return config.evaluate.execution.workers > 0
     if item.stage == "reduce":
         return (config.reduce.execution.num_gpus > 0
-                or done["encode"].manifest.counts["num_out"] > config.reduce.fit_rows)
+                or done[item.label.replace("reduce", "encode")].manifest.counts["num_out"] > config.reduce.fit_rows)
     return item.stage in ("profile", "encode")
 
 
 def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str, Any]:
     """Write the report unless the one that is there was made from the same artifacts and settings."""
-    basis = {"artifacts": {k: a.fingerprint for k, a in result.artifacts.items()}, "report": config.report.key(),
+    audited = built_audit(config, storage)
+    basis = {"artifacts": {k: a.fingerprint for k, a in result.artifacts.items()},
+             "audit": audited.fingerprint if audited else None, "report": config.report.key(),
              "version": report_keys.VERSION, "arms": config.arms, "seeds": config.seeds}
     digest = hashlib.blake2b(json.dumps(basis, sort_keys=True).encode(), digest_size=8).hexdigest()
     stamp = f"{result.folder}/report.json"
@@ -159,7 +170,7 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
     found = result.artifacts
     metrics = write_report(config, storage, ReportInputs(
         prepared=found["prepare"], profiles=found.get("profile"), encoded=found.get("encode"),
-        targets=found.get("reduce"),
+        targets=found.get("reduce"), audit=audited,
         trained={(arm, seed): found[f"train/{arm}/seed-{seed}"] for arm in config.arms for seed in config.seeds},
         evaluated={(arm, seed): found[f"evaluate/{arm}/seed-{seed}"] for arm in config.arms for seed in config.seeds},
         baselines={name: found[f"evaluate/baseline/{name}"] for name in config.evaluate.baselines},

@@ -74,7 +74,8 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         with connect(run_config.cluster):
             built = run(run_config, until="reduce").artifacts
             fixed = {"values": values, "storage": storage, "prepare": built["prepare"].fingerprint,
-                     "reduce": built["reduce"].fingerprint if searched_arm(run_config) != "plain" else None}
+                     "reduce": built["reduce"].fingerprint if searched_arm(run_config) != "plain" else None,
+                     "items": built["reduce/items"].fingerprint if "reduce/items" in built else None}
             rows = _search(config, fixed, run_config, storage, folder)
         return _conclude(config, values, storage, folder, rows)
     finally:

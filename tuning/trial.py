@@ -45,15 +45,15 @@ def searched_arm(config: RunConfig) -> Arm:
 def trial(chosen: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is reported, not trained again.
 
-    ``fixed`` holds the base run's ``values``, the ``storage``, and the fingerprints of the ``prepare`` and ``reduce``
-    artifacts (``reduce`` is None when the searched arm needs no teacher).
+    ``fixed`` holds the base run's ``values``, the ``storage``, and the fingerprints of the ``prepare`` artifact, of
+    ``reduce`` and of the items' ``reduce`` (None where the searched arm has no teacher, or items start at random).
     """
     from ray import tune
 
     storage: Storage = fixed["storage"]
     config = trial_config(fixed["values"], chosen)
     arm, seed = searched_arm(config), config.seeds[0]
-    key = train_keys.key(config.train, config.model, arm, seed, fixed["prepare"], fixed["reduce"])
+    key = train_keys.key(config.train, config.model, arm, seed, fixed["prepare"], fixed["reduce"], fixed["items"])
 
     best = -math.inf
 
@@ -78,9 +78,11 @@ def _train(config: RunConfig, storage: Storage, key: StageKey, fixed: dict[str, 
 
     prepared = _input(storage, "prepare", fixed["prepare"])
     targets = _input(storage, "reduce", fixed["reduce"]) if fixed["reduce"] else None
+    items = _input(storage, "reduce", fixed["items"]) if config.train.item_init else None
     out = artifacts.begin(storage, key, resume=True)
     try:
-        return train(config.train, config.model, searched_arm(config), config.seeds[0], prepared, targets, out, watch)
+        return train(config.train, config.model, searched_arm(config), config.seeds[0], prepared, targets, out, watch,
+                     items)
     except BaseException:
         out.release()
         raise

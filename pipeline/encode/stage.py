@@ -1,4 +1,4 @@
-"""`encode`: profile texts → vectors, by sentence-transformers in Ray Data actors, resumable."""
+"""`encode`: texts of profiles or of items → vectors, by sentence-transformers in Ray Data actors, resumable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import ArtifactError
+from configs.errors import ArtifactError, DataError
 from pipeline import rows
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
+from pipeline.columns import ANGLE, ITEM_IDX, PROFILE, REASON, TEXT, USER_IDX, VECTOR
+from pipeline.encode import item_text
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.sources import ModelFiles, locate
@@ -25,25 +26,35 @@ TOKENS = "tokens"
 OVER_LENGTH = "over_length"
 """Column: whether the text has more tokens than the encoder takes, bool."""
 VECTOR_COLUMNS = (USER_IDX, ANGLE, VECTOR, TOKENS, OVER_LENGTH)
+ITEM_VECTOR_COLUMNS = (ITEM_IDX, VECTOR, TOKENS, OVER_LENGTH)
+TEXTLESS_COLUMNS = (ITEM_IDX, REASON)
+NO_TEXT = "no item text"
 PART_ROWS = 20_000
 """Vectors per file."""
 
 
 class EncodeActor:
-    """Holds the encoder in a Ray actor: batches of profiles → vectors."""
+    """Holds the encoder in a Ray actor: batches of texts → vectors."""
 
-    def __init__(self, config: EncodeConfig, files: ModelFiles) -> None:
+    def __init__(self, config: EncodeConfig, files: ModelFiles, text: str, kept: tuple[str, ...]) -> None:
+        """
+        Args:
+            text: column of the texts.
+            kept: columns that stay beside the vector; the first names the row in errors.
+        """
         self._encoder = Encoder(config, files)
+        self._text, self._kept = text, kept
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        texts = batch[PROFILE].to_pylist()
-        for user, text in zip(batch[USER_IDX].to_pylist(), texts, strict=True):
+        texts = batch[self._text].to_pylist()
+        for owner, text in zip(batch[self._kept[0]].to_pylist(), texts, strict=True):
             if text is None or not text.strip():
-                raise ArtifactError(f"encode: the profile of user {user} is empty; build the profiles again")
+                raise ArtifactError(f"encode: the {self._text} of {self._kept[0].partition('_')[0]} {owner} is empty; "
+                                    f"build the {self._text}s again")
         encoded = self._encoder.encode(texts)
         width = encoded.vectors_NE.shape[1]
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors_NE.ravel()), width)
-        return pa.table({rows.ROW_ID: batch[rows.ROW_ID], USER_IDX: batch[USER_IDX], ANGLE: batch[ANGLE],
+        return pa.table({rows.ROW_ID: batch[rows.ROW_ID], **{name: batch[name] for name in self._kept},
                          VECTOR: vectors, TOKENS: encoded.tokens_N, OVER_LENGTH: encoded.over_length_N})
 
 
@@ -60,36 +71,70 @@ def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifa
     source = profiles.relative("profiles")
     if not out.storage.exists(out.relative("stats.json")):
         ids = rows.row_ids(profiles.storage, source, rows.ROW_ID)
-        files = locate(config, out.key.digests["model"])
-        started = time.perf_counter()
-        map_rows(profiles.storage, source, out, actor=EncodeActor, arguments={"config": config, "files": files},
-                 id_column=rows.ROW_ID, columns=[rows.ROW_ID, USER_IDX, ANGLE, PROFILE], num_rows=len(ids),
-                 execution=config.execution, label="encode")
-        say(f"encode: {len(ids):,} texts in {time.perf_counter() - started:.1f} s")
-        out.write_json("stats.json", _write(out, ids))
-    stats = out.storage.read_json(out.relative("stats.json"))
-    if stats["over_length"]:
-        say(f"encode: {stats['over_length']:,} of {stats['counts']['num_in']:,} texts are longer than the encoder "
-            f"takes (the longest: {stats['max_tokens']} tokens); encode.over_length={config.over_length}")
-    rows.remove_work(out)
-    info = {"model": config.model, "identity": out.key.digests["model"], "precision": config.precision,
-            "versions": {name: importlib.metadata.version(name) for name in ("sentence-transformers", "torch")},
-            **{name: value for name, value in stats.items() if name not in ("counts", "id_digest")}}
-    return out.commit(stats["counts"], {"vectors": VECTOR_COLUMNS}, stats["id_digest"], info)
+        _map(config.for_profiles(), source, out, ids, PROFILE, (USER_IDX, ANGLE), "encode")
+        out.write_json("stats.json", _write(out, ids, VECTOR_COLUMNS))
+    return _commit(config, out, {"vectors": VECTOR_COLUMNS})
 
 
-def _write(out: ArtifactDir, ids: np.ndarray) -> dict[str, Any]:
+def encode_items(config: EncodeConfig, prepared: Artifact, out: ArtifactDir) -> Artifact:
+    """Encode the text of every item of a catalogue, cold ones included, with the items' prefix.
+
+    Files: ``vectors/part-*.parquet`` (ITEM_VECTOR_COLUMNS, by item) and ``rejected.parquet`` (TEXTLESS_COLUMNS) for
+    items without text. Ray must be running; resumable as :func:`encode`.
+
+    Raises:
+        DataError: no item has a text.
+        ArtifactError, ConfigError, ResourceError: as :func:`encode`.
+    """
+    if not out.storage.exists(out.relative("stats.json")):
+        count, textless = item_text.write_texts(prepared, out)
+        if not count:
+            raise DataError(f"encode/items: none of the {len(textless):,} items has a title or another text; give the "
+                            "items' table in prepare.source")
+        out.write_table("rejected.parquet", pa.table({
+            ITEM_IDX: pa.array(textless, pa.int32()), REASON: pa.array([NO_TEXT] * len(textless), pa.string())}))
+        ids = np.arange(count)
+        _map(config.for_items(), out.relative(item_text.FOLDER), out, ids, TEXT, (ITEM_IDX,), "encode/items")
+        stats = _write(out, ids, ITEM_VECTOR_COLUMNS)
+        stats["counts"] |= {"num_in": count + len(textless), "num_rejected": len(textless)}
+        out.write_json("stats.json", stats)
+    return _commit(config, out, {"vectors": ITEM_VECTOR_COLUMNS, "rejected.parquet": TEXTLESS_COLUMNS})
+
+
+def _map(config: EncodeConfig, source: str, out: ArtifactDir, ids: np.ndarray, text: str, kept: tuple[str, ...],
+         label: str) -> None:
+    files = locate(config, out.key.digests["model"])
+    started = time.perf_counter()
+    map_rows(out.storage, source, out, actor=EncodeActor,
+             arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=rows.ROW_ID,
+             columns=[rows.ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label)
+    say(f"{label}: {len(ids):,} texts in {time.perf_counter() - started:.1f} s")
+
+
+def _write(out: ArtifactDir, ids: np.ndarray, columns: tuple[str, ...]) -> dict[str, Any]:
     """Write the artifact's files from the mapped rows; returns its statistics."""
-    users: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     over_length = width = 0
     for number, part in enumerate(rows.sorted_parts(out, rows.ROW_ID, ids, PART_ROWS)):
-        rows.write_part(out, "vectors", number, part.select(list(VECTOR_COLUMNS)), use_dictionary=[ANGLE])
-        users.append(part[USER_IDX].to_numpy())
+        rows.write_part(out, "vectors", number, part.select(list(columns)), use_dictionary=[ANGLE])
+        owners.append(part[columns[0]].to_numpy())
         tokens.append(part[TOKENS].to_numpy())
         over_length += pc.sum(part[OVER_LENGTH]).as_py()
         width = part.schema.field(VECTOR).type.list_size
     tokens_N = np.concatenate(tokens)
     return {"counts": {"num_in": len(ids), "num_out": len(ids), "num_rejected": 0},
-            "id_digest": digest_ids(np.concatenate(users)), "width": width, "over_length": int(over_length),
+            "id_digest": digest_ids(np.concatenate(owners)), "width": width, "over_length": int(over_length),
             "mean_tokens": round(float(tokens_N.mean()), 1), "max_tokens": int(tokens_N.max())}
+
+
+def _commit(config: EncodeConfig, out: ArtifactDir, columns: dict[str, tuple[str, ...]]) -> Artifact:
+    stats = out.storage.read_json(out.relative("stats.json"))
+    if stats["over_length"]:
+        say(f"encode: {stats['over_length']:,} of {stats['counts']['num_out']:,} texts are longer than the encoder "
+            f"takes (the longest: {stats['max_tokens']} tokens); encode.over_length={config.over_length}")
+    rows.remove_work(out)
+    info = {"model": config.model, "identity": out.key.digests["model"], "precision": config.precision,
+            "versions": {name: importlib.metadata.version(name) for name in ("sentence-transformers", "torch")},
+            **{name: value for name, value in stats.items() if name not in ("counts", "id_digest")}}
+    return out.commit(stats["counts"], columns, stats["id_digest"], info)

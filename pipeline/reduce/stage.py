@@ -1,6 +1,6 @@
-"""`reduce`: the encoder's vectors → low-dimensional teacher targets, fitted on training users.
+"""`reduce`: the encoder's vectors → low-dimensional teacher targets, fitted on training users; likewise of item texts.
 
-Legend: N rows (one per user and angle), E encoder width, P reduced width.
+Legend: N rows (one per user and angle, or one per item), E encoder width, P reduced width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import ConfigError, illegal
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.progress import say
 from pipeline.reduce import umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
@@ -28,6 +28,7 @@ from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
 
 TARGETS = "targets.parquet"
+ITEM_VECTORS = "items.parquet"
 QUALITY = "quality.json"
 _SPAN_BATCHES = 8
 """Batches per task and per row group of the output."""
@@ -49,8 +50,21 @@ def reduce(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifac
         ConfigError: more components or neighbours than the data allow.
         DataError: no vectors, a row twice, NaN or Inf.
     """
+    return _reduce(config, VectorTable.open(vectors), TARGETS, out)
+
+
+def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifact:
+    """The same of a catalogue's item texts: ``items.parquet`` with ITEM_IDX and VECTOR.
+
+    Raises:
+        ConfigError: more components or neighbours than the data allow.
+        DataError: no vectors, an item twice, NaN or Inf.
+    """
+    return _reduce(config, VectorTable.open(vectors, ITEM_IDX), ITEM_VECTORS, out)
+
+
+def _reduce(config: ReduceConfig, table: VectorTable, file: str, out: ArtifactDir) -> Artifact:
     started = time.perf_counter()
-    table = VectorTable.open(vectors)
     rng = np.random.default_rng(config.seed)
     everything = np.arange(len(table))
     sampled = len(table) > config.fit_rows
@@ -59,14 +73,14 @@ def reduce(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifac
     fitted = _fit_where_the_gpu_is(config, table, fit_rows)
     fitted.reducer.save(out.storage, out.relative(FOLDER))
     quality = _quality(config, table, fit_rows, fitted.targets_FP, rng)
-    quality |= _write_targets(config, table, fit_rows, fitted, out).summary()
+    quality |= _write_targets(config, table, fit_rows, fitted, file, out).summary()
     out.write_json(QUALITY, quality)
-    info = {"width": fitted.reducer.width, "angles": list(table.angles), "method": config.method.kind, **fitted.info,
-            "whitened": config.whiten, "seed": config.seed, "fit_rows": len(fit_rows), "quality": quality,
-            "seconds": round(time.perf_counter() - started, 2)}
+    info = {"width": fitted.reducer.width, "angles": [a for a in table.angles if a], "method": config.method.kind,
+            **fitted.info, "whitened": config.whiten, "seed": config.seed, "fit_rows": len(fit_rows),
+            "quality": quality, "seconds": round(time.perf_counter() - started, 2)}
     return out.commit({"num_in": len(table), "num_out": len(table), "num_rejected": 0,
-                       "users": len(np.unique(table.users_N))},
-                      {TARGETS: (USER_IDX, ANGLE, VECTOR)}, digest_ids(table.users_N), info)
+                       table.owner.partition("_")[0] + "s": len(np.unique(table.owners_N))},
+                      {file: _schema(table.owner, fitted.reducer.width).names}, digest_ids(table.owners_N), info)
 
 
 def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
@@ -121,18 +135,18 @@ def _quality(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, tar
     return {"metric": metric, **neighborhoods(table.gather(fit_rows[chosen]), targets_FP[chosen], metric)}
 
 
-def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit,
+def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, file: str,
                    out: ArtifactDir) -> Spread:
-    """Write every row's target in (user, angle) order; rows outside the fit are transformed."""
+    """Write every row's target in the table's order; rows outside the fit are transformed."""
     width = fitted.reducer.width
-    spread = Spread(width)
-    with pq.ParquetWriter(out.path(TARGETS), _schema(width), filesystem=out.storage.filesystem) as writer:
+    spread, schema = Spread(width), _schema(table.owner, width)
+    with pq.ParquetWriter(out.path(file), schema, filesystem=out.storage.filesystem) as writer:
         for rows, targets_BP in _targets(config, table, fit_rows, fitted, out):
             spread.add(targets_BP)
             names = pa.DictionaryArray.from_arrays(pa.array(table.angle_N[rows]), pa.array(table.angles))
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(targets_BP.reshape(-1)), width)
-            writer.write_table(pa.table([pa.array(table.users_N[rows]), names.cast(pa.string()), vectors],
-                                        schema=_schema(width)))
+            columns = {table.owner: pa.array(table.owners_N[rows]), ANGLE: names.cast(pa.string()),
+                       VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(targets_BP.reshape(-1)), width)}
+            writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
     return spread
 
 
@@ -157,5 +171,6 @@ def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fit
         yield rows, targets_BP
 
 
-def _schema(width: int) -> pa.Schema:
-    return pa.schema([(USER_IDX, pa.int64()), (ANGLE, pa.string()), (VECTOR, pa.list_(pa.float32(), width))])
+def _schema(owner: str, width: int) -> pa.Schema:
+    angle = [(ANGLE, pa.string())] if owner == USER_IDX else []
+    return pa.schema([(owner, pa.int64()), *angle, (VECTOR, pa.list_(pa.float32(), width))])

@@ -1,6 +1,6 @@
-"""The vectors of `encode`, addressed in (user, angle) order whatever order their files have.
+"""The vectors of `encode`, addressed in (user, angle) order whatever order their files have; of items in item order.
 
-Legend: N rows (one per user and angle), B rows asked for, E encoder width.
+Legend: N rows (one per user and angle, or one per item), B rows asked for, E encoder width.
 """
 
 from __future__ import annotations
@@ -24,47 +24,53 @@ class VectorTable:
 
     storage: Storage
     files: tuple[str, ...]
+    owner: str
+    """Column that says whose a vector is: USER_IDX or ITEM_IDX."""
     angles: tuple[str, ...]
-    """Names, sorted; ``angle_N`` counts in them."""
-    users_N: np.ndarray
-    """int64, ascending."""
+    """Names, sorted; ``angle_N`` counts in them. An item has one nameless angle."""
+    owners_N: np.ndarray
+    """int64 user or item indices, ascending."""
     angle_N: np.ndarray
-    """int16, ascending within a user."""
+    """int16, ascending within an owner."""
     file_N: np.ndarray
     """int32, index into ``files``."""
     row_N: np.ndarray
     """int64, row of that file."""
 
     @classmethod
-    def open(cls, encoded: Artifact) -> VectorTable:
+    def open(cls, encoded: Artifact, owner: str = USER_IDX) -> VectorTable:
         """Read the ids of an `encode` artifact.
 
+        Args:
+            owner: USER_IDX for vectors of profiles, ITEM_IDX for those of item texts.
+
         Raises:
-            DataError: no vectors at all, or a (user, angle) that stands twice.
+            DataError: no vectors at all, or an owner (and angle) that stands twice.
         """
         storage = encoded.storage
         files = tuple(f for f in storage.files(encoded.relative(FOLDER)) if f.endswith(".parquet"))
-        tables = [storage.read_table(f, [USER_IDX, ANGLE]) for f in files]
+        columns = [owner, ANGLE] if owner == USER_IDX else [owner]
+        tables = [storage.read_table(f, columns) for f in files]
         rows = [len(t) for t in tables]
         if not sum(rows):
             raise DataError("there is no profile vector to reduce: every user was rejected; "
                             "see rejected.parquet of the profile artifact")
         ids = pa.concat_tables(tables)
-        users = ids[USER_IDX].to_numpy()
-        names, angle = np.unique(np.asarray(ids[ANGLE].to_pylist(), dtype=str), return_inverse=True)
-        order = np.lexsort((angle, users))
-        table = cls(storage, files, tuple(map(str, names)), users[order], angle[order].astype(np.int16),
+        owners = ids[owner].to_numpy().astype(np.int64)
+        told = ids[ANGLE].to_pylist() if ANGLE in columns else [""] * len(ids)
+        names, angle = np.unique(np.asarray(told, dtype=str), return_inverse=True)
+        order = np.lexsort((angle, owners))
+        table = cls(storage, files, owner, tuple(map(str, names)), owners[order], angle[order].astype(np.int16),
                     np.repeat(np.arange(len(files), dtype=np.int32), rows)[order],
                     np.concatenate([np.arange(n, dtype=np.int64) for n in rows])[order])
-        twice = (table.users_N[1:] == table.users_N[:-1]) & (table.angle_N[1:] == table.angle_N[:-1])
+        twice = (table.owners_N[1:] == table.owners_N[:-1]) & (table.angle_N[1:] == table.angle_N[:-1])
         if twice.any():
             place = int(np.flatnonzero(twice)[0])
-            raise DataError(f"user_idx {table.users_N[place]} has two vectors for the angle "
-                            f"{table.angles[table.angle_N[place]]!r}; rebuild the encode artifact")
+            raise DataError(f"{table._named(place)} has two vectors; rebuild the encode artifact")
         return table
 
     def __len__(self) -> int:
-        return len(self.users_N)
+        return len(self.owners_N)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """fp32 [B, E], the vectors of rows (indices in (user, angle) order).
@@ -84,11 +90,14 @@ class VectorTable:
             raise ValueError("no rows were asked for")
         broken = np.flatnonzero(~np.isfinite(out).all(axis=1))
         if len(broken):
-            first = rows[broken[0]]
-            angle = self.angles[self.angle_N[first]]
-            raise DataError(f"the vector of user_idx {self.users_N[first]} (angle {angle!r}) holds NaN or Inf, "
-                            f"and so do {len(broken) - 1} others; rebuild the encode artifact")
+            raise DataError(f"the vector of {self._named(rows[broken[0]])} holds NaN or Inf, and so do "
+                            f"{len(broken) - 1} others; rebuild the encode artifact")
         return out
+
+    def _named(self, row: int) -> str:
+        """A row in words."""
+        angle = self.angles[self.angle_N[row]]
+        return f"{self.owner} {self.owners_N[row]}" + (f" (angle {angle!r})" if angle else "")
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

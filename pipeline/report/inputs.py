@@ -26,3 +26,5 @@ class ReportInputs:
     """Name → `evaluate` artifact."""
     skipped_baselines: Mapping[str, str] = field(default_factory=dict)
     """Name → why it was not computed."""
+    audit: Artifact | None = None
+    """Of the teacher; None where it was not asked for."""

@@ -63,7 +63,7 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprints(inputs: ReportInputs) -> dict[str, str]:
     """Step → fingerprint of every artifact that the figures come from."""
     before = {"prepare": inputs.prepared, "profile": inputs.profiles, "encode": inputs.encoded,
-              "reduce": inputs.targets}
+              "audit": inputs.audit, "reduce": inputs.targets}
     found = {label: artifact.fingerprint for label, artifact in before.items() if artifact is not None}
     for stage, artifacts in (("train", inputs.trained), ("evaluate", inputs.evaluated)):
         found |= {f"{stage}/{arm}/seed-{seed}": a.fingerprint for (arm, seed), a in artifacts.items()}

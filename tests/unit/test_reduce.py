@@ -136,12 +136,12 @@ def test_rows_are_gathered_in_user_and_angle_order_from_any_files(storage: Stora
     table = VectorTable.open(encoded(storage, [
         ([3, 1], ["b", "b"], np.array([[30.0, 1.0], [10.0, 1.0]])),
         ([1, 2], ["a", "a"], np.array([[10.0, 0.0], [20.0, 0.0]]))]))
-    assert (table.users_N.tolist(), [table.angles[a] for a in table.angle_N]) == ([1, 1, 2, 3], ["a", "b", "a", "b"])
+    assert (table.owners_N.tolist(), [table.angles[a] for a in table.angle_N]) == ([1, 1, 2, 3], ["a", "b", "a", "b"])
     assert table.gather(np.array([3, 0, 1])).tolist() == [[30.0, 1.0], [10.0, 0.0], [10.0, 1.0]]
 
 
 def test_a_repeated_row_and_a_broken_vector_are_errors(storage: Storage) -> None:
-    with pytest.raises(DataError, match="user_idx 4 has two vectors for the angle 'a'"):
+    with pytest.raises(DataError, match=r"user_idx 4 \(angle 'a'\) has two vectors"):
         VectorTable.open(encoded(storage, [([4, 4], ["a", "a"], np.ones((2, 2)))]))
     storage.delete("artifacts")
     broken = VectorTable.open(encoded(storage, [([4, 5], ["a", "a"], np.array([[1.0, 2.0], [np.nan, 1.0]]))]))

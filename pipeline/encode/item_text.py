@@ -1,0 +1,52 @@
+"""An item as a text to be encoded: its title, then its other fields by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import rows
+from pipeline.artifacts import Artifact, ArtifactDir
+from pipeline.columns import FIELDS, ITEM_IDX, TEXT, TITLE
+
+FOLDER = f"{rows.WORK}/texts"
+_BATCH_ITEMS = 20_000
+_MAX_CHARACTERS = 8000
+"""Longer texts are cut: no encoder reads so far."""
+
+
+def item_text(title: str | None, fields: Iterable[tuple[str, str | None]]) -> str | None:
+    """``title. field: value. …``; a value that only repeats the title is left out. None where nothing is told."""
+    told = [title] if title else []
+    told += [f"{name}: {value}" for name, value in fields if value and value != title]
+    text = ". ".join(told)[:_MAX_CHARACTERS].strip()
+    return text or None
+
+
+def write_texts(prepared: Artifact, out: ArtifactDir) -> tuple[int, list[int]]:
+    """Write the texts of a catalogue to ``FOLDER`` of the attempt: ROW_ID, ITEM_IDX, TEXT.
+
+    Returns:
+        The number of texts, and the items without one.
+    """
+    written = 0
+    textless: list[int] = []
+    for number, batch in enumerate(_batches(prepared)):
+        texts = [item_text(title, fields or ()) for title, fields in zip(
+            batch[TITLE].to_pylist(), batch[FIELDS].to_pylist(), strict=True)]
+        items = batch[ITEM_IDX].to_pylist()
+        textless += [item for item, text in zip(items, texts, strict=True) if text is None]
+        told = [(item, text) for item, text in zip(items, texts, strict=True) if text is not None]
+        rows.write_part(out, FOLDER, number, pa.table({
+            rows.ROW_ID: pa.array(range(written, written + len(told)), pa.int64()),
+            ITEM_IDX: pa.array([item for item, _ in told], pa.int32()),
+            TEXT: pa.array([text for _, text in told], pa.string())}))
+        written += len(told)
+    return written, textless
+
+
+def _batches(prepared: Artifact) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(prepared.path("items.parquet"), filesystem=prepared.storage.filesystem) as file:
+        yield from file.iter_batches(_BATCH_ITEMS, columns=[ITEM_IDX, TITLE, FIELDS])

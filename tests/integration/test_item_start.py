@@ -1,0 +1,111 @@
+"""Training that starts from item texts: in the embeddings of every arm, in the key, and on a grown catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.storage import Storage
+from configs.errors import ConfigError
+from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
+from models.sequences import Sequences
+from models.students import build_encoder
+from pipeline import artifacts
+from pipeline.artifacts import Artifact, StageKey
+from pipeline.columns import ITEM_IDX, VECTOR
+from pipeline.train.config import Arm, TextItemInit, TrainConfig, TrainExecution
+from pipeline.train.keys import key
+from pipeline.train.stage import train
+from tests.builders import make_prepared, make_targets
+
+SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
+BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)
+CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16,
+                     execution=TrainExecution(num_workers=0, threads_per_worker=1))
+
+
+def changed(**fields: Any) -> TrainConfig:
+    return CONFIG.model_copy(update=fields)
+
+
+@pytest.fixture
+def prepared(storage: Storage) -> Artifact:
+    return make_prepared(storage)
+
+
+def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return load_file(artifact.local("model/model.safetensors"))
+
+
+def item_texts(storage: Storage, rows: np.ndarray, items: list[int]) -> Artifact:
+    """A `reduce/items` artifact made by hand."""
+    out = artifacts.begin(storage, StageKey("reduce", 1, {"rows": rows.tolist(), "items": items}))
+    width = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).reshape(-1)), rows.shape[1])
+    out.write_table("items.parquet", pa.table({ITEM_IDX: items, VECTOR: width}))
+    return out.commit({})
+
+
+def start_with_texts(storage: Storage, prepared: Artifact, texts: Artifact | None, model: ModelConfig, arm: Arm,
+                     targets: Artifact | None = None, **changes: Any) -> Artifact:
+    """Trained with no step worth the name, so that the start is what is exported."""
+    config = changed(epochs=1, distill_epochs=0, item_init=TextItemInit() if texts else None,
+                     optimizer=CONFIG.optimizer.model_copy(update={"lr": 1e-12}), **changes)
+    stage_key = key(config, model, arm, 0, prepared.fingerprint, targets.fingerprint if targets else None,
+                    texts.fingerprint if texts else None)
+    return train(config, model, arm, 0, prepared, targets, artifacts.begin(storage, stage_key), item_vectors=texts)
+
+
+def test_item_texts_reach_the_embeddings_of_every_arm_and_nothing_else(storage: Storage, prepared: Artifact) -> None:
+    told = [i for i in range(1, 41) if i not in (7, 40)]
+    given = np.random.default_rng(0).normal(size=(38, 16))
+    texts, targets = item_texts(storage, given, told), make_targets(storage, prepared)
+    for model in (SASREC, BERT4REC):
+        fresh = build_encoder(model, 40, 0).state_dict()
+        for arm, teacher in (("plain", None), ("distilled", targets)):
+            trained = start_with_texts(storage, prepared, texts, model, arm, teacher)
+            assert trained.manifest.info["start"] == {
+                "model": None, "matched_items": 0, "items_from_text": 38, "fresh_items": 2}
+            after = weights(trained)
+            table = after["item_embedding.weight"]
+            wanted = given - given.mean(axis=0)
+            wanted *= fresh["item_embedding.weight"][told].square().mean().sqrt().item() / np.sqrt(np.mean(wanted**2))
+            np.testing.assert_allclose(table[told].numpy(), wanted, atol=1e-5)
+            untouched = [i for i in range(len(table)) if i not in told]
+            torch.testing.assert_close(table[untouched], fresh["item_embedding.weight"][untouched])
+            assert {n: v.shape for n, v in after.items()} == {n: v.shape for n, v in fresh.items()}
+
+
+def test_item_texts_are_part_of_the_key_and_needed_where_asked_for(storage: Storage, prepared: Artifact) -> None:
+    plain = key(CONFIG, SASREC, "plain", 0, "p", None)
+    text = changed(item_init=TextItemInit())
+    keys = [key(text, SASREC, "plain", 0, "p", None, items) for items in ("a", "b")]
+    assert len({plain.fingerprint, *(k.fingerprint for k in keys)}) == 3
+    assert key(CONFIG, SASREC, "plain", 0, "p", None, "a").fingerprint == plain.fingerprint
+    with pytest.raises(ConfigError, match="train.item_init needs"):
+        key(text, SASREC, "plain", 0, "p", None)
+    with pytest.raises(ConfigError, match="go together"):
+        train(text, SASREC, "plain", 0, prepared, None, artifacts.begin(storage, keys[0]))
+
+
+def test_new_items_of_a_grown_catalogue_are_placed_by_their_texts(storage: Storage) -> None:
+    rng = np.random.default_rng(1)
+    walks = [rng.permutation(60)[:12] + 1 for _ in range(30)]
+    old_data = make_prepared(storage, Sequences.from_lists([(w - 1).clip(1, 50).tolist() for w in walks]), items=50)
+    new_data = make_prepared(storage, Sequences.from_lists([w.tolist() for w in walks]), items=60)
+    old_texts, new_texts = rng.normal(size=(60, 16)), rng.normal(size=(16, 16))
+    old = start_with_texts(storage, old_data, item_texts(storage, old_texts[:50], [*range(1, 51)]), SASREC, "plain")
+    turned = item_texts(storage, old_texts @ new_texts, [*range(1, 60), 60])  # the texts' space is another one by now
+    new = start_with_texts(storage, new_data, turned, SASREC, "plain", init_from=old.fingerprint)
+    assert new.manifest.info["start"] == {
+        "model": old.fingerprint, "matched_items": 50, "items_from_text": 10, "fresh_items": 0}
+    before, after = weights(old)["item_embedding.weight"], weights(new)["item_embedding.weight"]
+    torch.testing.assert_close(after[:51], before)
+    centred = old_texts - old_texts[:50].mean(axis=0)
+    scale = (before[1].numpy() @ centred[0]) / (centred[0] @ centred[0])
+    gap = np.linalg.norm(after[51:].numpy() - scale * centred[50:]) / np.linalg.norm(scale * centred[50:])
+    assert gap < 0.6  # ridge: 50 items for 16 dimensions; a place at random would be at 1.4
