@@ -39,15 +39,17 @@ def show(config: RunConfig, kind: str, what: str, by_index: bool = False) -> Ite
     """The lines of one thing.
 
     Raises:
-        ConfigError: ``kind`` is none of `user`, `item`, `artifact`; and as the functions below.
+        ConfigError: ``kind`` is none of `user`, `profile`, `item`, `artifact`; and as the functions below.
     """
     if kind == "user":
         return show_user(config, what, by_index)
+    if kind == "profile":
+        return show_profile(config, what, by_index)
     if kind == "item":
         return show_item(config, what, by_index)
     if kind == "artifact":
         return show_artifact(config, what)
-    raise ConfigError(illegal("show", kind, ("user", "item", "artifact")))
+    raise ConfigError(illegal("show", kind, ("user", "profile", "item", "artifact")))
 
 
 def _open(config: RunConfig) -> Found:
@@ -75,18 +77,33 @@ def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[
     index = row[c.USER_IDX]
     yield f"user {row[c.USER_ID]} (index {index}), {row[c.COUNT]} training interactions"
     yield from _pairs(row[c.ATTRIBUTES] or ())
-    history = _rows(prepared, "interactions.parquet", c.USER_IDX, index)
-    history.sort(key=lambda r: r[c.POSITION])
-    if len(history) > _SHOWN_ITEMS:
-        yield f"  … {len(history) - _SHOWN_ITEMS} earlier interactions"
-    for event in history[-_SHOWN_ITEMS:]:
-        signal = "" if event[c.SIGNAL] is None else f"  signal {event[c.SIGNAL]:g}"
-        yield f"  {event[c.SPLIT]:<10} {found.named(event[c.ITEM_IDX])}{signal}"
+    yield from _history(found, _rows(prepared, "interactions.parquet", c.USER_IDX, index))
     if "profile" in found.artifacts:
         yield from _profiles(found.artifacts["profile"], index)
     for label, artifact in found.artifacts.items():
         if label.startswith("evaluate/"):
             yield from _recommended(found, label.removeprefix("evaluate/"), artifact, index)
+
+
+def show_profile(config: RunConfig, user: str, by_index: bool = False) -> Iterator[str]:
+    """A user's profile per angle with its length, or why there is none, and the training items it was written from.
+
+    Raises:
+        DataError: no such user.
+        ArtifactError: nothing is prepared, or no profile is written yet.
+    """
+    found = _open(config)
+    if "profile" not in found.artifacts:
+        raise ArtifactError(f"run {config.name!r}: no profiles are written under these settings; "
+                            "run `mentorec profile` with the same --config first")
+    row = _lookup(found.artifacts["prepare"], "users.parquet", c.USER_ID, c.USER_IDX, user, by_index)
+    index = row[c.USER_IDX]
+    yield f"user {row[c.USER_ID]} (index {index}), written from {row[c.COUNT]} training interactions"
+    yield from _pairs(row[c.ATTRIBUTES] or ())
+    events = _rows(found.artifacts["prepare"], "interactions.parquet", c.USER_IDX, index)
+    yield from _history(found, [event for event in events if event[c.SPLIT] == c.TRAIN])
+    told = list(_profiles(found.artifacts["profile"], index))
+    yield from told or [f"no profile: the user has no training history ({config.prepare.split.kind} split)"]
 
 
 def show_item(config: RunConfig, item: str, by_index: bool = False) -> Iterator[str]:
@@ -155,9 +172,19 @@ def _rows(artifact: Artifact, name: str, column: str, value: object) -> list[dic
     return list(table.to_pylist())
 
 
+def _history(found: Found, history: list[dict[str, Any]]) -> Iterator[str]:
+    """The latest interactions with their split and signal."""
+    history = sorted(history, key=lambda event: event[c.POSITION])
+    if len(history) > _SHOWN_ITEMS:
+        yield f"  … {len(history) - _SHOWN_ITEMS} earlier interactions"
+    for event in history[-_SHOWN_ITEMS:]:
+        signal = "" if event[c.SIGNAL] is None else f"  signal {event[c.SIGNAL]:g}"
+        yield f"  {event[c.SPLIT]:<10} {found.named(event[c.ITEM_IDX])}{signal}"
+
+
 def _profiles(profiles: Artifact, user: int) -> Iterator[str]:
     for row in _rows(profiles, "profiles", c.USER_IDX, user):
-        yield f"profile ({row[c.ANGLE]}):"
+        yield f"profile ({row[c.ANGLE]}, {len(row[c.PROFILE].split())} words, {len(row[c.PROFILE])} characters):"
         yield from (f"  {line}" for line in row[c.PROFILE].splitlines())
     for row in _rows(profiles, "rejected.parquet", c.USER_IDX, user):
         yield f"no profile ({row[c.ANGLE]}): {row[c.REASON]}"

@@ -14,4 +14,6 @@ class ReportConfig(Config):
     """Resamples behind every interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     sample_users: int = Field(default=10, ge=0)
+    sample_profiles: int = Field(default=12, ge=0)
+    """Users on the page of profiles, beside a few whose profile was rejected."""
     seed: int = 0

@@ -212,6 +212,23 @@ def _map(metrics: Metrics) -> Figure | None:
     return figure
 
 
+def _profiles(metrics: Metrics) -> Figure | None:
+    angles = {name: a["histogram"] for name, a in (metrics["profiles"] or {"angles": {}})["angles"].items()
+              if a["histogram"]["counts"]}
+    if not angles:
+        return None
+    figure = Figure(figsize=(7.0, 2.6))
+    axes = figure.subplots()
+    for color, (name, found) in zip(_CATEGORY_COLORS, angles.items(), strict=False):
+        axes.stairs(found["counts"], found["edges"], color=color, label=name, fill=len(angles) == 1)
+    axes.set_xlabel("words")
+    axes.set_ylabel("profiles")
+    axes.set_title("Length of the profiles")
+    if len(angles) > 1:
+        axes.legend()
+    return figure
+
+
 def _line(axes: Axes, x: list[int], y: list[float | None], color: str, label: str | None, dashed: bool = False) -> None:
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
     if pairs:
@@ -236,5 +253,6 @@ _PLOTS: Final = {
     "learning": (_learning, "Validation metric and ranking loss by epoch"),
     "balance": (_balance, "Loss terms, beta, variances and retrieval by epoch"),
     "slices": (_slices, "Primary metric by history length and item frequency"),
+    "profiles": (_profiles, "Histogram of the profiles' lengths in words"),
     "map": (_map, "Two-dimensional map of the profile vectors"),
 }

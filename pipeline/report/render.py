@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.audit.tables import tables as audit_tables
 from pipeline.report import tables
 from pipeline.report.plots import plots
 from pipeline.report.tables import Table
@@ -61,6 +62,7 @@ def _content(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "differences": present(tables.differences(metrics, main), tables.differences(metrics, other)),
         "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"])),
         "training": present(tables.training(metrics), tables.balance(metrics)),
-        "teacher": present(tables.teacher(metrics)),
+        "teacher": present(tables.teacher(metrics), *(audit_tables(metrics["audit"]) if metrics["audit"] else ())),
+        "profiles": present(*tables.profiles(metrics)),
         "protocol": present(tables.protocol(metrics), tables.counts(metrics), tables.sources(metrics)),
     }

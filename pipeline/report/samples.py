@@ -30,7 +30,7 @@ def samples(count: int, seed: int, cases: Cases, recommenders: Mapping[str, Rank
     if profiles is not None and count:
         known = profiles.read_table("profiles", [USER_IDX])[USER_IDX].to_numpy()
         rows = rows[np.argsort(~np.isin(cases.users_N[rows], known), kind="stable")]
-        texts = _texts(profiles, cases.users_N[rows[:count]])
+        texts = texts_of(profiles, cases.users_N[rows[:count]])
     place_of = {int(user): place for place, user in enumerate(histories.test.users)}
     found = []
     for row in np.sort(rows[:count]):
@@ -50,7 +50,7 @@ def samples(count: int, seed: int, cases: Cases, recommenders: Mapping[str, Rank
     return found
 
 
-def _texts(profiles: Artifact, users: np.ndarray) -> dict[int, dict[str, str]]:
+def texts_of(profiles: Artifact, users: np.ndarray) -> dict[int, dict[str, str]]:
     """User → angle → profile text; other row groups are not read."""
     table: pa.Table = pq.read_table(profiles.path("profiles"), filesystem=profiles.storage.filesystem,
                                     columns=[USER_IDX, ANGLE, PROFILE], filters=[(USER_IDX, "in", users.tolist())])

@@ -12,6 +12,7 @@ from pipeline.provenance import provenance
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.keys import VERSION
+from pipeline.report.profiles import lengths, profile_samples
 from pipeline.report.protocol import cost, fingerprints, notice, protocol
 from pipeline.report.ranks import Protocol, Ranked, read_cases, read_ranked
 from pipeline.report.render import html, markdown
@@ -59,6 +60,10 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "teacher": teacher(inputs.profiles, inputs.encoded, inputs.targets) if (
             inputs.profiles and inputs.encoded and inputs.targets) else None,
+        "audit": inputs.audit.read_json("audit.json") if inputs.audit else None,
+        "profiles": lengths(inputs.profiles) if inputs.profiles else None,
+        "profile_samples": profile_samples(config.report.sample_profiles, config.report.seed, inputs.profiles,
+                                           inputs.prepared, items, histories) if inputs.profiles else [],
         "map": profile_map(inputs.targets, items, histories, config.report.seed) if inputs.targets else None,
         "samples": samples(config.report.sample_users, config.report.seed, answers.cases, _shown(answers), main, items,
                            histories, inputs.profiles),

@@ -5,7 +5,7 @@ Recall, NDCG, MRR and coverage are shown to 4 decimals, shares to 1 decimal of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,6 +145,20 @@ def teacher(metrics: Metrics) -> Table | None:
     return Table("Teacher", ("", ""), tuple(rows), words=True)
 
 
+def profiles(metrics: Metrics) -> Iterator[Table]:
+    """Lengths of the profiles by angle, and why some are missing."""
+    found = metrics["profiles"]
+    if found is None:
+        return
+    rows = tuple((angle, f"{a['written']:,}", f"{a['rejected']:,}", share(a["rejected"] / max(
+        a["written"] + a["rejected"], 1)), *(_shortly(a[what]) for what in ("words", "characters")))
+        for angle, a in found["angles"].items())
+    yield Table("Profiles by angle", ("angle", "written", "rejected", "share rejected", "words", "characters"), rows,
+                "Words and characters: median [5 %, 95 %], least to most.")
+    yield Table("Rejected profiles", ("reason", "profiles", "share of all"), tuple(
+        (reason, f"{r['count']:,}", share(r["share"])) for reason, r in found["rejected"].items()))
+
+
 def protocol(metrics: Metrics) -> Table:
     """Data, split, rules of ranking and training."""
     settings = metrics["protocol"]["settings"].items()
@@ -215,6 +229,12 @@ def _count(value: object) -> str:
 
 def _spread(quantiles: Mapping[str, float] | None) -> str:
     return NONE if quantiles is None else ", ".join(f"{k} {v:,.0f}" for k, v in quantiles.items())
+
+
+def _shortly(q: Mapping[str, float] | None) -> str:
+    if q is None:
+        return NONE
+    return f"{q['median']:,.0f} [{q['5 %']:,.0f}, {q['95 %']:,.0f}], {q['least']:,.0f} to {q['most']:,.0f}"
 
 
 def _list(value: object) -> str:

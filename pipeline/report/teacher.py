@@ -28,9 +28,9 @@ def teacher(profiles: Artifact, encoded: Artifact, targets: Artifact) -> dict[st
                      "angles": written.info.get("angles"), "written": written.counts["num_out"],
                      "rejected": written.counts["num_rejected"],
                      "rejected_by_reason": written.info.get("rejected_by_reason", {}),
-                     "characters": _quantiles(_profile_lengths(profiles))},
+                     "characters": quantiles(_profile_lengths(profiles))},
         "encoder": {"model": encoder["model"], "revision": encoder["revision"], "prefix": encoder["prefix"],
-                    "tokens": _quantiles(encoded.read_table("vectors", ["tokens"])["tokens"].to_numpy()),
+                    "tokens": quantiles(encoded.read_table("vectors", ["tokens"])["tokens"].to_numpy()),
                     "over_length": int(pc.sum(encoded.read_table("vectors", ["over_length"])["over_length"]).as_py())},
         "reduction": {k: v for k, v in info.items() if k not in ("quality", "seconds")},
         "quality": info["quality"],
@@ -68,7 +68,7 @@ def _profile_lengths(profiles: Artifact) -> np.ndarray:
     return np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float] | None:
+def quantiles(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
     low, median, high = (float(v) for v in np.quantile(values, [0.05, 0.5, 0.95]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.columns import ANGLE, COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, USER
 from tests.builders import make_prepared, make_sequences
 from tests.integration.conftest import TINY, Cli
 
+pytestmark = pytest.mark.timeout(900)
 ITEMS, WIDTH = 40, 6
 TEXTLESS = (3, 17)
 CONFIG = AuditConfig(bootstrap_samples=200, execution=AuditExecution(batch_users=7, item_chunk=11))
@@ -197,6 +199,10 @@ def test_through_the_command_line_and_in_the_report(tmp_path: Path, cli: Cli) ->
     assert "Teacher audit on validation" in (tmp_path / "records" / "tiny-audit.md").read_text()
     again = cli("audit", "--config", str(config))
     assert again.stdout.startswith("nothing to do")
+    shown = cli("show", "profile", "7", "--index", "--config", str(config)).stdout
+    assert re.search(r"profile \(overall, \d+ words, \d+ characters\):", shown)
+    parts = {line.split()[0] for line in shown.partition("profile (")[0].splitlines()[1:]}
+    assert parts == {"train"}, "a profile is written from the training part alone"
     report = cli("run", "--config", str(config), "--quiet")
     assert report.returncode == 0, report.stderr
     folder = tmp_path / "storage" / "runs" / "tiny"

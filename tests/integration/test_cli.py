@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "tune", "submit", "schema", "generate")
+         "audit", "tune", "submit", "schema", "generate")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_schema_is_json_schema(cli: Cli, without_heavy: dict[str, str]) -> None:
 
 
 BAD_INPUT = {
-    "no configuration": (["run"], "error: --config FILE is missing; shipped: configs/beauty/bert4rec.yaml, "),
+    "no configuration": (["run"], "error: --config FILE is missing; shipped: configs/beauty/audit-long.yaml, "),
     "no such file": (["run", "-c", "configs/dmo.yaml"],
                      "error: no configuration file 'configs/dmo.yaml'; did you mean "),
     "unknown setting": (["run", "-c", "demo", "train.alhpa=1"],
@@ -182,6 +182,9 @@ def test_stage_verbs_stop_at_their_stage_and_show_reads_what_they_made(cli: Cli,
     by_index = cli("show", "user", "0", "--index", "-c", str(tiny_config))
     assert by_index.returncode == 0, by_index.stderr
     raw_id = by_index.stdout.split()[1]
+    profile = cli("show", "profile", raw_id, "-c", str(tiny_config))
+    assert profile.returncode == 2
+    assert "run `mentorec profile` with the same --config first" in profile.stderr
     by_id = cli("show", "user", raw_id, "-c", str(tiny_config))
     assert by_id.stdout == by_index.stdout
     assert "\n  train " in by_id.stdout and "\n  test " in by_id.stdout

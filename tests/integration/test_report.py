@@ -18,7 +18,7 @@ from models.sequences import Sequences
 from pipeline import artifacts
 from pipeline.arrays import cases
 from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, COUNT, PROFILE, RANK, RANK_UNFILTERED, TARGET, USER_IDX, VECTOR
+from pipeline.columns import ANGLE, COUNT, PROFILE, RANK, RANK_UNFILTERED, REASON, TARGET, USER_IDX, VECTOR
 from pipeline.config import RunConfig
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import escape_markdown, markdown
@@ -58,7 +58,8 @@ def inputs_of(storage: Storage, config: RunConfig, users: int = 150, items: int 
     profiles = commit(storage, "profile", {
         "profiles/part-0.parquet": pa.table({
             USER_IDX: np.arange(1, users), ANGLE: ["overall"] * (users - 1),
-            PROFILE: [f"Likes things number {u}.\n\nSecond paragraph {HOSTILE}" for u in range(1, users)]})},
+            PROFILE: [f"Likes things number {u}.\n\nSecond paragraph {HOSTILE}" for u in range(1, users)]}),
+        "rejected.parquet": pa.table({USER_IDX: [0], ANGLE: ["overall"], REASON: ["no signals"]})},
         {"num_in": users, "num_out": users - 1, "num_rejected": 1},
         {"engine": "keywords", "form": "long", "angles": ["overall"], "rejected_by_reason": {"no signals": 1}})
     encoded = commit(storage, "encode", {
@@ -275,7 +276,7 @@ def test_html_is_self_contained_and_shows_the_same_cells(written: tuple[Path, di
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:xlink:href="|href=")#([^"]+)"', text)) <= set(ids)
@@ -370,3 +371,24 @@ def test_recommenders_ranked_on_other_cases_are_refused(storage: Storage) -> Non
     mixed = ReportInputs(inputs.prepared, None, None, None, inputs.trained, inputs.evaluated, {"popularity": stranger})
     with pytest.raises(ArtifactError, match="test users or targets are not those"):
         write_report(config, storage, mixed)
+
+
+def test_the_page_of_profiles_shows_lengths_rejects_and_samples(written: tuple[Path, dict[str, Any], ReportInputs]
+                                                                ) -> None:
+    folder, metrics, inputs = written
+    assert inputs.profiles is not None
+    texts = inputs.profiles.read_table("profiles")[PROFILE].to_pylist()
+    angle = metrics["profiles"]["angles"]["overall"]
+    assert (angle["written"], angle["rejected"]) == (149, 1)
+    assert angle["words"]["median"] == float(np.median([len(text.split()) for text in texts]))
+    assert angle["characters"]["most"] == max(map(len, texts))
+    assert sum(angle["histogram"]["counts"]) == 149
+    assert metrics["profiles"]["rejected"] == {"no signals": {"count": 1, "share": 1 / 150}}
+    samples = metrics["profile_samples"]
+    assert len(samples) == 13 and samples[0]["rejected"] == [{"angle": "overall", "reason": "no signals"}]
+    assert samples[1]["profiles"][0]["text"] in texts and samples[1]["id"] == f"user-{samples[1]['user']}"
+    page = (folder / "report.html").read_text()
+    assert 'href="#profiles"' in page and "rejected (no signals)" in page and "<script>" not in page
+    rows = markdown_tables((folder / "report.md").read_text())
+    assert rows["Rejected profiles"][1] == ["no signals", "1", "0.7 %"]
+    assert rows["Profiles by angle"][1][:4] == ["overall", "149", "1", "0.7 %"]
