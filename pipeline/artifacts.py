@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,11 @@ class StageKey:
     def folder(self) -> str:
         """The artifact's folder below the storage root."""
         return f"artifacts/{self.stage}/{self.fingerprint}"
+
+
+def is_fingerprint(name: str) -> bool:
+    """Whether a setting names an artifact of the storage (16 hexadecimal digits); else it is a path."""
+    return re.fullmatch(r"[0-9a-f]{16}", name) is not None
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -65,7 +65,7 @@ class RunConfig(Config):
         if init.method == "umap":
             given = own if isinstance(own, UMAPReducer) else UMAPReducer()
             method = given.model_copy(update={"components": width})
-        return self.reduce.model_copy(update={"method": method, "whiten": init.whiten})
+        return self.reduce.model_copy(update={"method": method, "whiten": init.whiten, "fitted_by": None})
 
     @model_validator(mode="after")
     def _layer_exists(self) -> RunConfig:

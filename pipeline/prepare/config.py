@@ -196,6 +196,10 @@ class PrepareConfig(Config):
     split: SplitConfig = LeaveOneOutSplit()
     seed: int = 0
     """Orders ties in time and draws held-out users."""
+    extends: str | None = None
+    """Fingerprint of an earlier `prepare` artifact, or the path of the folder that holds its `items.parquet`: its users
+    and items keep their indices, new ones come after them. The source must still hold its interactions, in their order
+    and before new rows of the same user and time. Then set a fixed `split.boundary` where there is one."""
     execution: PrepareExecution = PrepareExecution()
 
     @model_validator(mode="after")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import StageKey
+from pathlib import Path
+
+from pipeline.artifacts import StageKey, is_fingerprint
 from pipeline.digests import DigestCache
 from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.files import source_files
@@ -20,4 +22,11 @@ def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
     cache = digests or DigestCache()
     raw = {f"{role}/{number:05d}/{path.name}": cache.file(path)
            for role, paths in source_files(config.source).items() for number, path in enumerate(paths)}
-    return StageKey(STAGE, VERSION, config.key(), digests=raw)
+    values = config.key()
+    extends = values.pop("extends")
+    inputs: dict[str, str] = {}
+    if extends is not None and is_fingerprint(extends):
+        inputs["extends"] = extends
+    elif extends is not None:
+        raw |= {f"extends/{name}": cache.file(Path(extends) / name) for name in ("users.parquet", "items.parquet")}
+    return StageKey(STAGE, VERSION, values, inputs, raw)

@@ -14,14 +14,15 @@ from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import hashes
 
 
-def in_time(encoded: Encoded, seed: int) -> Encoded:
+def in_time(encoded: Encoded, seed: int, earlier: pl.Series | None = None) -> Encoded:
     """The interactions by user (in order of first raw row), then time, then hash of the raw row.
 
-    Users' numbers become 0…M-1 in the order of their first raw row. Timeless rows keep their raw order. Neither ids
+    Users' numbers become 0…M-1 in the order of their first raw row, after those of ``earlier``, which keep their
+    places. Timeless rows keep their raw order. Neither ids
     nor the place in the file decide between rows of one user and one time.
     """
     found = encoded.interactions
-    users, user_ids = renumber(found.users, encoded.user_ids)
+    users, user_ids = renumber(found.users, encoded.user_ids, earlier)
     if found.times is None:
         order = np.argsort(users, kind="stable")
     else:
@@ -29,12 +30,23 @@ def in_time(encoded: Encoded, seed: int) -> Encoded:
     return replace(encoded, interactions=replace(found, users=users).take(order), user_ids=user_ids)
 
 
-def renumber(numbers_N: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
-    """``first_seen`` numbers, and the raw ids in their order; ids that no number uses fall out."""
+def renumber(numbers_N: np.ndarray, ids: pl.Series, earlier: pl.Series | None = None) -> tuple[np.ndarray, pl.Series]:
+    """``first_seen`` numbers, and the raw ids in their order; ids that no number uses fall out.
+
+    Ids of ``earlier`` come first, in its order.
+    """
     fresh = first_seen(numbers_N)
     old = np.zeros(int(fresh.max(initial=-1)) + 1, np.int64)
     old[fresh] = numbers_N
-    return fresh, ids[old]
+    names = ids[old]
+    if earlier is None:
+        return fresh, names
+    known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
+    place = pl.DataFrame({"id": names}).join(known, on="id", how="left", maintain_order="left")["place"]
+    order = np.lexsort((np.arange(len(names)), place.fill_null(len(earlier)).to_numpy()))
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order), dtype=np.int32)
+    return number[fresh], names[order]
 
 
 def first_seen(numbers_N: np.ndarray) -> np.ndarray:

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from cluster.storage import Storage
 from pipeline import columns as c
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.prepare import writing
 from pipeline.prepare.config import PrepareConfig
+from pipeline.prepare.earlier import EarlierIds
 from pipeline.prepare.encoding import encode
 from pipeline.prepare.entities import Described, describe, item_text, tag_texts, without_text
 from pipeline.prepare.filters import apply_filters
@@ -45,7 +47,7 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
         LeakageError: a guard found held-out data in the training part.
     """
     with out.storage.upload_folder(out.folder) as folder:
-        stats, item_digest = _build(config, folder)
+        stats, item_digest = _build(config, folder, out.storage)
         check_written(folder, config.split, stats["boundary"])
     out.write_json(writing.STATS_FILE, stats)
     say(_summary(stats))
@@ -59,14 +61,17 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     return out.commit(counts, COLUMNS, item_digest, stats)
 
 
-def _build(config: PrepareConfig, folder: Path) -> tuple[dict[str, Any], str]:
+def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[str, Any], str]:
     """Write every table; returns the statistics and the digest of the ordered raw item ids."""
     raw = read_source(config.source)
-    encoded = in_time(encode(raw, config.filter.bad_rows, config.execution.streaming), config.seed)
+    earlier = EarlierIds.read(storage, config.extends) if config.extends is not None else None
+    encoded = in_time(encode(raw, config.filter.bad_rows, config.execution.streaming), config.seed,
+                      earlier.users if earlier else None)
     found, dropped = apply_filters(encoded.interactions, config.filter, raw)
     tied_N = None if found.times is None else tied(found.users, found.times)
     user_N, user_ids = renumber(found.users, encoded.user_ids)
-    item_N, item_ids = renumber(found.items, encoded.item_ids)
+    item_N, item_ids = renumber(found.items, encoded.item_ids, earlier.items if earlier else None)
+    extended = {"extends": {"artifact": config.extends, **earlier.check(user_ids, item_ids)}} if earlier else {}
     kept = Kept(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals, found.reviews, user_ids,
                 item_ids)
     counts = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
@@ -83,7 +88,8 @@ def _build(config: PrepareConfig, folder: Path) -> tuple[dict[str, Any], str]:
     stats = counts | statistics(kept, parts, config.split, tied_N) | {
         "items_unknown": items.unknown if raw.items is not None else None, "items_repeated_rows": items.repeated,
         "items_without_text": without_text(items.table),
-        "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info}
+        "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info,
+        **extended}
     return stats, digest_ids(item_ids.to_arrow())
 
 

@@ -62,5 +62,8 @@ class ReduceConfig(Config):
     """Sample on which trustworthiness and neighbour overlap are measured."""
     seed: int = 0
     """Of the fit, its sample and the quality sample."""
+    fitted_by: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    """Fingerprint of an earlier `reduce` artifact whose fitted reducer is used in place of a new fit. Users whose
+    vectors are as they were keep their targets, the others are transformed; all other settings must be its own."""
     execution: ActorExecution = ActorExecution(actors=1, num_cpus=1.0)
     """Of the parallel transform; with `num_gpus` the fit, too, runs where that GPU is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.artifacts import StageKey
 from pipeline.reduce.config import ReduceConfig
 
@@ -10,4 +12,12 @@ VERSION = 1
 
 def key(config: ReduceConfig, encode_fp: str) -> StageKey:
     """The key of the targets made from one `encode` artifact."""
-    return StageKey("reduce", VERSION, config.key(), {"encode": encode_fp})
+    earlier = {} if config.fitted_by is None else {"fitted_by": config.fitted_by}
+    return StageKey("reduce", VERSION, fit_values(config), {"encode": encode_fp} | earlier)
+
+
+def fit_values(config: ReduceConfig) -> dict[str, Any]:
+    """The settings of a fit."""
+    values = config.key()
+    del values["fitted_by"]
+    return values

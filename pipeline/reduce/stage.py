@@ -24,6 +24,7 @@ from pipeline.reduce.linear import principal_components, whitening
 from pipeline.reduce.parallel import transform_spans
 from pipeline.reduce.quality import Spread, neighborhoods
 from pipeline.reduce.reducer import FOLDER, Map, Reducer
+from pipeline.reduce.refresh import fitted_before
 from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
 
@@ -50,7 +51,7 @@ def reduce(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifac
         ConfigError: more components or neighbours than the data allow.
         DataError: no vectors, a row twice, NaN or Inf.
     """
-    return _reduce(config, VectorTable.open(vectors), TARGETS, out)
+    return _reduce(config, VectorTable.open(vectors), vectors, TARGETS, out)
 
 
 def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifact:
@@ -60,17 +61,23 @@ def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> A
         ConfigError: more components or neighbours than the data allow.
         DataError: no vectors, an item twice, NaN or Inf.
     """
-    return _reduce(config, VectorTable.open(vectors, ITEM_IDX), ITEM_VECTORS, out)
+    return _reduce(config, VectorTable.open(vectors, ITEM_IDX), vectors, ITEM_VECTORS, out)
 
 
-def _reduce(config: ReduceConfig, table: VectorTable, file: str, out: ArtifactDir) -> Artifact:
+def _reduce(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: str, out: ArtifactDir) -> Artifact:
     started = time.perf_counter()
     rng = np.random.default_rng(config.seed)
-    everything = np.arange(len(table))
-    sampled = len(table) > config.fit_rows
-    fit_rows = np.sort(rng.choice(everything, config.fit_rows, replace=False)) if sampled else everything
-    say(f"reduce: fitting {config.method.kind} on {len(fit_rows)} of {len(table)} rows")
-    fitted = _fit_where_the_gpu_is(config, table, fit_rows)
+    if config.fitted_by is None:
+        everything = np.arange(len(table))
+        sampled = len(table) > config.fit_rows
+        fit_rows = np.sort(rng.choice(everything, config.fit_rows, replace=False)) if sampled else everything
+        say(f"reduce: fitting {config.method.kind} on {len(fit_rows)} of {len(table)} rows")
+        fitted = _fit_where_the_gpu_is(config, table, fit_rows)
+    else:
+        reducer, fit_rows, targets_FP = fitted_before(config, table, vectors, file)
+        fitted = Fit(reducer, targets_FP, {"fitted_by": config.fitted_by, "kept_rows": len(fit_rows)})
+        say(f"reduce: {len(fit_rows)} of {len(table)} vectors are as {config.fitted_by} has them and keep their "
+            f"targets; {len(table) - len(fit_rows)} are transformed")
     fitted.reducer.save(out.storage, out.relative(FOLDER))
     quality = _quality(config, table, fit_rows, fitted.targets_FP, rng)
     quality |= _write_targets(config, table, fit_rows, fitted, file, out).summary()
@@ -132,7 +139,8 @@ def _quality(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, tar
              rng: np.random.Generator) -> dict[str, Any]:
     chosen = np.sort(rng.choice(len(fit_rows), min(config.quality_rows, len(fit_rows)), replace=False))
     metric = config.method.metric if isinstance(config.method, UMAPReducer) else "cosine"
-    return {"metric": metric, **neighborhoods(table.gather(fit_rows[chosen]), targets_FP[chosen], metric)}
+    vectors_SE = table.gather(fit_rows[chosen]) if len(chosen) else np.empty((0, 0), np.float32)
+    return {"metric": metric, **neighborhoods(vectors_SE, targets_FP[chosen], metric)}
 
 
 def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, file: str,

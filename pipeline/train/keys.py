@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 from configs.errors import ConfigError
 from models.config import ModelConfig
-from pipeline.artifacts import StageKey
+from pipeline.artifacts import StageKey, is_fingerprint
 from pipeline.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
 
 VERSION = 2
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
-_FINGERPRINT = re.compile(r"^[0-9a-f]{16}$")
 
 
 def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp: str,
@@ -51,11 +49,6 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         inputs["items"] = items_fp
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
-
-
-def is_fingerprint(init_from: str) -> bool:
-    """Whether ``init_from`` names a `train` artifact (16 hexadecimal digits); else it is a folder's path."""
-    return _FINGERPRINT.match(init_from) is not None
 
 
 def _digest_model(folder: Path) -> str:
