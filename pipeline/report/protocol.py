@@ -48,6 +48,7 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
             "ties": f"items of equal score are ordered by a seeded hash (seed {evaluate.tie_seed})",
             "history at test": "all of the user's interactions before the target",
             "model": _words(config.model.model_dump(mode="json")),
+            "start of the item embeddings": _item_start(config),
             "training": f"{train.epochs} epochs at most, batch {train.batch_size}, AdamW, learning rate "
                         f"{train.optimizer.lr:g}{switch}",
             "early stopping": f"after {stop} validations without a better one" if stop else "none",
@@ -75,6 +76,13 @@ def cost(inputs: ReportInputs) -> dict[str, Any]:
     return {f"{arm}/seed-{seed}": {"seconds": a.manifest.info.get("seconds"), "epochs": a.manifest.info.get("epochs"),
                                    "workers": a.manifest.info.get("world_size")}
             for (arm, seed), a in inputs.trained.items()}
+
+
+def _item_start(config: RunConfig) -> str:
+    init = config.train.item_init
+    start = "random" if init is None else (f"the items' texts, encoded as the profiles are, {init.method} to the "
+                                           f"student's width{', whitened' if init.whiten else ''}; without text random")
+    return start if config.train.init_from is None else f"a trained model; items it lacks: {start}"
 
 
 def _words(values: Mapping[str, Any]) -> str:

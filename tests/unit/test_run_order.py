@@ -1,0 +1,63 @@
+"""What a run does before Ray starts, and which artifacts it plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.storage import Storage
+from configs.errors import ResourceError
+from configs.loader import load
+from pipeline import run as run_module
+from pipeline.config import RunConfig
+from pipeline.plan import steps
+
+
+def _config(tmp_path: Path, *overrides: str) -> RunConfig:
+    (tmp_path / "encoder").mkdir(exist_ok=True)
+    return load(RunConfig, None, ["name=x", f"storage.uri={tmp_path}", f"encode.model={tmp_path / 'encoder'}",
+                                  "evaluate.baselines=[]", *overrides])
+
+
+def _labels(config: RunConfig, audit: bool = False) -> list[str]:
+    return [step.label for step in steps(config, Storage.from_config(config.storage), audit)]
+
+
+def test_item_texts_are_planned_only_where_something_needs_them(tmp_path: Path) -> None:
+    plain, text = "arms=[plain]", "train.item_init={kind: text}"
+    ends = ["train/plain/seed-0", "evaluate/plain/seed-0"]
+    assert _labels(_config(tmp_path, plain)) == ["prepare", *ends]
+    assert _labels(_config(tmp_path, plain, text)) == ["prepare", "encode/items", "reduce/items", *ends]
+    assert _labels(_config(tmp_path, plain), audit=True) == [
+        "prepare", "profile", "encode", "encode/items", "audit", *ends]
+    both = _labels(_config(tmp_path, text), audit=True)
+    assert both[:7] == ["prepare", "profile", "encode", "encode/items", "audit", "reduce", "reduce/items"]
+
+
+def test_item_texts_change_the_keys_of_both_arms_and_of_nothing_before(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    storage = Storage.from_config(config.storage)
+    before = {s.label: s.key.fingerprint for s in steps(config, storage)}
+    after = {s.label: s.key.fingerprint for s in steps(_config(tmp_path, "train.item_init={kind: text}"), storage)}
+    same = {label for label in before if before[label] == after[label]}
+    assert same == {"prepare", "profile", "encode", "reduce"}
+    wider = _config(tmp_path, "train.item_init={kind: text, method: umap}",
+                    "model={kind: sasrec, hidden_dim: 48}").item_reduce()
+    assert (wider.method.kind, wider.method.model_dump()["components"], wider.whiten) == ("umap", 48, False)
+
+
+def test_a_shortage_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def no_ray(_: Any) -> None:
+        raise ResourceError("Ray would start here")
+
+    monkeypatch.setattr(run_module, "connect", no_ray)
+    monkeypatch.setattr(run_module, "_build", lambda *_: SimpleNamespace(fingerprint="0" * 16))
+    with pytest.raises(ResourceError, match="Ray would start here"):
+        run_module.run(_config(tmp_path, "cluster.num_cpus=2", "profile.execution={actors: 9, num_cpus: 1}"))
+    assert "profile asks for 9 CPUs and the local Ray has 2" in capsys.readouterr().err
