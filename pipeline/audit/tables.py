@@ -38,8 +38,8 @@ def _means(audit: Mapping[str, Any], protocol: str) -> Table:
     names = list(subjects["profile"])
     rows = tuple((_words(subject), *(f"{figures[n]['mean']:.4f} [{figures[n]['low']:.4f}, {figures[n]['high']:.4f}]"
                                      for n in names)) for subject, figures in subjects.items())
-    best = frozenset((max(range(len(rows)), key=lambda r, n=n: list(subjects.values())[r][n]["mean"]), column)
-                     for column, n in enumerate(names, 1))
+    means = {n: [figures[n]["mean"] for figures in subjects.values()] for n in names}
+    best = frozenset((means[n].index(max(means[n])), column) for column, n in enumerate(names, 1))
     return Table(f"Teacher audit on validation, {PROTOCOL_TITLES[protocol]}", ("ranked by", *names), rows,
                  _note(audit) if protocol == _MAIN else "", best)
 
