@@ -214,7 +214,7 @@ def _map(metrics: Metrics) -> Figure | None:
 
 def _profiles(metrics: Metrics) -> Figure | None:
     angles = {name: a["histogram"] for name, a in (metrics["profiles"] or {"angles": {}})["angles"].items()
-              if a["histogram"]["counts"]}
+              if a["written"]}
     if not angles:
         return None
     figure = Figure(figsize=(7.0, 2.6))

@@ -37,7 +37,8 @@ def lengths(profiles: Artifact) -> dict[str, Any]:
     for angle in sorted({*table[ANGLE].unique().to_pylist(), *refused_of}):
         own = table.filter(pc.equal(table[ANGLE], angle))
         words_N = own["words"].to_numpy()
-        counts, edges = np.histogram(words_N, bins=min(_BINS, int(np.ptp(words_N)) + 1)) if len(own) else ([], [])
+        bins = min(_BINS, int(np.ptp(words_N)) + 1) if len(own) else 1
+        counts, edges = np.histogram(words_N, bins)
         angles[angle] = {"written": len(own), "rejected": refused_of[angle], "words": quantiles(words_N),
                          "characters": quantiles(own["characters"].to_numpy()),
                          "histogram": {"edges": [float(e) for e in edges], "counts": [int(c) for c in counts]}}
