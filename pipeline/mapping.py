@@ -19,7 +19,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
 from pipeline.artifacts import ArtifactDir
 from pipeline.progress import is_quiet, say
-from pipeline.rows import DONE, RAW
+from pipeline.rows import WORK, checkpoint_of, rows_of
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
@@ -34,8 +34,8 @@ Actor = Callable[[pa.Table], pa.Table]
 
 def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable[..., Actor],
              arguments: Mapping[str, Any], id_column: str, columns: list[str], num_rows: int,
-             execution: ActorExecution, label: str) -> None:
-    """Send every row of a Parquet folder through a pool of actors; results go to the attempt's work folder.
+             execution: ActorExecution, label: str, folder: str = WORK, only: np.ndarray | None = None) -> None:
+    """Send every row of a Parquet folder through a pool of actors; results go to ``<folder>/rows`` of the attempt.
 
     Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running.
 
@@ -45,25 +45,29 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         arguments: of the class's constructor; they travel once per actor, so large things go by path.
         id_column: int64, unique over all rows.
         columns: read from the source.
-        num_rows: rows of the source.
+        num_rows: rows that are mapped.
         label: names the work in progress lines and errors.
+        folder: of the attempt; holds rows and checkpoint of this map alone.
+        only: ascending ids of the rows to map; None: all.
 
     Raises:
         MentorecError: raised in an actor; it arrives here as itself.
         ResourceError: the cluster has fewer GPUs than the actors ask for.
     """
+    import ray
     import ray.data
 
     resources = _actor_resources(execution)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
-    context = _context(out, id_column)
-    with ray.data.DataContext.current(context), _our_errors(label):
+    context = _context(out, folder, id_column)
+    with ray.data.DataContext.current(context), our_errors(label):
         dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
                                         partitioning=None, num_cpus=_HELPER_CPUS)
-        done_ref = _done_ids(out, context)
-        if done_ref is not None:
-            dataset = dataset.map_batches(_drop_done, fn_args=[done_ref], fn_kwargs={"id_column": id_column},
-                                          batch_format="pyarrow", num_cpus=_HELPER_CPUS)
+        done_ref = _done_ids(out, folder, context)
+        for ids_ref, kept in ((ray.put(only) if only is not None else None, True), (done_ref, False)):
+            if ids_ref is not None:
+                dataset = dataset.map_batches(_among, fn_args=[ids_ref], fn_kwargs={"id_column": id_column, "kept": kept},
+                                              batch_format="pyarrow", num_cpus=_HELPER_CPUS)
         with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
@@ -71,37 +75,44 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
                 batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
                 max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
-        with _progress_lines(out, block_rows, num_rows, label):
-            dataset.write_parquet(out.path(RAW), filesystem=out.storage.filesystem,
+        with _progress_lines(out, folder, block_rows, num_rows, label):
+            dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
                                   ray_remote_args={"num_cpus": _HELPER_CPUS})
 
 
-def _context(out: ArtifactDir, id_column: str) -> Any:
-    """Ray Data's settings: blocks are checkpointed below the attempt, nothing but errors is logged."""
+def quiet_context() -> Any:
+    """Ray Data's settings of ours: nothing but errors is logged, and errors arrive as they were raised."""
     import ray.data
-    from ray.data.checkpoint import CheckpointConfig
 
-    for folder in (RAW, DONE):
-        out.storage.make_dir(out.relative(folder))
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = sys.stderr.isatty() and not is_quiet()
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    return context
+
+
+def _context(out: ArtifactDir, folder: str, id_column: str) -> Any:
+    """:func:`quiet_context`, with blocks checkpointed below the attempt."""
+    from ray.data.checkpoint import CheckpointConfig
+
+    for inside in (rows_of(folder), checkpoint_of(folder)):
+        out.storage.make_dir(out.relative(inside))
+    context = quiet_context()
     context.checkpoint_config = CheckpointConfig(
-        id_column, out.path(DONE), override_filesystem=out.storage.filesystem, delete_checkpoint_on_success=False,
+        id_column, out.path(checkpoint_of(folder)), override_filesystem=out.storage.filesystem, delete_checkpoint_on_success=False,
         checkpoint_manager_cls=_nothing_to_filter())
     return context
 
 
-def _done_ids(out: ArtifactDir, context: Any) -> Any:
+def _done_ids(out: ArtifactDir, folder: str, context: Any) -> Any:
     """Reference to the ascending ids of the saved rows, None when there are none; half-written blocks are removed."""
     from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
-    if not out.storage.names(out.relative(DONE)):
+    if not out.storage.names(out.relative(checkpoint_of(folder))):
         return None
     manager = IdColumnCheckpointManager(context.checkpoint_config, context)
-    return manager.load_checkpoint(out.path(RAW), out.storage.filesystem)[0]
+    return manager.load_checkpoint(out.path(rows_of(folder)), out.storage.filesystem)[0]
 
 
 class _Held:
@@ -120,20 +131,20 @@ class _Held:
         return self._actor(batch)
 
 
-def _drop_done(batch: pa.Table, done_ref: Any, id_column: str) -> pa.Table:
-    """The rows whose ids are not in the ascending array behind ``done_ref``."""
+def _among(batch: pa.Table, ids_ref: Any, id_column: str, kept: bool) -> pa.Table:
+    """The rows whose ids are in the ascending array behind ``ids_ref``, or those that are not."""
     import ray
 
-    done, ids = ray.get(done_ref), batch[id_column].to_numpy()
-    place = np.minimum(np.searchsorted(done, ids), len(done) - 1)
-    return batch.filter(pa.array(done[place] != ids))
+    known, ids = ray.get(ids_ref), batch[id_column].to_numpy()
+    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return batch.filter(pa.array((known[place] == ids) == kept))
 
 
 def _nothing_to_filter() -> type[Any]:
     """A checkpoint manager that plans no filter.
 
     Ray's own filter actor takes a whole CPU for the length of the run, next to the repartition's: on two CPUs a
-    resumed run would wait for ever. :func:`_drop_done` filters inside the reading tasks instead.
+    resumed run would wait for ever. :func:`_among` filters inside the reading tasks instead.
     """
     from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
@@ -160,7 +171,7 @@ def _actor_resources(execution: ActorExecution) -> dict[str, Any]:
 
 
 @contextmanager
-def _our_errors(label: str) -> Iterator[None]:
+def our_errors(label: str) -> Iterator[None]:
     """Raise the MentorecError behind Ray's error, where there is one."""
     import ray.exceptions
 
@@ -179,7 +190,7 @@ def _our_errors(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_lines(out: ArtifactDir, block_rows: int, num_rows: int, label: str) -> Iterator[None]:
+def _progress_lines(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str) -> Iterator[None]:
     """Now and then a line on the blocks saved so far; a terminal shows Ray's own bars instead."""
     if is_quiet() or sys.stderr.isatty():
         yield
@@ -188,7 +199,7 @@ def _progress_lines(out: ArtifactDir, block_rows: int, num_rows: int, label: str
 
     def report() -> None:
         while not finished.wait(_PROGRESS_SECONDS):
-            saved = sum(not name.endswith(".pending.parquet") for name in out.storage.names(out.relative(DONE)))
+            saved = sum(not name.endswith(".pending.parquet") for name in out.storage.names(out.relative(checkpoint_of(folder))))
             say(f"{label}: about {min(num_rows, saved * block_rows):,} of {num_rows:,} rows saved")
 
     thread = threading.Thread(target=report, daemon=True)

@@ -81,7 +81,7 @@ def steps(config: RunConfig, storage: Storage, audit: bool = False) -> Iterator[
     taught = any(arm != "plain" for arm in config.arms)
     encode_fp = encode_items_fp = reduce_fp = items_fp = ""
     if taught or audit:
-        profile = profile_keys.key(config.profile, prepare.fingerprint)
+        profile = profile_keys.key(config.profile, prepare.fingerprint, digests)
         yield Step("profile", profile)
         encode = encode_keys.key(config.encode, profile.fingerprint, digests)
         yield Step("encode", encode)

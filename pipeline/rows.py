@@ -24,23 +24,35 @@ ROW_ID = "row_id"
 WORK = "work"
 """Folder of the attempt for everything that the finished artifact does not hold."""
 RAW = f"{WORK}/rows"
-"""The blocks that Ray has written."""
+"""The blocks that Ray has written, or what a stage made of them: one row per id."""
 DONE = f"{WORK}/checkpoint"
 """Ray Data's record of the ids in those blocks."""
 
 
-def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: int) -> Iterator[pa.Table]:
+def rows_of(folder: str) -> str:
+    """The blocks that Ray has written of one map."""
+    return f"{folder}/rows"
+
+
+def checkpoint_of(folder: str) -> str:
+    """Ray Data's record of the ids in those blocks."""
+    return f"{folder}/checkpoint"
+
+
+def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: int, folder: str = RAW
+                 ) -> Iterator[pa.Table]:
     """The mapped rows in id order, ``part_rows`` at a time; one part is in memory at once.
 
     What comes out depends on ``ids`` and the rows alone, never on blocks, actors or interruptions.
 
     Args:
         ids: every id there must be, ascending.
+        folder: of the attempt, where the rows are.
 
     Raises:
         ArtifactError: an id is missing, stands twice, or is none of ``ids``.
     """
-    dataset = pads.dataset(out.path(RAW), format="parquet", filesystem=out.storage.filesystem)
+    dataset = pads.dataset(out.path(folder), format="parquet", filesystem=out.storage.filesystem)
     for start in range(0, len(ids), part_rows):
         expected = ids[start:start + part_rows]
         id_field = pads.field(id_column)
@@ -51,7 +63,7 @@ def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: i
             missing = np.setdiff1d(expected, found)
             again = found[1:][found[1:] == found[:-1]]
             raise ArtifactError(
-                f"{out.relative(RAW)}: {id_column} {int(expected[0])}…{int(expected[-1])}: {len(missing)} missing "
+                f"{out.relative(folder)}: {id_column} {int(expected[0])}…{int(expected[-1])}: {len(missing)} missing "
                 f"{missing[:3].tolist()}, {len(again)} twice {again[:3].tolist()}; delete the folder {out.folder} and "
                 "run again")
         yield part

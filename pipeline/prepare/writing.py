@@ -26,6 +26,7 @@ from pipeline.columns import (
     ITEMS,
     POSITION,
     REVIEW,
+    REVIEWS,
     SIGNAL,
     SIGNALS,
     SPLIT,
@@ -52,8 +53,6 @@ TRAIN_FILE = "train.arrow"
 VALIDATION_FILE = "validation.arrow"
 TEST_FILE = "test.arrow"
 STATS_FILE = "stats.json"
-REVIEWS = "reviews"
-"""list<string>, aligned with ITEMS; only where reviews were asked for."""
 
 _GROUP_ROWS = 1 << 20
 _TEXT_ROWS = 50_000

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from cluster.config import ActorExecution
 from configs.base import Config
+from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
 
 Angle = Literal["overall", "recent", "favourites"]
 """overall: the whole training history; recent: its latest third; favourites: what got the user's highest signal."""
@@ -21,8 +22,7 @@ class KeywordsEngine(Config):
     """Words or phrases told per profile."""
 
 
-EngineConfig = Annotated[KeywordsEngine, Field()]
-"""Becomes a union tagged by `kind` with the second engine."""
+EngineConfig = Annotated[KeywordsEngine | VLLMEngine | OpenAIEngine, Field(discriminator="kind")]
 
 
 class ProfileConfig(Config):
@@ -39,7 +39,10 @@ class ProfileConfig(Config):
     """Signal from which an item counts as liked; None: at or above the user's own mean."""
     max_rejected_fraction: float = Field(default=0.2, ge=0, le=1)
     """More rejected profiles than this fail the stage; it changes no profile and is no part of the fingerprint."""
+    max_cost_without_confirm: float | None = Field(default=None, ge=0)
+    """A planned price above this needs `--yes`; None: never asked. No part of the fingerprint."""
     execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=500, block_rows=5000)
+    """Of the actors that read histories: the keywords engine's, and those that write an LLM's prompts."""
 
     @field_validator("angles")
     @classmethod

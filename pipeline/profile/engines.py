@@ -1,9 +1,8 @@
-"""Profile engines: what writes a text about a user.
+"""Profile engines: what brings every user to a profile, or to the reason why there is none.
 
-An engine has two sides. :class:`Engine` is what the driver knows before anything heavy is imported: what enters the
-fingerprint, what an actor needs, what is made ready once for all actors. :class:`Writer` lives in a Ray actor and
-turns histories into texts. A further engine is a config class in the union of ``config.py``, an ``Engine`` and a line
-in :func:`engine_of`.
+An engine writes by itself (``writing.py``: histories → texts in actors) or asks a language model (``llm/``: prompts,
+passes, a ledger of answers). A further engine is a config class in the union of ``config.py``, an :class:`Engine` and a
+line in :func:`engine_of`.
 """
 
 from __future__ import annotations
@@ -12,55 +11,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.config import ActorExecution
 from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.profile.config import Angle, ProfileConfig
+from pipeline.digests import DigestCache
+from pipeline.profile.config import ProfileConfig
 
 if TYPE_CHECKING:
-    from pipeline.profile.histories import Histories
+    import numpy as np
+
+    from pipeline.profile.writing import Writer
 
 _SHARED = "work/engine"
 """Below the attempt: what an engine makes ready for its actors; gone once the artifact is done."""
 
 
-@dataclass(frozen=True)
-class Draft:
-    """What an engine says of one user: a text, or the reason why there is none."""
-
-    text: str | None
-    reason: str | None = None
-
-
-class Writer(Protocol):
-    """The actor's side of an engine."""
-
-    def write(self, histories: Histories, angle: Angle) -> list[Draft]:
-        """One draft per user, in order; every history holds at least one interaction."""
-
-
 class Engine(Protocol):
-    """The driver's side of an engine. Picklable: it travels to the actors, which call :meth:`writer`."""
+    """An engine as the stage sees it."""
 
     @property
     def deterministic(self) -> bool:
         """Whether the same history always gives the same text; recorded with the profiles."""
 
-    def digests(self) -> Mapping[str, str]:
+    def digests(self, cache: DigestCache | None = None) -> Mapping[str, str]:
         """What the text depends on beside the config: code version, model, prompt. Part of the fingerprint."""
 
-    def resources(self, execution: ActorExecution) -> ActorExecution:
-        """What an actor asks for."""
+    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+        """Leave one row per user (USER_IDX, and lists ANGLE, PROFILE, REASON) in ``rows.RAW`` of the attempt.
 
-    def prepare(self, prepared: Artifact, out: ArtifactDir) -> Mapping[str, Any]:
-        """Make ready, once per attempt, what all actors share; returns facts for the manifest."""
+        A call for an attempt that was cut off goes on where it stopped. Ray must be running.
 
-    def writer(self, out: ArtifactDir) -> Writer:
-        """The writer an actor holds, from what :meth:`prepare` left in ``out``."""
+        Args:
+            ids: every user, ascending.
+            confirmed: the planned price was agreed to.
+
+        Returns:
+            Facts for the manifest.
+        """
+
+    def plan(self, prepared: Artifact | None) -> list[str]:
+        """What it will take, line by line, without Ray; ``prepared`` is None where it is not built yet."""
 
 
 def engine_of(config: ProfileConfig) -> Engine:
     """The engine that a config names."""
-    return {"keywords": KeywordsSpec}[config.engine.kind](config)
+    from pipeline.profile.llm.engines import OpenAISpec, VLLMSpec
+
+    return {"keywords": KeywordsSpec, "vllm": VLLMSpec, "openai": OpenAISpec}[config.engine.kind](config)
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,16 @@ class KeywordsSpec:
     """Raised when the same settings and items give another text."""
     deterministic: bool = True
 
-    def digests(self) -> dict[str, str]:
+    def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         return {"engine": f"keywords-{self.version}"}
 
-    def resources(self, execution: ActorExecution) -> ActorExecution:
-        return execution
+    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+        from pipeline.profile.writing import write_all
+
+        return write_all(self, self.config.execution, prepared, out, ids)
+
+    def plan(self, prepared: Artifact | None) -> list[str]:
+        return []
 
     def prepare(self, prepared: Artifact, out: ArtifactDir) -> dict[str, int]:
         import pyarrow.parquet as pq
@@ -90,7 +90,9 @@ class KeywordsSpec:
             return {"items_without_text": catalogue.build(file.iter_batches(8192, columns=columns), folder)}
 
     def writer(self, out: ArtifactDir) -> Writer:
+        from pipeline.profile.config import KeywordsEngine
         from pipeline.profile.keywords import KeywordsWriter
 
+        assert isinstance(self.config.engine, KeywordsEngine)
         return KeywordsWriter(out.storage.local(out.relative(_SHARED)), self.config.engine.max_terms, self.config.form,
                               self.config.liked_signal)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pipeline.artifacts import StageKey
+from pipeline.digests import DigestCache
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 
 VERSION = 1
 
 
-def key(config: ProfileConfig, prepare_fp: str) -> StageKey:
+def key(config: ProfileConfig, prepare_fp: str, digests: DigestCache | None = None) -> StageKey:
     """The key of the profiles of a prepared data set.
 
-    ``max_rejected_fraction`` stays out: it decides whether profiles are good enough, never what they say.
+    ``max_rejected_fraction`` and ``max_cost_without_confirm`` stay out: they decide whether profiles are good enough
+    or too dear, never what they say.
     """
     values = config.key()
-    values.pop("max_rejected_fraction")
-    return StageKey("profile", VERSION, values, {"prepare": prepare_fp}, engine_of(config).digests())
+    for name in ("max_rejected_fraction", "max_cost_without_confirm"):
+        values.pop(name)
+    return StageKey("profile", VERSION, values, {"prepare": prepare_fp}, engine_of(config).digests(digests))

@@ -19,10 +19,10 @@ import numpy as np
 
 from pipeline.profile.config import Angle
 from pipeline.profile.counts import Counts, count
-from pipeline.profile.engines import Draft
 from pipeline.profile.features import ItemFeatures, Kind
 from pipeline.profile.histories import Histories
 from pipeline.profile.wording import PRICE_LEVELS, Facts, Focus, Repeats, render
+from pipeline.profile.writing import Draft
 
 _NUM_CATEGORIES, _NUM_ATTRIBUTES, _NUM_DECADES = 3, 4, 2
 _OFTEN = 0.2

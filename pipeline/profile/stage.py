@@ -13,12 +13,10 @@ import pyarrow.compute as pc
 from configs.errors import DataError
 from pipeline import rows
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, SIGNALS, USER_IDX
-from pipeline.mapping import map_rows
-from pipeline.profile.config import Angle, ProfileConfig
-from pipeline.profile.engines import Draft, Engine, engine_of
+from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.profile.config import ProfileConfig
+from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
-from pipeline.profile.histories import Histories
 from pipeline.progress import say
 
 PART_USERS = 50_000
@@ -27,47 +25,15 @@ PROFILE_COLUMNS = (rows.ROW_ID, USER_IDX, ANGLE, PROFILE)
 REJECTED_COLUMNS = (USER_IDX, ANGLE, REASON)
 
 
-class ProfileActor:
-    """Holds an engine's writer in a Ray actor: batches of histories → list columns of angles, texts and reasons."""
-
-    def __init__(self, config: ProfileConfig, engine: Engine, out: ArtifactDir) -> None:
-        self._config = config
-        self._writer = engine.writer(out)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        histories = Histories.from_table(batch)
-        if self._config.recent_items is not None:
-            histories = histories.last(self._config.recent_items)
-        drafts = [self._drafts(histories, angle) for angle in self._config.angles]
-        per_user = list(zip(*drafts, strict=True))
-        strings = pa.list_(pa.string())
-        return pa.table({
-            USER_IDX: batch[USER_IDX],
-            ANGLE: pa.array([list(self._config.angles)] * len(per_user), strings),
-            PROFILE: pa.array([[draft.text for draft in user] for user in per_user], strings),
-            REASON: pa.array([[draft.reason for draft in user] for user in per_user], strings),
-        })
-
-    def _drafts(self, histories: Histories, angle: Angle) -> list[Draft]:
-        seen = histories.angle(angle)
-        empty_N, writable_N = histories.lengths_N == 0, seen.lengths_N > 0
-        written = iter(self._writer.write(seen.take(writable_N), angle) if writable_N.any() else ())
-        drafts = []
-        for empty, writable in zip(empty_N, writable_N, strict=True):
-            draft = next(written) if writable else Draft(
-                None, "no training history" if empty else f"no interaction for the angle {angle}: no signals")
-            if draft.text is not None and not draft.text.strip():
-                draft = Draft(None, "empty text")
-            drafts.append(draft)
-        return drafts
-
-
-def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir) -> Artifact:
+def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirmed: bool = False) -> Artifact:
     """Write a profile of every training user, from the training part alone.
 
     Files: ``profiles/part-*.parquet`` (PROFILE_COLUMNS, sorted by user, angles in config order, ROW_ID 0, 1, …) and
     ``rejected.parquet`` (REJECTED_COLUMNS). Ray must be running. A killed call goes on where it stopped when ``out``
     is the same attempt.
+
+    Args:
+        confirmed: a planned price above ``max_cost_without_confirm`` was agreed to.
 
     Raises:
         LeakageError: the histories hold more or less than the training part.
@@ -80,15 +46,16 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir) -> Arti
     if not out.storage.exists(out.relative("stats.json")):
         check_training_part(prepared)
         started = time.perf_counter()
-        facts = dict(engine.prepare(prepared, out))
-        map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
-                 arguments={"config": config, "engine": engine, "out": out}, id_column=USER_IDX,
-                 columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids),
-                 execution=engine.resources(config.execution), label="profile")
+        facts = dict(engine.tell(prepared, out, ids, confirmed))
         say(f"profile: {len(ids):,} users in {time.perf_counter() - started:.1f} s")
         out.write_json("stats.json", _write(config, out, ids) | facts)
     stats = out.storage.read_json(out.relative("stats.json"))
-    _check_rejected(config, stats)
+    try:
+        _check_rejected(config, stats)
+    except DataError:
+        if stats.get("without_answer"):  # a server that was down: the next call asks again
+            out.storage.delete(out.relative("stats.json"))
+        raise
     rows.remove_work(out)
     info = {"engine": config.engine.kind, "deterministic": engine.deterministic, "form": config.form,
             "angles": list(config.angles), **{k: v for k, v in stats.items() if k not in ("counts", "id_digest")}}

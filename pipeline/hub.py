@@ -1,0 +1,98 @@
+"""Models by hub id or local folder: which files a name means, and what identifies their content. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import ConfigError, ResourceError, illegal
+from pipeline.digests import DigestCache
+
+COMMIT_SCHEME = "commit:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a library loads."""
+
+    name_or_path: str
+    commit: str | None = None
+    """Of a hub model."""
+
+
+def identity(setting: str, model: str, revision: str | None, digests: DigestCache | None = None) -> str:
+    """What a model's content is, for fingerprints: a digest of local files, or a hub model's commit.
+
+    Args:
+        setting: names the model in errors, such as ``profile.engine.model``.
+
+    Raises:
+        ConfigError: no such folder, hub model or revision.
+        ResourceError: a hub model that is not cached, and the hub cannot be asked.
+    """
+    folder = local_folder(setting, model, revision)
+    if folder is not None:
+        return (digests or DigestCache()).folder(folder)
+    return COMMIT_SCHEME + commit(setting, model, revision)
+
+
+def locate(setting: str, model: str, revision: str | None, known: str) -> ModelFiles:
+    """The files to load, given what :func:`identity` returned when the stage was planned."""
+    folder = local_folder(setting, model, revision)
+    if folder is not None:
+        return ModelFiles(str(folder))
+    return ModelFiles(model, known.removeprefix(COMMIT_SCHEME))
+
+
+def local_folder(setting: str, model: str, revision: str | None, also: str = "") -> Path | None:
+    """The model's folder on this machine; None for a hub id.
+
+    Args:
+        also: further legal values, for the error.
+    """
+    expanded = os.path.expandvars(model)
+    folder = Path(expanded).expanduser()
+    if folder.is_dir():
+        refuse_revision(setting, model, revision)
+        return folder.absolute()
+    if expanded.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(expanded):
+        raise ConfigError(illegal(setting, model, "a folder that exists, a hub id such as "
+                                  f"intfloat/multilingual-e5-large{also}"))
+    return None
+
+
+def refuse_revision(setting: str, model: str, revision: str | None) -> None:
+    """Raise ConfigError where a revision goes with anything but a hub id."""
+    if revision is not None:
+        raise ConfigError(f"{setting.rpartition('.')[0]}.revision: got {revision!r} for {model!r}; a revision goes "
+                          "with a hub id only, leave it out")
+
+
+def commit(setting: str, model: str, revision: str | None) -> str:
+    """The commit of a hub model: of the local cache when it is there, so that a run does not change because the hub
+    has; else the hub is asked. Raises as :func:`identity` does."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    cached = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name
+    try:
+        found = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
+        raise ConfigError(f"{setting}: the hub has no model {model!r} with revision {revision or 'main'!r} that can "
+                          "be read without a login; check the name, or give a local folder") from exc
+    except Exception as exc:
+        raise ResourceError(f"{setting}: {model!r} is not in the local cache and the hub cannot be asked "
+                            f"({type(exc).__name__}); download it where there is a network (hf download {model}), or "
+                            f"set {setting} to a local folder") from exc
+    if found is None:
+        raise ResourceError(f"{setting}: the hub names no commit for {model!r}; set a commit as the revision")
+    return found

@@ -1,0 +1,137 @@
+"""One pass's requests through an engine, answers into the ledger: a stream of Ray Data, saved batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import rows
+from pipeline.artifacts import ArtifactDir
+from pipeline.mapping import our_errors, quiet_context
+from pipeline.profile.llm.ledger import ATTEMPT, SCHEMA, Index, Ledger, heads_of
+from pipeline.profile.llm.requests import REQUEST
+from pipeline.progress import is_quiet, say
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+ERROR: Final = "error"
+"""Column: why there is no answer; null where there is one."""
+_HELPER_CPUS = 0.1
+"""CPUs of a task that reads requests or saves answers."""
+_SAVED, _FAILED = "saved", "failed"
+_PROGRESS_SECONDS = 15.0
+_FAILED_FOLDER = f"{rows.WORK}/failed"
+
+
+class Asker(Protocol):
+    """An engine's way to answers."""
+
+    @property
+    def batch_size(self) -> int:
+        """Requests answered and saved together."""
+
+    @property
+    def in_flight(self) -> int:
+        """Most requests that are under way, or answered and not yet saved."""
+
+    def answers(self, requests: Dataset) -> Dataset:
+        """Columns of REQUEST_TYPE → those of the ledger's SCHEMA but ATTEMPT, and ERROR; a row per row."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Requests that got no answer. They are forgotten when a command starts, so the next one asks them anew."""
+
+    out: ArtifactDir
+
+    def any(self) -> bool:
+        return bool(self.out.storage.names(self.out.relative(_FAILED_FOLDER)))
+
+    def clear(self) -> None:
+        self.out.storage.delete(self.out.relative(_FAILED_FOLDER))
+
+    def write(self, failed: pa.Table) -> None:
+        """Save (REQUEST, ERROR)."""
+        name = hashlib.blake2b("".join(sorted(failed[REQUEST].to_pylist())).encode(), digest_size=8).hexdigest()
+        self.out.write_table(f"{_FAILED_FOLDER}/{name}.parquet", failed.select([REQUEST, ERROR]))
+
+    def table(self) -> pa.Table:
+        """All of them."""
+        if not self.any():
+            return pa.table({REQUEST: pa.array([], pa.string()), ERROR: pa.array([], pa.string())})
+        return self.out.storage.read_table(self.out.relative(_FAILED_FOLDER))
+
+
+def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: Failures, number: int) -> None:
+    """Ask what the pass's requests folder holds and the ledger does not. Ray must be running."""
+    import ray
+    import ray.data
+
+    source = f"{folder}/requests"
+    known = Index.build(ledger)
+    failed = heads_of(failures.table()[REQUEST].to_pylist())
+    heads = np.concatenate([heads_of(out.storage.read_table(path, [REQUEST])[REQUEST].to_pylist())
+                            for path in out.storage.files(out.relative(source))])
+    done = np.union1d(heads[known.holds(heads)], failed)
+    total = int((~np.isin(heads, done)).sum())
+    marker = f"{folder}/asking.json"
+    if out.storage.exists(out.relative(marker)):
+        again = min(total, asker.in_flight)
+        say(f"profile: pass {number + 1} goes on: {len(heads) - total:,} of {len(heads):,} answers are saved; of the "
+            f"{total:,} others at most {again:,} were in flight and are asked again")
+    else:
+        out.write_json(marker, {"requests": len(heads)})
+    if not total:
+        return
+    say(f"profile: pass {number + 1}: asking {total:,} requests")
+    with ray.data.DataContext.current(quiet_context()), our_errors("profile"):
+        dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
+                                        num_cpus=_HELPER_CPUS)
+        if len(done):
+            dataset = dataset.map_batches(_unanswered, fn_args=[ray.put(np.sort(done))], batch_format="pyarrow",
+                                          num_cpus=_HELPER_CPUS)
+        dataset = asker.answers(dataset.repartition(target_num_rows_per_block=asker.batch_size))
+        saved = dataset.map_batches(_save, fn_args=[ledger, failures, out.attempt], batch_format="pyarrow",
+                                    batch_size=None, num_cpus=_HELPER_CPUS)
+        _watch(saved, total, number)
+
+
+def _unanswered(batch: pa.Table, done_ref: Any) -> pa.Table:
+    import ray
+
+    return batch.filter(pa.array(~np.isin(heads_of(batch[REQUEST].to_pylist()), ray.get(done_ref))))
+
+
+def _save(batch: pa.Table, ledger: Ledger, failures: Failures, attempt: str) -> pa.Table:
+    """Answers to the ledger, failures to the attempt; returns how many."""
+    good, bad = batch.filter(pc.is_null(batch[ERROR])), batch.filter(pc.is_valid(batch[ERROR]))
+    if good.num_rows:
+        good = good.append_column(ATTEMPT, pa.array([attempt] * good.num_rows, pa.string()))
+        ledger.write(good.select(SCHEMA.names))
+    if bad.num_rows:
+        failures.write(bad)
+    return pa.table({_SAVED: [good.num_rows], _FAILED: [bad.num_rows]})
+
+
+def _watch(saved: Dataset, total: int, number: int) -> None:
+    """Run the stream to its end, telling now and then how far it is."""
+    started = last = time.monotonic()
+    done = failed = 0
+    for batch in saved.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        done += pc.sum(batch[_SAVED]).as_py()
+        failed += pc.sum(batch[_FAILED]).as_py()
+        if time.monotonic() - last > _PROGRESS_SECONDS and not (is_quiet() or sys.stderr.isatty()):
+            last = time.monotonic()
+            say(f"profile: pass {number + 1}: {done:,} of {total:,} answered"
+                + (f", {failed:,} without an answer" if failed else ""))
+    say(f"profile: pass {number + 1}: {done:,} answers" + (f", {failed:,} requests without one" if failed else "")
+        + f" in {time.monotonic() - started:.1f} s")
+

@@ -1,0 +1,111 @@
+"""What profiles will take: requests, tokens, hours, money. First passes are counted, the rest is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.errors import ResourceError
+from pipeline.profile.llm.config import CostConfig, LLMConfig
+from pipeline.profile.llm.requests import LENGTH
+from pipeline.profile.llm.teller import Spent
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sums over users; the bounds hold whatever the model answers."""
+
+    retries: int
+    max_tokens: int
+    tokens_per_second: float | None
+    price_per_hour: float | None
+    gpus: float
+    first: int = 0
+    """Requests of the first pass."""
+    first_known: int = 0
+    """Of them, answered in the ledger."""
+    first_tokens: int = 0
+    """Prompt tokens of all requests of the first pass, exact."""
+    asked_tokens: int = 0
+    """Prompt tokens of those that are to be asked, exact."""
+    later: int = 0
+    """Bound on the requests of merges and updates."""
+    later_tokens: int = 0
+    """Bound on their prompt tokens."""
+
+    @classmethod
+    def nothing(cls, llm: LLMConfig) -> Estimate:
+        """No user yet."""
+        execution: CostConfig = llm.execution
+        return cls(llm.gate.retries, llm.sampling.max_tokens, execution.tokens_per_second, execution.price_per_hour,
+                   execution.gpus)
+
+    def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
+        """With the users of a part of a pass (columns of SPENT) and the requests they want."""
+        sums = {name: getattr(self, name) + int(pc.sum(users[name]).as_py() or 0)
+                for name in ("first", "first_known", "first_tokens", "later", "later_tokens")}
+        return replace(self, **sums, asked_tokens=self.asked_tokens + int(pc.sum(requests[LENGTH]).as_py() or 0))
+
+    def with_user(self, spent: Spent, asked_tokens: int) -> Estimate:
+        """With one user and angle."""
+        return replace(self, first=self.first + spent.first, first_known=self.first_known + spent.first_known,
+                       first_tokens=self.first_tokens + spent.first_tokens, later=self.later + spent.later,
+                       later_tokens=self.later_tokens + spent.later_tokens,
+                       asked_tokens=self.asked_tokens + asked_tokens)
+
+    def values(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dict(self.__dict__)
+
+    @property
+    def requests_bound(self) -> int:
+        """Most requests, every one of them retried as often as is allowed."""
+        return (self.first - self.first_known + self.later) * (1 + self.retries)
+
+    @property
+    def prompt_bound(self) -> int:
+        """Most prompt tokens."""
+        return (self.asked_tokens + self.later_tokens) * (1 + self.retries)
+
+    @property
+    def output_bound(self) -> int:
+        """Most output tokens."""
+        return self.requests_bound * self.max_tokens
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """At most."""
+        if self.tokens_per_second is None:
+            return None
+        return (self.prompt_bound + self.output_bound) / self.tokens_per_second / 3600 * max(self.gpus, 1)
+
+    @property
+    def price(self) -> float | None:
+        """At most."""
+        return None if self.gpu_hours is None or self.price_per_hour is None else self.gpu_hours * self.price_per_hour
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield (f"first prompts: {self.first:,} requests, {self.first_tokens:,} prompt tokens; to be asked: "
+               f"{self.first - self.first_known:,} requests, {self.asked_tokens:,} prompt tokens")
+        yield (f"at most, with merges and {self.retries} retries of each: {self.requests_bound:,} requests, "
+               f"{self.prompt_bound:,} prompt tokens, {self.output_bound:,} output tokens")
+        if self.gpu_hours is None:
+            yield "hours: set engine.execution.tokens_per_second for an estimate"
+            return
+        money = "price: set engine.execution.price_per_hour" if self.price is None else f"price {self.price:,.2f}"
+        yield f"at most {self.gpu_hours:,.2f} GPU-hours at {self.tokens_per_second:,.0f} tokens/s; {money}"
+
+    def demand_confirmation(self, limit: float | None) -> None:
+        """
+        Raises:
+            ResourceError: the price is above the limit.
+        """
+        if limit is not None and self.price is not None and self.price > limit:
+            raise ResourceError(f"profile: the plan's price is at most {self.price:,.2f}, above "
+                                f"profile.max_cost_without_confirm={limit:g}; give --yes to go on, or see the plan with "
+                                "`mentorec profile --dry-run`")

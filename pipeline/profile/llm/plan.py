@@ -1,0 +1,51 @@
+"""The plan of an engine that asks: every user's first prompts, written and counted in this process, without Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.artifacts import Artifact
+from pipeline.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
+from pipeline.profile.histories import Histories
+from pipeline.profile.llm.cost import Estimate
+from pipeline.profile.llm.kit import Kit
+from pipeline.profile.llm.ledger import FOLDER, Index, Ledger, Lookup
+from pipeline.progress import track
+
+_BATCH_ROWS = 500
+
+
+def lines(kit: Kit, prepared: Artifact | None) -> list[str]:
+    """Users, requests, tokens, hours and price; what the ledger answers already is left out of what is asked."""
+    if prepared is None:
+        return ["profile: requests and tokens are counted on the prepared data, which are not there yet; run "
+                "`mentorec prepare` with this configuration first"]
+    estimate, users = estimate_of(kit, prepared)
+    return [f"profile: {users:,} users × {len(kit.config.angles)} angles", *estimate.lines()]
+
+
+def estimate_of(kit: Kit, prepared: Artifact) -> tuple[Estimate, int]:
+    """The estimate, and the number of users."""
+    ledger = Ledger(prepared.storage, f"{FOLDER}/{kit.author.digest}")
+    estimate, users = Estimate.nothing(kit.llm), 0
+    columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if kit.llm.prompt.reviews else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        kit.build(prepared, Path(folder))
+        desk = kit.open(Path(folder), "", Lookup(ledger, Index.build(ledger)))
+        for file in track(prepared.storage.files(prepared.relative("histories")), "prompts"):
+            with pq.ParquetFile(prepared.storage.path(file), filesystem=prepared.storage.filesystem) as table:
+                for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
+                    users += batch.num_rows
+                    rows = pa.Table.from_batches([batch])
+                    histories = Histories.from_table(rows)
+                    reviews = rows[REVIEWS].combine_chunks().flatten().to_pylist() if REVIEWS in columns else None
+                    for angle in kit.config.angles:
+                        for told, _ in desk.tell(histories, reviews, angle):
+                            if told.wanted:
+                                estimate = estimate.with_user(told.spent, sum(len(r.tokens) for r in told.wanted))
+    return estimate, users
+

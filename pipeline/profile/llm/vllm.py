@@ -1,0 +1,109 @@
+"""vLLM through ``ray.data.llm``: prompts as tokens in, texts out; a dead engine is replaced, its batches asked again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.hub import ModelFiles
+from pipeline.profile.llm.asking import ERROR
+from pipeline.profile.llm.config import VLLMEngine
+from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
+from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_INFERENCE_ERROR = "__inference_error__"
+_STAGE_CPUS = 0.1
+_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Defaults for engines on CPUs: GiB of cache, and no pinning of threads that would fight with Ray's."""
+_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+@dataclass(frozen=True)
+class VLLMAsker:
+    """The ``vllm`` engine's way to answers."""
+
+    config: VLLMEngine
+    files: ModelFiles
+    schema: dict[str, Any] | None
+    """JSON schema of the answer."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.execution.batch_size
+
+    @property
+    def in_flight(self) -> int:
+        return self.config.execution.in_flight
+
+    def answers(self, requests: Dataset) -> Dataset:
+        from ray.data.llm import build_processor
+
+        sampling = self.sampling()
+        limit = self.config.sampling.max_tokens
+
+        def preprocess(row: dict[str, Any]) -> dict[str, Any]:
+            return {"tokenized_prompt": row[TOKENS], "sampling_params": sampling | {"seed": int(row[SEED])}}
+
+        def postprocess(row: dict[str, Any]) -> dict[str, Any]:
+            now = time.time()
+            return {REQUEST: row[REQUEST], TEXT: row["generated_text"], PROMPT_TOKENS: row["num_input_tokens"],
+                    FINISH: "length" if row["num_generated_tokens"] >= limit else "stop",
+                    OUTPUT_TOKENS: row["num_generated_tokens"], STARTED_AT: now - row["time_taken_llm"],
+                    ANSWERED_AT: now}
+
+        processor = build_processor(self.processor_config(), preprocess=preprocess, postprocess=postprocess,
+                                    preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
+                                    postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
+        return processor(requests).map_batches(_uniform, batch_format="pyarrow", batch_size=None,
+                                               num_cpus=_STAGE_CPUS)
+
+    def sampling(self) -> dict[str, Any]:
+        """Sampling parameters of every request, but the seed."""
+        values = self.config.sampling.model_dump(exclude={"seed"})
+        if self.schema is not None:
+            values["structured_outputs"] = {"json": self.schema, "disable_any_whitespace": True}
+        return values
+
+    def engine_kwargs(self) -> dict[str, Any]:
+        """Arguments of the engine."""
+        config, execution = self.config, self.config.execution
+        ours: dict[str, Any] = {"max_model_len": config.max_model_len, "dtype": config.dtype,
+                                "tensor_parallel_size": execution.tensor_parallel}
+        if self.files.commit is not None:
+            ours |= {"revision": self.files.commit, "tokenizer_revision": self.files.commit}
+        if not execution.num_gpus:
+            ours |= {"distributed_executor_backend": "mp"}
+        return {**execution.engine_kwargs, **config.model_kwargs, **ours}
+
+    def processor_config(self) -> Any:
+        """The configuration of ``ray.data.llm``."""
+        from ray.data.llm import vLLMEngineProcessorConfig
+
+        execution = self.config.execution
+        bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
+        given = dict(execution.runtime_env)
+        variables = {**_ALWAYS, **({} if execution.num_gpus else _ON_CPU), **given.pop("env_vars", {})}
+        return vLLMEngineProcessorConfig(
+            model_source=self.files.name_or_path, concurrency=(execution.replicas, execution.replicas),
+            batch_size=execution.batch_size, max_concurrent_batches=execution.concurrent_batches,
+            accelerator_type=execution.accelerator_type, engine_kwargs=self.engine_kwargs(),
+            placement_group_config={"bundles": [dict(bundle) for _ in range(execution.tensor_parallel)]},
+            should_continue_on_error=True, log_engine_metrics=False, chat_template_stage={"enabled": False},
+            tokenize_stage={"enabled": False}, detokenize_stage={"enabled": False},
+            runtime_env={**given, "env_vars": variables})
+
+
+def _uniform(batch: pa.Table) -> pa.Table:
+    """The same columns whether or not the batch holds rows that failed."""
+    names = {REQUEST: pa.string(), TEXT: pa.string(), FINISH: pa.string(), PROMPT_TOKENS: pa.int32(),
+             OUTPUT_TOKENS: pa.int32(), STARTED_AT: pa.float64(), ANSWERED_AT: pa.float64()}
+    columns = {name: batch[name].cast(kind) if name in batch.column_names else pa.nulls(batch.num_rows, kind)
+               for name, kind in names.items()}
+    errors = [error or None for error in batch[_INFERENCE_ERROR].to_pylist()]
+    return pa.table({**columns, ERROR: pa.array(errors, pa.string())})

@@ -1,0 +1,122 @@
+"""An OpenAI-compatible server on loopback whose answers are a function of the prompt: good, bad, late or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+GOOD = ("The person favours floral and citrus scents, above all lavender, rose and mint, in soaps and candles.\n\n"
+        "Typical attributes are natural ingredients, small makers and moderate prices, often as gifts.\n\n"
+        "The liked things share a fresh, light character and a calm mood in the evening.\n\n"
+        "Heavy musk and sweet vanilla are less liked, and rarely chosen again.\n\n"
+        "In short: a focused taste for fresh scents, lately with more interest in perfumes.")
+GOOD_RECORD = {"tastes": ["floral scents", "citrus"], "attributes": ["natural"], "price_or_era": "moderate prices",
+               "dislikes": ["musk"], "behaviour_over_time": "Lately more interest in perfumes than in soaps.",
+               "summary": "A focused taste for fresh and floral scents of small makers at moderate prices."}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the server saw it."""
+
+    prompt: str
+    seed: int | None
+    body: dict[str, Any]
+    number: int
+    """How often this prompt and seed were asked before."""
+
+    @property
+    def chance(self) -> float:
+        """0…1, fixed by the prompt."""
+        return int.from_bytes(hashlib.blake2b(self.prompt.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does."""
+
+    text: str | None = GOOD
+    status: int = 200
+    finish_reason: str = "stop"
+    wait_s: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ScriptedServer:
+    """A running server; `asked` holds every request in order, counted when it came in."""
+
+    url: str = ""
+    script: Callable[[Asked], Reply] = lambda asked: Reply()
+    count: Callable[[list[dict[str, str]]], int] = lambda messages: 1
+    asked: list[Asked] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    answered: list[Asked] = field(default_factory=list)
+    _seen: dict[tuple[str, int | None], int] = field(default_factory=dict)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.text())
+        prompt, seed = body["messages"][-1]["content"], body.get("seed")
+        number = self._seen.get((prompt, seed), 0)
+        self._seen[prompt, seed] = number + 1
+        asked = Asked(prompt, seed, body, number)
+        self.asked.append(asked)
+        self.headers.append(dict(request.headers))
+        reply = self.script(asked)
+        if reply.wait_s:
+            await asyncio.sleep(reply.wait_s)
+        if reply.status != 200:
+            return web.json_response({"error": {"message": "scripted"}}, status=reply.status, headers=reply.headers)
+        self.answered.append(asked)
+        text = reply.text or ""
+        return web.json_response({
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": reply.text},
+                         "finish_reason": reply.finish_reason}],
+            "usage": {"prompt_tokens": self.count(body["messages"]), "completion_tokens": len(text.split())}})
+
+
+@contextmanager
+def scripted_server(script: Callable[[Asked], Reply] | None = None,
+                    count: Callable[[list[dict[str, str]]], int] | None = None) -> Iterator[ScriptedServer]:
+    """The server, in a thread of its own."""
+    server = ScriptedServer()
+    if script is not None:
+        server.script = script
+    if count is not None:
+        server.count = count
+    loop, ready, runners = asyncio.new_event_loop(), threading.Event(), []
+
+    async def start() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", server.handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        runners.append(runner)
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        ready.set()
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(start())
+        loop.run_forever()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()
