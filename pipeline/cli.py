@@ -26,6 +26,8 @@ Record = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Also keep the figures there, with what they come from.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the resource plan; do nothing.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Agree to a price above profile.max_cost_without_confirm.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only results and errors.")]
 
 app = typer.Typer(help="Teach a small sequential recommender what a text profile says about each user.",
@@ -51,16 +53,24 @@ def _stage_command(verb: str) -> Callable[..., None]:
     return command
 
 
+def _teacher_command(verb: str) -> Callable[..., None]:
+    def command(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+                quiet: Quiet = False, yes: Yes = False) -> None:
+        _run(verb, overrides, config, dry_run, quiet, confirmed=yes)
+
+    return command
+
+
 def _report_command(verb: str) -> Callable[..., None]:
     def command(overrides: Overrides = None, config: ConfigOption = None, record: Record = None,
-                dry_run: DryRun = False, quiet: Quiet = False) -> None:
-        _run(None if verb == "run" else verb, overrides, config, dry_run, quiet, record)
+                dry_run: DryRun = False, quiet: Quiet = False, yes: Yes = False) -> None:
+        _run(None if verb == "run" else verb, overrides, config, dry_run, quiet, record, yes)
 
     return command
 
 
 def _run(until: str | None, overrides: list[str] | None, config: str | None, dry_run: bool, quiet: bool,
-         record_in: Path | None = None) -> None:
+         record_in: Path | None = None, confirmed: bool = False) -> None:
     from pipeline.invocation import open_run, print_lines, warn_of_lost_storage
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until=until)
@@ -68,14 +78,16 @@ def _run(until: str | None, overrides: list[str] | None, config: str | None, dry
     from pipeline.run import run
 
     warn_of_lost_storage(run_config)
-    result = run(run_config, until)
+    result = run(run_config, until, confirmed)
     print_lines(outcome(run_config, result, until))
     if record_in is not None:
         print(record_outcome(run_config, result, record_in))
 
 
 for _verb, _help in _STAGE_HELP.items():
-    app.command(_verb, help=_help)((_report_command if _verb in ("run", "report") else _stage_command)(_verb))
+    _make = (_report_command if _verb in ("run", "report") else _stage_command if _verb == "prepare"
+             else _teacher_command)
+    app.command(_verb, help=_help)(_make(_verb))
 
 
 @app.command()
@@ -151,7 +163,8 @@ def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryR
 def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
            address: Annotated[str | None, typer.Option(
                metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,
-           wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True) -> None:
+           wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True,
+           yes: Yes = False) -> None:
     """Send `run` to a Ray cluster as a job."""
     from cluster.connect import is_here
     from cluster.submit import job_address
@@ -161,7 +174,7 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
     command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(job_address(address)),
-                          quiet)
+                          quiet, yes)
     code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait)
     raise typer.Exit(code)
 

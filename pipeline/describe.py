@@ -15,6 +15,7 @@ from configs.loader import dump
 from pipeline import columns as c
 from pipeline.config import RunConfig
 from pipeline.plan import STAGES, PlannedStep, plan
+from pipeline.profile.engines import engine_of
 from pipeline.rows import ROW_ID
 from pipeline.text import table
 
@@ -99,7 +100,8 @@ class Resources:
 def resources(config: RunConfig, stage: str) -> Resources:
     """The resources a stage is set to ask for."""
     if stage in ("profile", "encode"):
-        actors = config.profile.execution if stage == "profile" else config.encode.execution
+        actors = (config.profile.engine.demand(config.profile.execution) if stage == "profile"
+                  else config.encode.execution)
         return Resources(actors.actors, actors.num_cpus, actors.num_gpus)
     if stage == "reduce":
         actors = config.reduce.execution
@@ -126,7 +128,9 @@ def shortage(config: RunConfig, stage: str) -> str | None:
 def dry_run(config: RunConfig, until: str | None = None) -> Iterator[str]:
     """The resolved configuration and the resource plan, as blocks of text."""
     yield dump(config)
-    yield from resource_plan(config, plan(config, Storage.from_config(config.storage), until))
+    steps = plan(config, Storage.from_config(config.storage), until)
+    yield from resource_plan(config, steps)
+    yield from _profile_plan(config, steps)
 
 
 def resource_plan(config: RunConfig, steps: list[PlannedStep]) -> Iterator[str]:
@@ -154,6 +158,14 @@ def describe(config: RunConfig) -> Iterator[str]:
     yield from _changes(steps)
     yield _where(config)
     yield from filter(None, (shortage(config, stage) for stage in STAGES))
+
+
+def _profile_plan(config: RunConfig, steps: list[PlannedStep]) -> Iterator[str]:
+    """What the profiles will cost, where they are to be built."""
+    by_label = {step.label: step for step in steps}
+    profiles = by_label.get("profile")
+    if profiles is not None and profiles.status == "build":
+        yield from engine_of(config.profile).plan(by_label["prepare"].artifact)
 
 
 def _columns(verb: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

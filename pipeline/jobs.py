@@ -20,12 +20,13 @@ def job_environment() -> dict[str, str]:
 
 
 def run_command(config: str, overrides: Sequence[str], resolved: RunConfig, working_dir: Path, here: bool,
-                quiet: bool = False) -> list[str]:
+                quiet: bool = False, confirmed: bool = False) -> list[str]:
     """``python -m pipeline run …`` as the job's entry point.
 
     Args:
         resolved: the configuration that ``config`` and ``overrides`` give.
         working_dir: the folder that is uploaded; the configuration file must lie in it, or be a shipped one.
+        confirmed: a price above the config's limit was agreed to.
         here: the cluster is on this machine, so a relative storage root can be made absolute.
 
     Raises:
@@ -38,7 +39,7 @@ def run_command(config: str, overrides: Sequence[str], resolved: RunConfig, work
             raise ConfigError(f"storage.uri: got {uri!r}; a job on another machine needs a URI (s3://bucket/prefix) "
                               "or an absolute path that all its nodes share")
         command.append(f"storage.uri={(working_dir / uri).absolute()}")
-    return [*command, "--quiet"] if quiet else command
+    return command + ["--quiet"] * quiet + ["--yes"] * confirmed
 
 
 def _uploaded(config: str, working_dir: Path) -> str:

@@ -66,8 +66,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         done_ref = _done_ids(out, folder, context)
         for ids_ref, kept in ((ray.put(only) if only is not None else None, True), (done_ref, False)):
             if ids_ref is not None:
-                dataset = dataset.map_batches(_among, fn_args=[ids_ref], fn_kwargs={"id_column": id_column, "kept": kept},
-                                              batch_format="pyarrow", num_cpus=_HELPER_CPUS)
+                dataset = dataset.map_batches(_among, fn_args=[ids_ref, id_column, kept], batch_format="pyarrow",
+                                              num_cpus=_HELPER_CPUS)
         with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
@@ -100,8 +100,8 @@ def _context(out: ArtifactDir, folder: str, id_column: str) -> Any:
         out.storage.make_dir(out.relative(inside))
     context = quiet_context()
     context.checkpoint_config = CheckpointConfig(
-        id_column, out.path(checkpoint_of(folder)), override_filesystem=out.storage.filesystem, delete_checkpoint_on_success=False,
-        checkpoint_manager_cls=_nothing_to_filter())
+        id_column, out.path(checkpoint_of(folder)), override_filesystem=out.storage.filesystem,
+        delete_checkpoint_on_success=False, checkpoint_manager_cls=_nothing_to_filter())
     return context
 
 
@@ -199,7 +199,8 @@ def _progress_lines(out: ArtifactDir, folder: str, block_rows: int, num_rows: in
 
     def report() -> None:
         while not finished.wait(_PROGRESS_SECONDS):
-            saved = sum(not name.endswith(".pending.parquet") for name in out.storage.names(out.relative(checkpoint_of(folder))))
+            names = out.storage.names(out.relative(checkpoint_of(folder)))
+            saved = sum(not name.endswith(".pending.parquet") for name in names)
             say(f"{label}: about {min(num_rows, saved * block_rows):,} of {num_rows:,} rows saved")
 
     thread = threading.Thread(target=report, daemon=True)

@@ -37,10 +37,13 @@ class RunResult:
     """None when the run stopped before its report."""
 
 
-def run(config: RunConfig, until: str | None = None) -> RunResult:
+def run(config: RunConfig, until: str | None = None, confirmed: bool = False) -> RunResult:
     """Find or build every artifact up to stage ``until`` (None: all, then the report).
 
     Ray is started only when a stage that needs it must be built. Calling it again goes on where it stopped.
+
+    Args:
+        confirmed: a planned price above ``profile.max_cost_without_confirm`` was agreed to.
 
     Raises:
         MentorecError: of the stage that cannot go on; finished artifacts stay.
@@ -68,7 +71,7 @@ def run(config: RunConfig, until: str | None = None) -> RunResult:
                     if not ray_started:
                         ray_session.enter_context(connect(config.cluster))
                         ray_started = True
-                artifact = _build(config, item, result.artifacts, storage)
+                artifact = _build(config, item, result.artifacts, storage, confirmed)
                 result.built.append(item.label)
             result.artifacts[item.label] = artifact
             if references.get(item.label) != item.key.fingerprint:
@@ -85,13 +88,14 @@ def _announce(item: PlannedStep) -> None:
     say(f"{item.label}: building {item.key.fingerprint}{why}")
 
 
-def _build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], storage: Storage) -> Artifact:
+def _build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], storage: Storage, confirmed: bool
+           ) -> Artifact:
     out = artifacts.begin(storage, item.key, resume=item.stage in RESUMABLE)
     if out.resumed:
         say(f"{item.label}: going on with the unfinished attempt {out.attempt}")
     started = time.perf_counter()
     try:
-        artifact = build(config, item, done, out)
+        artifact = build(config, item, done, out, confirmed)
     except BaseException:
         out.release()
         raise
@@ -99,7 +103,8 @@ def _build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], stor
     return artifact
 
 
-def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: ArtifactDir) -> Artifact:
+def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: ArtifactDir,
+          confirmed: bool = False) -> Artifact:
     """Build one step into ``out`` from the artifacts done before it."""
     step = item.step
     if item.stage == "prepare":
@@ -110,7 +115,7 @@ def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: 
     if item.stage == "profile":
         from pipeline.profile.stage import profile
 
-        return profile(config.profile, prepared, out)
+        return profile(config.profile, prepared, out, confirmed)
     if item.stage == "encode":
         from pipeline.encode.stage import encode, encode_items
 

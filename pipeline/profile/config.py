@@ -21,6 +21,10 @@ class KeywordsEngine(Config):
     max_terms: int = Field(default=24, ge=1)
     """Words or phrases told per profile."""
 
+    def demand(self, readers: ActorExecution) -> ActorExecution:
+        """Actors that run at once: those that read the histories also write."""
+        return readers
+
 
 EngineConfig = Annotated[KeywordsEngine | VLLMEngine | OpenAIEngine, Field(discriminator="kind")]
 

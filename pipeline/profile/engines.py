@@ -7,7 +7,7 @@ line in :func:`engine_of`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,7 +55,9 @@ def engine_of(config: ProfileConfig) -> Engine:
     """The engine that a config names."""
     from pipeline.profile.llm.engines import OpenAISpec, VLLMSpec
 
-    return {"keywords": KeywordsSpec, "vllm": VLLMSpec, "openai": OpenAISpec}[config.engine.kind](config)
+    specs: dict[str, Callable[[ProfileConfig], Engine]] = {
+        "keywords": KeywordsSpec, "vllm": VLLMSpec, "openai": OpenAISpec}
+    return specs[config.engine.kind](config)
 
 
 @dataclass(frozen=True)

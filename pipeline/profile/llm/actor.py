@@ -22,8 +22,8 @@ WANTED = "wanted"
 LEAVES = "leaves"
 """list<list<string>> per angle: keys of the first pass."""
 HISTORY = "history_digest"
-SPENT = ("first", "first_known", "first_tokens", "requests", "reused", "retried", "prompt_tokens", "output_tokens", "later",
-         "later_tokens", "left_out")
+SPENT = ("first", "first_known", "first_tokens", "requests", "reused", "retried", "prompt_tokens", "output_tokens",
+         "later", "later_tokens", "left_out")
 """int64 columns: sums over a user's angles."""
 REFUSALS = "refusals"
 _STRINGS = pa.list_(pa.string())
@@ -80,8 +80,8 @@ class PlayActor:
             ANGLE: pa.array([list(self._angles)] * len(users), _STRINGS),
             PROFILE: pa.array([[told.text for told in user] for user in users], _STRINGS),
             REASON: pa.array([[told.reason for told in user] for user in users], _STRINGS),
-            WANTED: pa.array([[request.row(self._as_tokens) for told in user for request in told.wanted] for user in users],
-                             pa.list_(REQUEST_TYPE)),
+            WANTED: pa.array([[request.row(self._as_tokens) for told in user for request in told.wanted]
+                              for user in users], pa.list_(REQUEST_TYPE)),
             LEAVES: pa.array([[told.spent.leaf_keys for told in user] for user in users], pa.list_(_STRINGS)),
             HISTORY: pa.array(digests, _STRINGS),
             REFUSALS: pa.array([[reason for told in user for reason in told.spent.refusals] for user in users],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.errors import ResourceError
 from pipeline import rows
 from pipeline.artifacts import ArtifactDir
 from pipeline.mapping import our_errors, quiet_context
@@ -92,7 +95,7 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
     if not total:
         return
     say(f"profile: pass {number + 1}: asking {total:,} requests")
-    with ray.data.DataContext.current(quiet_context()), our_errors("profile"):
+    with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
         dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
                                         num_cpus=_HELPER_CPUS)
         if len(done):
@@ -102,6 +105,22 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
         saved = dataset.map_batches(_save, fn_args=[ledger, failures, out.attempt], batch_format="pyarrow",
                                     batch_size=None, num_cpus=_HELPER_CPUS)
         _watch(saved, total, number)
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """An engine that cannot start ends its actor; say so, with its own last words."""
+    from ray.exceptions import ActorDiedError
+
+    try:
+        yield
+    except ActorDiedError as exc:
+        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+        if "creation task" not in str(exc):
+            raise
+        raise ResourceError(f"profile: the engine did not start: {lines[-1][:300]}; see engine.model, "
+                            "engine.model_kwargs and engine.execution (the actors' own words: "
+                            "cluster.worker_logs=true); answers are kept") from exc
 
 
 def _unanswered(batch: pa.Table, done_ref: Any) -> pa.Table:

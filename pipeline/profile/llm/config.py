@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.config import ActorExecution
 from configs.base import Config
 from pipeline.profile.prompts.config import GateConfig, PromptConfig
 
@@ -53,6 +54,11 @@ class CostConfig(Config):
     """Of one GPU (of the whole endpoint where there is none to count), in the currency of
     `profile.max_cost_without_confirm`."""
 
+    @property
+    def gpus(self) -> float:
+        """What the price is multiplied by."""
+        return 1.0
+
 
 class LLMConfig(Config):
     """What every engine that asks a language model has."""
@@ -63,6 +69,7 @@ class LLMConfig(Config):
     long_history: HistoryConfig = HistoryConfig()
     max_model_len: int = Field(default=8192, ge=64)
     """Context window in tokens, prompt and output together."""
+    execution: CostConfig = CostConfig()
 
     @property
     def prompt_budget(self) -> int:
@@ -116,8 +123,8 @@ class VLLMExecution(CostConfig):
 
     @property
     def gpus(self) -> float:
-        """GPUs of all engines."""
-        return self.replicas * self.tensor_parallel * self.num_gpus
+        """Of all engines; on CPUs the machine counts as one."""
+        return self.replicas * self.tensor_parallel * self.num_gpus or 1.0
 
     @property
     def in_flight(self) -> int:
@@ -137,6 +144,12 @@ class VLLMEngine(LLMConfig):
     model_kwargs: dict[str, Any] = {}
     """Passed to vLLM as they are, and part of the fingerprint: `quantization`, `kv_cache_dtype`, …"""
     execution: VLLMExecution = VLLMExecution()
+
+    def demand(self, readers: ActorExecution) -> ActorExecution:
+        """The engines; the histories are read before and after them, never beside."""
+        ranks = self.execution.tensor_parallel
+        return ActorExecution(actors=self.execution.replicas, num_cpus=self.execution.num_cpus * ranks,
+                              num_gpus=self.execution.num_gpus * ranks)
 
     @field_validator("model_kwargs")
     @classmethod
@@ -175,11 +188,6 @@ class OpenAIExecution(CostConfig):
         return value
 
     @property
-    def gpus(self) -> float:
-        """Priced as one."""
-        return 1.0
-
-    @property
     def in_flight(self) -> int:
         """Most requests that are with the endpoint, or done and not yet saved."""
         return 2 * self.actors * self.concurrent_batches * self.batch_size
@@ -203,6 +211,10 @@ class OpenAIEngine(LLMConfig):
     send_seed: bool = True
     """Whether the server knows the field `seed`."""
     execution: OpenAIExecution = OpenAIExecution()
+
+    def demand(self, readers: ActorExecution) -> ActorExecution:
+        """The actors that ask; the histories are read before and after them, never beside."""
+        return ActorExecution(actors=self.execution.actors, num_cpus=self.execution.num_cpus)
 
     @field_validator("base_url")
     @classmethod

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ResourceError
-from pipeline.profile.llm.config import CostConfig, LLMConfig
+from pipeline.profile.llm.config import LLMConfig
 from pipeline.profile.llm.requests import LENGTH
 from pipeline.profile.llm.teller import Spent
 
@@ -40,7 +40,7 @@ class Estimate:
     @classmethod
     def nothing(cls, llm: LLMConfig) -> Estimate:
         """No user yet."""
-        execution: CostConfig = llm.execution
+        execution = llm.execution
         return cls(llm.gate.retries, llm.sampling.max_tokens, execution.tokens_per_second, execution.price_per_hour,
                    execution.gpus)
 
@@ -81,12 +81,14 @@ class Estimate:
         """At most."""
         if self.tokens_per_second is None:
             return None
-        return (self.prompt_bound + self.output_bound) / self.tokens_per_second / 3600 * max(self.gpus, 1)
+        return (self.prompt_bound + self.output_bound) / self.tokens_per_second / 3600 * self.gpus
 
     @property
     def price(self) -> float | None:
         """At most."""
-        return None if self.gpu_hours is None or self.price_per_hour is None else self.gpu_hours * self.price_per_hour
+        if self.gpu_hours is None or self.price_per_hour is None:
+            return None
+        return self.gpu_hours * self.price_per_hour
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -107,5 +109,5 @@ class Estimate:
         """
         if limit is not None and self.price is not None and self.price > limit:
             raise ResourceError(f"profile: the plan's price is at most {self.price:,.2f}, above "
-                                f"profile.max_cost_without_confirm={limit:g}; give --yes to go on, or see the plan with "
-                                "`mentorec profile --dry-run`")
+                                f"profile.max_cost_without_confirm={limit:g}; give --yes to go on, or see the plan "
+                                "with `mentorec profile --dry-run`")

@@ -205,7 +205,8 @@ class Lookup:
         if known is None:
             columns = (REQUEST, TEXT, FINISH, PROMPT_TOKENS, OUTPUT_TOKENS, ATTEMPT)
             table = self._ledger.group(part, group)
-            known = {key: Answer(*values) for key, *values in zip(*(table[c].to_pylist() for c in columns), strict=True)}
+            values = (table[column].to_pylist() for column in columns)
+            known = {key: Answer(*answer) for key, *answer in zip(*values, strict=True)}
             self._groups[part, group] = known
             if len(self._groups) > _GROUPS_KEPT:
                 self._groups.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Any server that speaks the chat completions protocol: asked by actors, at a shared rate, with backoff and timeouts."""
+"""Any server that speaks the chat completions protocol: a shared rate, backoff, timeouts."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ class Client:
                 if response.status in _AGAIN or response.status >= 500:
                     raise _Lost(f"HTTP {response.status}", _retry_after(response.headers.get("Retry-After")))
                 if response.status in _REFUSED:
-                    raise ConfigError(f"profile: {self._url}: HTTP {response.status}: {_REFUSED[response.status]}; check "
-                                      "engine.base_url, engine.model and engine.execution.api_key_env")
+                    raise ConfigError(f"profile: {self._url}: HTTP {response.status}: {_REFUSED[response.status]}; "
+                                      "check engine.base_url, engine.model and engine.execution.api_key_env")
                 if response.status != 200:
                     raise _Wrong(f"HTTP {response.status}: {self._shown(await response.text())}")
                 answer: dict[str, Any] = await response.json(content_type=None)
@@ -168,7 +168,7 @@ class Client:
                 return answer
         except aiohttp.ClientConnectorError as exc:
             raise _NoServer(type(exc).__name__) from exc
-        except (TimeoutError, asyncio.TimeoutError) as exc:
+        except TimeoutError as exc:
             raise _Lost(f"no answer within {self._execution.timeout_s:g} s") from exc
         except (aiohttp.ClientError, ValueError) as exc:
             raise _Lost(f"a broken answer ({type(exc).__name__})") from exc

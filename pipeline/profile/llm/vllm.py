@@ -1,4 +1,4 @@
-"""vLLM through ``ray.data.llm``: prompts as tokens in, texts out; a dead engine is replaced, its batches asked again."""
+"""vLLM through ``ray.data.llm``: prompts as tokens in, texts out. A dead engine is replaced."""
 
 from __future__ import annotations
 
