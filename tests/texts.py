@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 
@@ -30,22 +32,27 @@ _FIELDS = pa.map_(pa.string(), pa.string())
 
 
 def make_text_prepared(storage: Storage, users: int = 120, items: int = 60, textless: int = 6, signals: bool = True,
-                       seed: int = 0, leak: bool = False) -> Artifact:
+                       seed: int = 0, leak: bool = False, longest: int = 9, more: Collection[int] = ()) -> Artifact:
     """Users with 2 to 9 random items. The last ``textless`` items have no text; users 9, 19, … have only those.
 
     Args:
         leak: the histories hold one interaction that is not in the training part.
+        longest: most items of a user.
+        more: users with one more interaction; all else is the same.
     """
     rng = np.random.default_rng(seed)
     key = StageKey("prepare", 1, {"users": users, "items": items, "textless": textless, "signals": signals,
-                                  "seed": seed, "leak": leak})
+                                  "seed": seed, "leak": leak, "longest": longest, "more": sorted(more)})
     out = artifacts.begin(storage, key)
     histories, liked = [], []
     for user in range(users):
         low, high = (items - textless, items) if textless and user % 10 == 9 else (0, items - textless)
-        histories.append((rng.integers(low, high, rng.integers(2, 10)) + 1).tolist())
+        histories.append((rng.integers(low, high, rng.integers(2, longest + 1)) + 1).tolist())
         liked.append(rng.integers(1, 6, len(histories[-1])).astype(float).tolist() if signals
                      else [None] * len(histories[-1]))
+    for user in more:
+        histories[user].append(1 + user % (items - textless))
+        liked[user].append(4.0 if signals else None)
     texts: list[tuple[str | None, str | None]] = []
     for item in range(items):
         first, second, kind = WORDS[item % 8], WORDS[(item // 3) % 8], KINDS[item % 4]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,18 @@ import pytest
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
+from configs.errors import ConfigError, DataError, ResourceError
 from pipeline import artifacts
 from pipeline.artifacts import Artifact
 from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.hub import ModelFiles
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
+from pipeline.profile.engines import engine_of
+from pipeline.profile.llm.chat import ChatTokenizer
+from pipeline.profile.llm.plan import estimate_of
 from pipeline.profile.stage import profile
-from tests.scripted_llm import GOOD, scripted_server
+from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Reply, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
@@ -51,3 +58,166 @@ def test_every_user_is_told_once(storage: Storage, tokenizer: Path) -> None:
     assert [(row[USER_IDX], row[REASON]) for row in refused] == [(user, "no item text") for user in textless]
     info = artifact.manifest.info
     assert len(server.asked) == info["asked"] == 54 and info["requests"] == 54 and info["from_ledger"] == 0
+
+
+BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't help with that request."),
+       Reply("fresh floral scents " * 60, finish_reason="length"), Reply("Fine."),
+       Reply("Diese Person mag vor allem blumige und frische Düfte, am liebsten Lavendel und Rose, und kauft sie bei "
+             "kleinen Herstellern. Schwere Düfte mag sie nicht, und sie kommt immer wieder zu dem zurück, was sie "
+             "schon kennt und schätzt, besonders am Abend und am Wochenende."))
+"""Seven ways to be bad."""
+
+
+def faulty(asked: Asked) -> Reply:
+    """20 % bad answers in seven ways, which the next seed mends; 10 % errors of the server, which asking again mends;
+    one prompt that never gets an answer in time."""
+    place = int(asked.chance * 1000)
+    if asked.prompt == faulty.hung:  # type: ignore[attr-defined]
+        return Reply(wait_s=60)
+    if asked.number == 0 and place % 10 == 3:
+        return Reply(status=429, headers={"Retry-After": "0"}) if place % 20 == 3 else Reply(status=500)
+    if place < 200 and asked.seed == 0:
+        return BAD[place % 7]
+    return BAD[place % 7] if place >= 980 else Reply()
+
+
+def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=300, textless=0)
+    faulty.hung = ""  # type: ignore[attr-defined]
+
+    def script(asked: Asked) -> Reply:
+        faulty.hung = faulty.hung or asked.prompt  # type: ignore[attr-defined]
+        return faulty(asked)
+
+    with scripted_server(script) as server:
+        config = config_of(server.url, tokenizer, max_rejected_fraction=0.5, engine={"gate": {"retries": 1}},
+                           execution={"timeout_s": 1.0, "retries": 1, "batch_size": 20})
+        artifact = build(prepared, storage, config)
+    info, counts = artifact.manifest.info, artifact.manifest.counts
+    told, refused = artifact.read_table("profiles").to_pylist(), artifact.read_table("rejected.parquet").to_pylist()
+    assert counts["num_in"] == 300 == len(told) + len(refused)
+    assert sorted([row[USER_IDX] for row in told] + [row[USER_IDX] for row in refused]) == list(range(300))
+    assert all(row[PROFILE].split() == GOOD.split() for row in told)
+    reasons = Counter(row[REASON] for row in refused)
+    assert reasons == info["rejected_by_reason"]
+    assert reasons["no answer: no answer within 1 s after 2 attempts"] == 1
+    last_bad = {asked.prompt for asked in server.asked if int(asked.chance * 1000) >= 980}
+    assert sum(reasons.values()) == len(last_bad - {faulty.hung}) + 1  # type: ignore[attr-defined]
+    first_bad = {asked.prompt for asked in server.asked if asked.chance < 0.2}
+    assert {"empty", "whitespace", "refusal", "repetition", "too short", "wrong language"} <= set(info["gate"])
+    assert sum(info["gate"].values()) == len(first_bad - {faulty.hung}) + 2 * sum(  # type: ignore[attr-defined]
+        reasons.values())
+    assert info["without_answer"] == 2 and info["from_ledger"] == 0
+    assert info["asked"] == len({(asked.prompt, asked.seed) for asked in server.answered})
+    assert info["requests"] == info["asked"] + info["without_answer"]
+    assert info["output_tokens"] == sum(len((faulty(asked).text or "").split()) for asked in server.answered)
+
+
+def test_the_schema_is_sent_and_the_record_told(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=20, textless=0)
+
+    def script(asked: Asked) -> Reply:
+        return Reply("no record at all" if asked.seed == 0 and asked.chance < 0.5 else json.dumps(GOOD_RECORD))
+
+    with scripted_server(script) as server:
+        artifact = build(prepared, storage, config_of(server.url, tokenizer, form="short"))
+    assert all(row[PROFILE].startswith("Tastes: floral scents, citrus\n")
+               for row in artifact.read_table("profiles").to_pylist())
+    schema = server.asked[0].body["response_format"]["json_schema"]["schema"]
+    assert set(schema["required"]) == set(GOOD_RECORD)
+    assert set(artifact.manifest.info["gate"]) == {"not the schema"}
+
+
+def test_a_second_artifact_asks_only_what_changed(storage: Storage, tokenizer: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted_server() as server:
+        config = config_of(server.url, tokenizer)
+        build(make_text_prepared(storage, users=40, textless=0), storage, config)
+        assert len(server.asked) == 40
+        capsys.readouterr()
+        grown = build(make_text_prepared(storage, users=40, textless=0, more={3, 17}), storage, config)
+        said = capsys.readouterr().err
+        assert len(server.asked) == 42
+        assert "other interactions: 2 of 2 user profiles" in said
+        info = grown.manifest.info
+        assert (info["requests"], info["from_ledger"], info["asked"]) == (40, 38, 2)
+        other = config_of(server.url, tokenizer, engine={"sampling": {"temperature": 0.3}})
+        build(make_text_prepared(storage, users=40, textless=0), storage, other)
+        assert len(server.asked) == 82, "another temperature asks everything anew"
+        build(make_text_prepared(storage, users=40, textless=0), storage,
+              config_of(server.url, tokenizer, engine={"gate": {"language": False, "min_words": 5}}))
+        assert len(server.asked) == 82, "another gate reads the same answers"
+
+
+@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
+def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strategy: str) -> None:
+    chat = ChatTokenizer("t", ModelFiles(str(tokenizer)))
+    prepared = make_text_prepared(storage, users=12, textless=0, longest=120)
+
+    def script(asked: Asked) -> Reply:
+        return Reply("" if asked.seed == 0 and asked.chance < 0.3 else GOOD)
+
+    with scripted_server(script, count=lambda messages: len(chat.ids(messages))) as server:
+        config = config_of(server.url, tokenizer, angles=("overall", "recent"), engine={
+            "long_history": {"strategy": strategy}, "max_model_len": 2000, "sampling": {"max_tokens": 250}})
+        engine = engine_of(config)
+        estimate, users = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+        artifact = build(prepared, storage, config)
+        again, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+    first = {asked.prompt: len(chat.ids(asked.body["messages"])) for asked in server.asked
+             if asked.seed == 0 and "<profile" not in asked.prompt}
+    assert users == 12 and (estimate.first, estimate.first_known) == (len(first), 0)
+    assert estimate.first_tokens == estimate.asked_tokens == sum(first.values())
+    assert estimate.later > 0 and len(server.asked) <= estimate.requests_bound
+    assert artifact.manifest.info["prompt_tokens"] == sum(
+        len(chat.ids(asked.body["messages"])) for asked in server.answered) <= estimate.prompt_bound
+    assert artifact.manifest.counts["num_out"] == 24
+    assert again.requests_bound == 0, "everything is in the ledger"
+
+
+def test_a_price_above_the_limit_needs_a_yes(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=20, textless=0)
+    with scripted_server() as server:
+        config = config_of(server.url, tokenizer, max_cost_without_confirm=1.0,
+                           execution={"tokens_per_second": 10.0, "price_per_hour": 3.0})
+        out = artifacts.begin(storage, keys.key(config, prepared.fingerprint))
+        with pytest.raises(ResourceError, match=r"above profile.max_cost_without_confirm=1; give --yes"):
+            profile(config, prepared, out)
+        assert not server.asked
+        out.release()
+        out = artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True)
+        assert out.resumed and profile(config, prepared, out, confirmed=True).manifest.counts["num_out"] == 20
+
+
+def test_keys_reach_the_server_and_nothing_else(storage: Storage, tokenizer: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = make_text_prepared(storage, users=8, textless=0)
+    with scripted_server(lambda asked: Reply(status=400)) as server:
+        config = config_of(server.url, tokenizer, execution={"api_key_env": "MENTOREC_TEST_KEY"},
+                           max_rejected_fraction=0.0)
+        monkeypatch.delenv("MENTOREC_TEST_KEY", raising=False)
+        with pytest.raises(ConfigError, match="MENTOREC_TEST_KEY is not set"):
+            build(prepared, storage, config)
+        assert not server.asked
+
+
+def test_a_refused_key_stops_the_stage(storage: Storage, tokenizer: Path) -> None:
+    with scripted_server(lambda asked: Reply(status=401)) as server, pytest.raises(ConfigError, match="HTTP 401"):
+        build(make_text_prepared(storage, users=8, textless=0), storage, config_of(server.url, tokenizer))
+
+
+def test_no_server_stops_the_stage_and_what_failed_is_asked_again(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=20, textless=0)
+    down = {"now": True}
+    with scripted_server(lambda asked: Reply(status=503) if down["now"] and asked.chance < 0.5 else Reply()) as server:
+        config = config_of(server.url, tokenizer, max_rejected_fraction=0.1, execution={"retries": 0},
+                           engine={"gate": {"retries": 0, "language": False}})
+        with pytest.raises(DataError, match="no answer: HTTP 503 after 1 attempts"):
+            build(prepared, storage, config)
+        down["now"] = False
+        artifact = build(prepared, storage, config)
+        assert artifact.manifest.counts["num_out"] == 20
+        assert len(server.answered) == 20, "what was answered is not asked again"
+    gone = config_of("http://127.0.0.1:9/v1", tokenizer, execution={"retries": 1})
+    with pytest.raises(ResourceError, match="does not answer"):
+        build(prepared, storage, gone)

@@ -1,0 +1,178 @@
+"""The driver or the process that asks dies: every user exactly once, and no more asked again than was in flight."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.config import ActorExecution, StorageConfig
+from cluster.storage import Storage
+from pipeline import artifacts
+from pipeline.artifacts import Artifact
+from pipeline.columns import USER_IDX
+from pipeline.profile import keys
+from pipeline.profile.config import ProfileConfig
+from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
+from tests.scripted_llm import Reply, ScriptedServer, scripted_server
+from tests.texts import make_text_prepared
+from tests.tiny_llm import make_model, make_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+USERS = 120
+ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=60, block_rows=60)
+
+
+def start(storage: Path, config: ProfileConfig) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "tests.faults.profile_llm_driver", str(storage),
+                             config.model_dump_json(), str(USERS)], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def finished(storage: Path, config: ProfileConfig) -> Artifact:
+    opened = Storage.from_config(StorageConfig(uri=str(storage)))
+    aside = Storage.from_config(StorageConfig(uri=f"{storage}-key"))
+    prepared = make_text_prepared(aside, users=USERS, textless=0)
+    artifact = artifacts.find(opened, keys.key(config, prepared.fingerprint))
+    assert artifact is not None
+    assert artifact.read_table("profiles")[USER_IDX].to_pylist() == list(range(USERS))
+    return artifact
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 400) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "it did not come so far in time"
+        time.sleep(0.05)
+
+
+def saved(storage: Path) -> int:
+    import pyarrow.parquet as pq
+
+    found = 0
+    for part in storage.glob("ledger/*/parts/*.parquet"):
+        found += pq.read_metadata(part).num_rows
+    return found
+
+
+def kill_child(process: subprocess.Popen[str], name: str) -> None:
+    """SIGKILL the one process below the driver whose title holds ``name``."""
+    below = [child for child in psutil.Process(process.pid).children(recursive=True)
+             if name in " ".join(child.cmdline())]
+    assert len(below) == 1, below
+    below[0].kill()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ProfileConfig:
+    return ProfileConfig(execution=ACTORS, engine={
+        "kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m",
+        "tokenizer": str(make_tokenizer(tmp_path / "tokenizer")), "max_model_len": 4096, "gate": {"language": False},
+        "execution": {"batch_size": 5, "concurrent_batches": 2, "num_cpus": 0.25}})
+
+
+def at(config: ProfileConfig, url: str) -> ProfileConfig:
+    assert isinstance(config.engine, OpenAIEngine)
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"base_url": url})})
+
+
+def repeated(server: ScriptedServer) -> int:
+    counts = Counter((asked.prompt, asked.seed) for asked in server.asked)
+    assert len(counts) == USERS
+    return sum(counts.values()) - len(counts)
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, config: ProfileConfig) -> None:
+    with scripted_server(lambda asked: Reply(wait_s=0.3)) as server:
+        config = at(config, server.url)
+        process = start(tmp_path / "storage", config)
+        until(lambda: saved(tmp_path / "storage") >= USERS // 2, process)
+        process.kill()
+        process.wait()
+        process.stderr.close()  # type: ignore[union-attr]
+        time.sleep(3)  # the killed driver's Ray ends by itself
+        before = saved(tmp_path / "storage")
+        assert USERS // 2 <= before < USERS
+        said = end(start(tmp_path / "storage", config))
+        artifact = finished(tmp_path / "storage", config)
+    most = config.engine.execution.in_flight  # type: ignore[union-attr]
+    assert repeated(server) <= most
+    told = re.search(r"(\d+) of 120 answers are saved; of the (\d+) others at most (\d+) were in flight", said)
+    assert told is not None and [int(n) for n in told.groups()] == [before, USERS - before, min(USERS - before, most)]
+    assert artifact.manifest.info["asked"] == saved(tmp_path / "storage") == USERS
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_asker_is_replaced(tmp_path: Path, config: ProfileConfig) -> None:
+    with scripted_server(lambda asked: Reply(wait_s=0.3)) as server:
+        config = at(config, server.url)
+        process = start(tmp_path / "storage", config)
+        until(lambda: saved(tmp_path / "storage") >= USERS // 3, process)
+        kill_child(process, "MapBatches(Client)")
+        end(process)
+        finished(tmp_path / "storage", config)
+    assert 0 < repeated(server) <= config.engine.execution.in_flight  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> ProfileConfig:
+    pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
+    return ProfileConfig(execution=ACTORS, engine={
+        "kind": "vllm", "model": str(make_model(tmp_path_factory.mktemp("model"))), "max_model_len": 2048,
+        "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 400, "ignore_eos": True},
+        "execution": {"num_gpus": 0, "num_cpus": 0.5, "batch_size": 4, "concurrent_batches": 2,
+                      "engine_kwargs": {"enforce_eager": True, "max_num_seqs": 8}}})
+
+
+def doubles(storage: Path) -> int:
+    """Answers in the ledger beyond one per request."""
+    import pyarrow.parquet as pq
+
+    requests = pq.read_table(next(storage.glob("ledger/*/parts")))["request"].to_pylist()
+    assert len(set(requests)) == USERS
+    return len(requests) - USERS
+
+
+@pytest.mark.llm
+@pytest.mark.timeout(900)
+def test_a_killed_vllm_engine_is_replaced(tmp_path: Path, vllm_config: ProfileConfig) -> None:
+    process = start(tmp_path / "storage", vllm_config)
+    until(lambda: saved(tmp_path / "storage") >= 12, process)
+    kill_child(process, "EngineCore")
+    end(process)
+    finished(tmp_path / "storage", vllm_config)
+    assert isinstance(vllm_config.engine, VLLMEngine)
+    assert doubles(tmp_path / "storage") <= vllm_config.engine.execution.in_flight
+
+
+@pytest.mark.llm
+@pytest.mark.timeout(900)
+def test_a_killed_driver_of_vllm_goes_on(tmp_path: Path, vllm_config: ProfileConfig) -> None:
+    process = start(tmp_path / "storage", vllm_config)
+    until(lambda: saved(tmp_path / "storage") >= 40, process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    process.stderr.close()  # type: ignore[union-attr]
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive, "the engine ends with its driver"
+    before = saved(tmp_path / "storage")
+    end(start(tmp_path / "storage", vllm_config))
+    finished(tmp_path / "storage", vllm_config)
+    assert before >= 40 and doubles(tmp_path / "storage") == 0
