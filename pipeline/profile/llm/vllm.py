@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _INFERENCE_ERROR = "__inference_error__"
 _STAGE_CPUS = 0.1
+_BATCHED_TOKENS = 4096
+_MAX_TASK_RETRIES = 3
+"""A batch that ends its engine so often is at fault itself."""
 _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Defaults for engines on CPUs: GiB of cache, and no pinning of threads that would fight with Ray's."""
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -60,6 +63,7 @@ class VLLMAsker:
         processor = build_processor(self.processor_config(), preprocess=preprocess, postprocess=postprocess,
                                     preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
                                     postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
+        processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
         return processor(requests).map_batches(_uniform, batch_format="pyarrow", batch_size=None,
                                                num_cpus=_STAGE_CPUS)
 
@@ -73,13 +77,17 @@ class VLLMAsker:
     def engine_kwargs(self) -> dict[str, Any]:
         """Arguments of the engine."""
         config, execution = self.config, self.config.execution
+        defaults: dict[str, Any] = {}
         ours: dict[str, Any] = {"max_model_len": config.max_model_len, "dtype": config.dtype,
                                 "tensor_parallel_size": execution.tensor_parallel}
         if self.files.commit is not None:
             ours |= {"revision": self.files.commit, "tokenizer_revision": self.files.commit}
         if not execution.num_gpus:
-            ours |= {"distributed_executor_backend": "mp"}
-        return {**execution.engine_kwargs, **config.model_kwargs, **ours}
+            # A prompt read in pieces ends vLLM 0.32 on CPUs when the request has a seed: "CPU Generator does not use
+            # offset" (gpu_model_runner.py), so prompts are read whole.
+            defaults = {"distributed_executor_backend": "mp", "enable_chunked_prefill": False,
+                        "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len)}
+        return {**defaults, **execution.engine_kwargs, **config.model_kwargs, **ours}
 
     def processor_config(self) -> Any:
         """The configuration of ``ray.data.llm``."""
