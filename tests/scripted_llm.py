@@ -48,6 +48,8 @@ class Reply:
     finish_reason: str = "stop"
     wait_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    message: str = "scripted"
+    """Of an error."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class ScriptedServer:
         if reply.wait_s:
             await asyncio.sleep(reply.wait_s)
         if reply.status != 200:
-            return web.json_response({"error": {"message": "scripted"}}, status=reply.status, headers=reply.headers)
+            return web.json_response({"error": {"message": reply.message}}, status=reply.status, headers=reply.headers)
         self.answered.append(asked)
         text = reply.text or ""
         return web.json_response({

@@ -14,6 +14,7 @@ from pipeline.digests import DigestCache
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.llm.config import LLMConfig, OpenAIEngine, VLLMEngine
 from pipeline.profile.llm.requests import Author, sampling_values
+from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class _AskingSpec:
         from pipeline.profile.llm.passes import Passes
 
         self.ready()
+        Gate(self._llm.gate, self._llm.prompt, self.config.form).ready()
         digests = out.key.digests
         return Passes(self.kit(digests), self.asker(digests), prepared, out, ids, confirmed).run()
 

@@ -71,7 +71,7 @@ class VLLMAsker:
         """Sampling parameters of every request, but the seed."""
         values = self.config.sampling.model_dump(exclude={"seed"})
         if self.schema is not None:
-            values["structured_outputs"] = {"json": self.schema, "disable_any_whitespace": True}
+            values["structured_outputs"] = {"json": self.schema}
         return values
 
     def engine_kwargs(self) -> dict[str, Any]:
@@ -82,11 +82,13 @@ class VLLMAsker:
                                 "tensor_parallel_size": execution.tensor_parallel}
         if self.files.commit is not None:
             ours |= {"revision": self.files.commit, "tokenizer_revision": self.files.commit}
+        if self.schema is not None:  # else a model may write white space up to its limit
+            defaults["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
         if not execution.num_gpus:
             # A prompt read in pieces ends vLLM 0.32 on CPUs when the request has a seed: "CPU Generator does not use
             # offset" (gpu_model_runner.py), so prompts are read whole.
-            defaults = {"distributed_executor_backend": "mp", "enable_chunked_prefill": False,
-                        "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len)}
+            defaults |= {"distributed_executor_backend": "mp", "enable_chunked_prefill": False,
+                         "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len)}
         return {**defaults, **execution.engine_kwargs, **config.model_kwargs, **ours}
 
     def processor_config(self) -> Any:

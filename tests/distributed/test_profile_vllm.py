@@ -1,0 +1,146 @@
+"""The real vLLM on CPUs, through ``ray.data.llm`` and behind ``vllm serve``, with a tiny random-weight Gemma-2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import ActorExecution
+from cluster.storage import Storage
+from pipeline import artifacts
+from pipeline.artifacts import Artifact
+from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.profile import keys
+from pipeline.profile.config import ProfileConfig
+from pipeline.profile.engines import engine_of
+from pipeline.profile.llm.plan import estimate_of
+from pipeline.profile.stage import profile
+from tests.texts import make_text_prepared
+from tests.tiny_llm import make_model
+
+pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
+pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=30, block_rows=30)
+ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
+          "VLLM_NO_USAGE_STATS": "1"}
+KEY = "MENTOREC_TEST_SERVER_KEY"
+os.environ.setdefault(KEY, "secret")  # before Ray starts: its workers have it from here
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), max_length=4096)
+
+
+def config_of(engine: dict[str, Any], **changes: Any) -> ProfileConfig:
+    base: dict[str, Any] = {"gate": {"enabled": False, "retries": 1}, "sampling": {"max_tokens": 24},
+                            "max_model_len": 4096}
+    return ProfileConfig(**{"engine": base | engine, "execution": ACTORS, "max_rejected_fraction": 0.9, **changes})
+
+
+def vllm_engine(model: Path, **changes: Any) -> dict[str, Any]:
+    return {"kind": "vllm", "model": str(model),
+            "execution": {"num_gpus": 0, "num_cpus": 0.5, "batch_size": 8, "concurrent_batches": 4,
+                          "engine_kwargs": {"enforce_eager": True, "max_num_seqs": 16},
+                          "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}, **changes}
+
+
+def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifact:
+    return profile(config, prepared, artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True))
+
+
+def check_conserved(artifact: Artifact, users: int, angles: tuple[str, ...] = ("overall",)) -> None:
+    told, refused = artifact.read_table("profiles").to_pylist(), artifact.read_table("rejected.parquet").to_pylist()
+    assert sorted((row[USER_IDX], row[ANGLE]) for row in [*told, *refused]) == sorted(
+        (user, angle) for user in range(users) for angle in angles)
+    assert all(row[PROFILE].strip() for row in told) and all(row[REASON] for row in refused)
+
+
+def test_long_histories_and_angles_through_ray_data_llm(storage: Storage, model: Path) -> None:
+    prepared = make_text_prepared(storage, users=12, textless=0, longest=150)
+    angles = ("overall", "recent")
+    for strategy in ("agg_after", "agg_with"):
+        config = config_of(vllm_engine(model, long_history={"strategy": strategy, "max_prompt_tokens": 1600}),
+                           angles=angles)
+        engine = engine_of(config)
+        estimate, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+        artifact = build(prepared, storage, config)
+        check_conserved(artifact, 12, angles)
+        info = artifact.manifest.info
+        assert estimate.later > 0 and estimate.first - estimate.first_known <= info["asked"]
+        assert info["prompt_tokens"] <= estimate.prompt_bound + estimate.first_tokens
+        assert info["output_tokens"] <= info["requests"] * 24
+
+
+def test_first_prompt_tokens_are_those_that_vllm_read(storage: Storage, model: Path) -> None:
+    prepared = make_text_prepared(storage, users=30, textless=0)
+    config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, sampling={
+        "max_tokens": 16, "ignore_eos": True}))
+    engine = engine_of(config)
+    estimate, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+    info = build(prepared, storage, config).manifest.info
+    assert (info["requests"], info["asked"], info["prompt_tokens"]) == (30, 30, estimate.first_tokens)
+    assert info["output_tokens"] == 30 * 16
+
+
+def test_structured_output_is_parsed(storage: Storage, model: Path) -> None:
+    prepared = make_text_prepared(storage, users=10, textless=0)
+    config = config_of(vllm_engine(model, sampling={"max_tokens": 2000}), form="short")
+    artifact = build(prepared, storage, config)
+    check_conserved(artifact, 10)
+    texts = artifact.read_table("profiles")[PROFILE].to_pylist()
+    assert len(texts) >= 5, artifact.manifest.info
+    assert all(text.startswith("Tastes: ") and "\nSummary: " in text for text in texts)
+
+
+@pytest.fixture(scope="module")
+def served(model: Path) -> Iterator[str]:
+    """``vllm serve`` on loopback with a context of 1,500 tokens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--host", "127.0.0.1", "--port",
+               str(port), "--served-model-name", "tiny", "--max-model-len", "1500", "--enforce-eager", "--dtype",
+               "bfloat16", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--max-num-seqs", "16",
+               "--api-key", os.environ[KEY]]
+    with subprocess.Popen(command, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 600
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline, "vllm serve did not start"
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+
+
+def test_the_openai_engine_against_vllm_serve(storage: Storage, model: Path, served: str) -> None:
+    prepared = make_text_prepared(storage, users=16, textless=0, longest=40)
+    engine = {"kind": "openai", "base_url": served, "model": "tiny", "tokenizer": str(model),
+              "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 24, "ignore_eos": True},
+              "execution": {"batch_size": 4, "num_cpus": 0.25, "api_key_env": KEY}}
+    config = config_of(engine)
+    spec = engine_of(config)
+    estimate, _ = estimate_of(spec.kit(spec.digests()), prepared)  # type: ignore[attr-defined]
+    artifact = build(prepared, storage, config)
+    check_conserved(artifact, 16)
+    refused = artifact.read_table("rejected.parquet").to_pylist()
+    assert 0 < len(refused) < 16, "prompts beyond the server's context are reasons, no crash"
+    assert all(row[REASON].startswith("no answer: HTTP 400: ") for row in refused)
+    assert artifact.manifest.info["prompt_tokens"] < estimate.first_tokens
+    fits = build(prepared, storage, config_of({**engine, "max_model_len": 1500}))
+    assert fits.manifest.counts["num_out"] == 16
+    assert fits.manifest.info["from_ledger"] > 0, "prompts that fitted before are the same"
