@@ -172,12 +172,51 @@ class DistillationConfig(Config):
 
 
 class SoftmaxLoss(Config):
-    """Full cross-entropy over the catalogue, computed in chunks: positions × items logits never exist."""
+    """Full cross-entropy over the catalogue, computed in tiles: positions × items logits never exist."""
 
     kind: Literal["softmax"] = "softmax"
-    chunk_rows: int = Field(default=128, ge=1)
-    """Positions per chunk; memory and speed only."""
+    chunk_rows: int | None = Field(default=None, ge=1)
+    """Positions per chunk; None: chosen so that a chunk stays in cache. Memory and speed only."""
 
 
-RankingLossConfig = SoftmaxLoss
+NegativeSource = Literal["uniform", "popularity", "in_batch"]
+
+
+class SampledSoftmaxLoss(Config):
+    """Cross-entropy of the target against negatives that all positions of a global batch share."""
+
+    kind: Literal["sampled_softmax"] = "sampled_softmax"
+    negatives: int = Field(default=512, ge=1)
+    """Draws per global batch, with replacement; `in_batch`: at most so many of its targets."""
+    source: NegativeSource = "uniform"
+    """`popularity`: by the items' counts in training; `in_batch`: the other positions' targets."""
+    log_q: bool = True
+    """Divide each negative's weight by its expected number of draws, so that the sum estimates the full
+    normaliser without bias (Bengio & Senécal, AISTATS'03; Yi et al., RecSys'19)."""
+
+
+class BCELoss(Config):
+    """Binary cross-entropy of target and shared negatives, mean over the 1 + negatives terms of a position."""
+
+    kind: Literal["bce"] = "bce"
+    negatives: int = Field(default=256, ge=1)
+    """Draws per global batch, with replacement."""
+    source: NegativeSource = "uniform"
+    """As in `sampled_softmax`."""
+
+
+class GBCELoss(Config):
+    """BCE whose positive probability is raised to a power that undoes the overconfidence of negative sampling
+    (Petrov & Macdonald, RecSys'23). Its negatives are uniform."""
+
+    kind: Literal["gbce"] = "gbce"
+    negatives: int = Field(default=256, ge=1)
+    """Draws per global batch, with replacement."""
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    """t; 0 is plain BCE, 1 is fully calibrated probabilities."""
+
+
+SampledLossConfig = SampledSoftmaxLoss | BCELoss | GBCELoss
+
+RankingLossConfig = Annotated[SoftmaxLoss | SampledSoftmaxLoss | BCELoss | GBCELoss, Field(discriminator="kind")]
 """The loss on next (or masked) items, L_model."""

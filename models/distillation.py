@@ -8,11 +8,19 @@ Legend: G profiled users of the global batch, D hidden width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import CosineDistillation, DistillationLossConfig, InfoNCEDistillation, RMSEDistillation
+from models.config import (
+    CosineDistillation,
+    DistillationConfig,
+    DistillationLossConfig,
+    InfoNCEDistillation,
+    RMSEDistillation,
+)
 
 _TINY = 1e-8
 
@@ -57,3 +65,41 @@ def retrieval_accuracy(student_GD: Tensor, teacher_GD: Tensor) -> Tensor:
     """Share of users whose H_k is nearest, by cosine, to their own T(P(u)); chance is 1 / G."""
     own_G = torch.arange(len(student_GD), device=student_GD.device)
     return (cosines(student_GD, teacher_GD).argmax(1) == own_G).float().mean()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The distilling half of eq. 5, before α: ``objective`` carries the gradient, the rest is detached."""
+
+    objective: Tensor
+    distillation: Tensor
+    floor: Tensor
+    beta: Tensor
+    stats: dict[str, Tensor]
+
+
+def nothing_taught(like: Tensor) -> Taught:
+    """Of a step that does not distil, or has nobody to."""
+    zero = torch.zeros_like(like)
+    return Taught(zero, zero, zero, zero, {})
+
+
+def teach(
+    config: DistillationConfig, rows_GC: Tensor, ranking: Tensor, beta: bool, beta_cap: float | None, with_stats: bool
+) -> Taught:
+    """β·L_distil plus the weighted variance hinge, which β does not scale."""
+    student_GD, teacher_GD = rows_GC.chunk(2, 1)
+    distillation = distillation_loss(config.loss, student_GD, teacher_GD)
+    scale = dynamic_scale(ranking, distillation, beta_cap) if beta else torch.ones_like(ranking)
+    objective, floor = scale * distillation, torch.zeros_like(ranking)
+    if config.projection.variance_floor > 0:
+        floor = variance_hinge(teacher_GD)
+        objective = objective + config.projection.variance_floor * floor
+    stats = {}
+    if with_stats:
+        stats = {
+            "student_variance": mean_variance(student_GD),
+            "teacher_variance": mean_variance(teacher_GD),
+            "retrieval": retrieval_accuracy(student_GD, teacher_GD),
+        }
+    return Taught(objective, distillation.detach(), floor.detach(), scale, stats)

@@ -14,20 +14,17 @@ from torch import Tensor, nn
 
 from configs.errors import ConfigError, DataError, illegal
 from models.config import DistillationConfig, RankingLossConfig
-from models.distillation import (
-    distillation_loss,
-    dynamic_scale,
-    mean_variance,
-    retrieval_accuracy,
-    variance_hinge,
-)
+from models.distillation import nothing_taught, teach
 from models.hashing import derive_seed
-from models.losses import build_ranking_loss
+from models.losses import build_ranking_loss, build_sampler
+from models.negatives import Negatives
 from models.parallel import gather_rows, gather_values, world_size
 from models.pooling import Pooling
 from models.profile_head import ProfileHead
-from models.protocols import SequenceEncoder
+from models.protocols import SequenceEncoder, TrainingInputs
+from models.rowwise import RowwiseTable
 from models.sequences import Batch
+from models.softmax import Precision
 
 _TEACHER_STREAM = 1
 
@@ -58,7 +55,10 @@ class LossTerms:
     def values(self) -> dict[str, float]:
         """The global numbers for a log, absent ones left out."""
         logged = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "total"}
-        return {name: float(value) for name, value in logged.items() if value is not None}
+        tensors = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
+        numbers = torch.stack(list(tensors.values())).tolist()  # one wait for a GPU, not one per value
+        return dict(zip(tensors, numbers, strict=True)) | {
+            name: float(value) for name, value in logged.items() if isinstance(value, int)}
 
 
 class DistilledRecommender(nn.Module):
@@ -76,6 +76,8 @@ class DistilledRecommender(nn.Module):
         num_angles: int,
         seed: int,
         compat: Literal["none", "upstream"] = "none",
+        precision: Precision = "fp32",
+        item_counts_V: Tensor | None = None,
     ) -> None:
         """
         Args:
@@ -86,15 +88,19 @@ class DistilledRecommender(nn.Module):
             num_angles: profiles per user, at most.
             seed: of the teacher's side; the encoder has been initialised already.
             compat: ``upstream`` pools over padding as the published code does.
+            precision: of the ranking loss's matrix products.
+            item_counts_V: occurrences of items 1…n in training, where the loss samples by them.
 
         Raises:
-            ConfigError: the encoder is no torch module; T's widths do not fit.
+            ConfigError: the encoder is no torch module; T's widths do not fit; counts are needed.
         """
         super().__init__()
         if not isinstance(encoder, nn.Module):
             raise ConfigError(illegal("encoder", type(encoder).__name__, "a torch.nn.Module that is a SequenceEncoder"))
         self.encoder: SequenceEncoder = encoder
-        self.ranking_loss = build_ranking_loss(loss)
+        self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
+        self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
+        self._rows: RowwiseTable | None = None
         self.distillation = distillation
         if distillation is not None:
             pad_to = encoder.max_length if compat == "upstream" else None
@@ -111,6 +117,7 @@ class DistilledRecommender(nn.Module):
         beta_cap: float | None = None,
         mask_seed: int = 0,
         with_stats: bool = False,
+        draw_seed: int = 0,
     ) -> LossTerms:
         """Losses of one rank's part of a global batch; every rank must call it with the same settings.
 
@@ -121,24 +128,26 @@ class DistilledRecommender(nn.Module):
             beta_cap: upper bound of β; None: unbounded.
             mask_seed: of the encoder's masks.
             with_stats: also compute the variances and the retrieval share.
+            draw_seed: of the step's negatives.
 
         Raises:
             DataError: α > 0 and the batch carries no profile columns.
         """
         active = self.distillation if alpha > 0 else None
-        read = [self._read(items_BL, users_B, mask_seed, active) for items_BL, users_B in batch.split()]
+        scored = self._scored([self.encoder.training_inputs(*piece, mask_seed) for piece in batch.split()], draw_seed)
+        read = [self._read(inputs_BL, chosen_N, scored, active)
+                for inputs_BL, chosen_N in zip(scored.inputs_BL, scored.chosen_N, strict=True)]
         with torch.autocast(batch.items_BL.device.type, enabled=False):
-            hidden_ND, targets_N = (torch.cat([getattr(piece, name) for piece in read]) for name in
-                                    ("hidden_ND", "targets_N"))
-            ranking_sum = self.ranking_loss(hidden_ND, self.encoder.item_weights_VD(), targets_N)
+            hidden_ND, rows_N = torch.cat([piece.hidden_ND for piece in read]), scored.rows_N
+            ranking_sum = self.ranking_loss(hidden_ND, scored.weights_XD, rows_N, scored.negatives)
             rows_NC = self._sides(read, batch) if active else ranking_sum.new_zeros(0, 2)
-            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([len(targets_N), len(rows_NC)])])
+            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([len(rows_N), len(rows_NC)])])
             ranks_W3 = gather_values(local_3.double())
             num_positions, counts = int(ranks_W3[:, 1].sum()), [int(n) for n in ranks_W3[:, 2].tolist()]
             ranking = (ranks_W3[:, 0].sum() / max(num_positions, 1)).float()
-            taught = _nothing(ranking)
+            taught = nothing_taught(ranking)
             if active and sum(counts):
-                taught = _distil(active, gather_rows(rows_NC, counts), ranking, beta, beta_cap, with_stats)
+                taught = teach(active, gather_rows(rows_NC, counts), ranking, beta, beta_cap, with_stats)
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
             local = ranking_sum / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
             # DDP waits for every parameter, also in steps that do not teach.
@@ -153,18 +162,50 @@ class DistilledRecommender(nn.Module):
         """Parameters that exist only during training: T, attention vectors."""
         return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
 
-    def _read(self, items_BL: Tensor, users_B: Tensor, mask_seed: int, active: DistillationConfig | None) -> _Read:
+    def train_rows_of(self, table: RowwiseTable) -> None:
+        """From now on a step reads the item table's rows from there, and their gradient stays there.
+
+        Raises:
+            ConfigError: the loss scores the whole catalogue.
+        """
+        if self.sampler is None:
+            raise ConfigError("train.optimizer.table: rowwise needs a loss with sampled negatives, but softmax touches "
+                              "every item in every step; choose sampled_softmax, bce or gbce, or dense")
+        self._rows = table
+
+    def _scored(self, inputs: list[TrainingInputs], draw_seed: int) -> _Scored:
+        """What this rank's encoder reads, its targets and the step's negatives, and the table that they are rows of."""
+        inputs_BL, flat_X = [piece.inputs_BL for piece in inputs], [piece.targets_BL.flatten() for piece in inputs]
+        chosen_N = [targets_X.nonzero().squeeze(1) for targets_X in flat_X]
+        targets_N = torch.cat([x.index_select(0, chosen) for x, chosen in zip(flat_X, chosen_N, strict=True)])
+        negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
+        if self._rows is None:
+            if negatives is not None:
+                negatives = negatives.located(negatives.items_K - 1)
+            return _Scored(inputs_BL, chosen_N, self.encoder.item_weights_VD(), targets_N - 1, negatives)
+        assert negatives is not None
+        # 0 is always among them, so padding stays row 0.
+        read = [targets_N.new_zeros(1), *(x.flatten() for x in inputs_BL), targets_N, negatives.items_K]
+        rows_TD, ids_T = self._rows.take(torch.cat(read))
+        rows_N, rows_K = torch.searchsorted(ids_T, targets_N), torch.searchsorted(ids_T, negatives.items_K)
+        inputs_BL = [torch.searchsorted(ids_T, x.contiguous()) for x in inputs_BL]
+        return _Scored(inputs_BL, chosen_N, rows_TD, rows_N, negatives.located(rows_K))
+
+    def _read(self, inputs_BL: Tensor, chosen_N: Tensor, scored: _Scored, active: DistillationConfig | None) -> _Read:
         """One call of the encoder: the states that have a target, and H_k of every row."""
-        inputs_BL, targets_BL = self.encoder.training_inputs(items_BL, users_B, mask_seed)
-        encoded = self.encoder(inputs_BL, active.layer if active else None)
-        targets_X = targets_BL.flatten()
-        chosen_N = targets_X.nonzero().squeeze(1)
-        read = _Read(encoded.hidden_BLD.flatten(0, 1).index_select(0, chosen_N), targets_X[chosen_N])
+        layer = active.layer if active else None
+        if self._rows is None:
+            encoded = self.encoder(inputs_BL, layer)
+        else:
+            assert isinstance(self.encoder, nn.Module)
+            table = {self._rows.name: scored.weights_XD}
+            encoded = torch.func.functional_call(self.encoder, table, (inputs_BL, layer))
+        hidden_ND = encoded.hidden_BLD.flatten(0, 1).index_select(0, chosen_N)
         if active is None or encoded.layer_BLD is None:
-            return read
+            return _Read(hidden_ND)
         real_BL = inputs_BL != 0
         with torch.autocast(inputs_BL.device.type, enabled=False):
-            return read._replace(pooled_BD=self.pooling(encoded.layer_BLD.float(), real_BL), real_B=real_BL.any(1))
+            return _Read(hidden_ND, self.pooling(encoded.layer_BLD.float(), real_BL), real_BL.any(1))
 
     def _sides(self, read: list[_Read], batch: Batch) -> Tensor:
         """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
@@ -178,49 +219,24 @@ class DistilledRecommender(nn.Module):
         return torch.cat([torch.cat(pooled).index_select(0, chosen_N), teacher_ND], 1)
 
 
+class _Scored(NamedTuple):
+    """What one rank reads, piece by piece, and must score."""
+
+    inputs_BL: list[Tensor]
+    """Item ids, or rows of ``weights_XD`` where that is a part of the table."""
+    chosen_N: list[Tensor]
+    """Places of the targets in each flattened piece."""
+    weights_XD: Tensor
+    rows_N: Tensor
+    """The targets of all pieces, as rows of ``weights_XD``."""
+    negatives: Negatives | None
+
+
 class _Read(NamedTuple):
     """What one call of the encoder gives."""
 
     hidden_ND: Tensor
-    targets_N: Tensor
     pooled_BD: Tensor | None = None
     """H_k, fp32; None in a step that does not distil."""
     real_B: Tensor | None = None
     """Whether a row has a real position."""
-
-
-@dataclass(frozen=True)
-class _Taught:
-    """The distilling half of eq. 5, before α: ``objective`` carries the gradient, the rest is detached."""
-
-    objective: Tensor
-    distillation: Tensor
-    floor: Tensor
-    beta: Tensor
-    stats: dict[str, Tensor]
-
-
-def _nothing(like: Tensor) -> _Taught:
-    zero = torch.zeros_like(like)
-    return _Taught(zero, zero, zero, zero, {})
-
-
-def _distil(
-    config: DistillationConfig, rows_GC: Tensor, ranking: Tensor, beta: bool, beta_cap: float | None, with_stats: bool
-) -> _Taught:
-    """β·L_distil plus the weighted variance hinge, which β does not scale."""
-    student_GD, teacher_GD = rows_GC.chunk(2, 1)
-    distillation = distillation_loss(config.loss, student_GD, teacher_GD)
-    scale = dynamic_scale(ranking, distillation, beta_cap) if beta else torch.ones_like(ranking)
-    objective, floor = scale * distillation, torch.zeros_like(ranking)
-    if config.projection.variance_floor > 0:
-        floor = variance_hinge(teacher_GD)
-        objective = objective + config.projection.variance_floor * floor
-    stats = {}
-    if with_stats:
-        stats = {
-            "student_variance": mean_variance(student_GD),
-            "teacher_variance": mean_variance(teacher_GD),
-            "retrieval": retrieval_accuracy(student_GD, teacher_GD),
-        }
-    return _Taught(objective, distillation.detach(), floor.detach(), scale, stats)

@@ -1,85 +1,109 @@
-"""Ranking losses over the catalogue, without the matrix of positions × items.
+"""Ranking losses L_model, each as a sum over positions: the caller divides by the global number of positions.
 
-Legend: N positions with a target, D hidden width, V items, R rows of a chunk.
+Legend: N positions with a target, D hidden width, X rows of a scoring table, K distinct shared negatives.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import RankingLossConfig
+from models.config import BCELoss, GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
+from models.negatives import Negatives, NegativeSampler
+from models.sampled_softmax import own_hits, sampled_softmax
+from models.softmax import Precision, chunked_softmax, matmul_precision
 
 
 class RankingLoss(Protocol):
-    """L_model as a sum over positions; the caller divides by the global count."""
+    """What a position's state says of its target, against all items or against shared negatives."""
 
-    def __call__(self, hidden_ND: Tensor, weights_VD: Tensor, targets_N: Tensor) -> Tensor:
-        """fp32 scalar. ``targets_N`` are item ids 1…V; the weights' first row is item 1."""
+    def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
+        """fp32 scalar.
+
+        Args:
+            hidden_ND: states.
+            weights_XD: scoring vectors; the full loss takes all of them as the catalogue.
+            rows_N: the targets' rows in ``weights_XD``.
+            negatives: with ``items_K`` as rows of ``weights_XD``; None for a loss that samples nothing.
+        """
         ...
 
 
 class SoftmaxRankingLoss:
-    """Full cross-entropy, summed: Σ_i logsumexp_v(h_i·w_v) - h_i·w_target.
+    """Full cross-entropy."""
 
-    Gradients are made in the forward pass, ``chunk_rows`` positions at a time.
-    """
+    def __init__(self, config: SoftmaxLoss, precision: Precision) -> None:
+        self._chunk_rows, self._precision = config.chunk_rows, precision
 
-    def __init__(self, chunk_rows: int) -> None:
-        self.chunk_rows = chunk_rows
-
-    def __call__(self, hidden_ND: Tensor, weights_VD: Tensor, targets_N: Tensor) -> Tensor:
-        hidden_ND, weights_VD = hidden_ND.float(), weights_VD.float()
+    def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
+        hidden_ND, weights_XD = hidden_ND.float(), weights_XD.float()
         if len(hidden_ND) == 0:
-            return hidden_ND.sum() + 0 * weights_VD.sum()
-        run = fused_softmax if hasattr(F, "linear_cross_entropy") else chunked_softmax
-        return run(hidden_ND, weights_VD, targets_N - 1, self.chunk_rows)
+            return hidden_ND.sum() + 0 * weights_XD.sum()
+        return chunked_softmax(hidden_ND, weights_XD, rows_N, self._chunk_rows, self._precision)
 
 
-def build_ranking_loss(config: RankingLossConfig) -> RankingLoss:
-    """The loss that a configuration names."""
-    return SoftmaxRankingLoss(config.chunk_rows)
+class SampledRankingLoss:
+    """Sampled softmax: the normaliser is the target's own term plus an estimate of all others from the negatives."""
+
+    def __init__(self, config: SampledSoftmaxLoss, precision: Precision) -> None:
+        self._log_q, self._precision = config.log_q, precision
+
+    def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
+        assert negatives is not None
+        weight_K = negatives.counts_K / negatives.expected_K if self._log_q else negatives.counts_K
+        return sampled_softmax(hidden_ND.float(), weights_XD.float(), rows_N, negatives.items_K, weight_K.log(),
+                               self._precision)
 
 
-def fused_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int) -> Tensor:
-    """torch's own chunked kernel (torch ≥ 2.13). Its automatic chunks shrink to a few rows: set them here."""
-    options = torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk_rows)
-    return F.linear_cross_entropy(hidden_ND, weights_VD, rows_N, reduction="sum", options=options)
+class BinaryRankingLoss:
+    """-(β·log σ(s_target) + Σ_k log σ(-s_k)) / (1 + draws) per position; a hit of the own target counts nothing."""
+
+    def __init__(self, draws: int, exponent: float, precision: Precision) -> None:
+        """``exponent``: β of gBCE, 1 for BCE."""
+        self._draws, self._exponent, self._precision = draws, exponent, precision
+
+    def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
+        assert negatives is not None
+        hidden_ND, weights_XD = hidden_ND.float(), weights_XD.float()
+        with matmul_precision(self._precision, hidden_ND.device):
+            scores_NK = hidden_ND @ weights_XD.index_select(0, negatives.items_K).T
+        hit_N, place_N = own_hits(rows_N, negatives.items_K)
+        against_NK = F.softplus(scores_NK) * negatives.counts_K
+        own = against_NK[hit_N, place_N[hit_N]].sum()
+        right_N = (hidden_ND * weights_XD.index_select(0, rows_N)).sum(1)
+        return (self._exponent * F.softplus(-right_N).sum() + against_NK.sum() - own) / (1 + self._draws)
 
 
-def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int) -> Tensor:
-    """The same in plain torch, for versions without the fused kernel."""
-    return _ChunkedSoftmax.apply(hidden_ND, weights_VD, rows_N, chunk_rows)  # type: ignore[no-any-return]
+def build_ranking_loss(config: RankingLossConfig, num_items: int, precision: Precision = "fp32") -> RankingLoss:
+    """The loss that a configuration names, for a catalogue of ``num_items``."""
+    if isinstance(config, SoftmaxLoss):
+        return SoftmaxRankingLoss(config, precision)
+    if isinstance(config, SampledSoftmaxLoss):
+        return SampledRankingLoss(config, precision)
+    exponent = gbce_exponent(config, num_items) if isinstance(config, GBCELoss) else 1.0
+    return BinaryRankingLoss(config.negatives, exponent, precision)
 
 
-class _ChunkedSoftmax(torch.autograd.Function):
-    """Σ cross-entropy with both gradients made while a chunk's probabilities are at hand."""
+def build_sampler(config: RankingLossConfig, num_items: int, counts_V: Tensor | None) -> NegativeSampler | None:
+    """Where its negatives come from; None for the full softmax.
 
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int) -> Tensor:
-        loss = hidden_ND.new_zeros(())
-        hidden_grad_ND = torch.empty_like(hidden_ND)
-        weights_grad_VD = torch.zeros_like(weights_VD)
-        for start in range(0, len(hidden_ND), chunk_rows):
-            hidden_RD = hidden_ND[start : start + chunk_rows]
-            rows_R1 = rows_N[start : start + chunk_rows].unsqueeze(1)
-            logits_RV = hidden_RD @ weights_VD.T
-            top_R1 = logits_RV.amax(1, keepdim=True)
-            right_R1 = logits_RV.gather(1, rows_R1)
-            probabilities_RV = logits_RV.sub_(top_R1).exp_()
-            total_R1 = probabilities_RV.sum(1, keepdim=True)
-            loss += (total_R1.log() + top_R1 - right_R1).sum()
-            probabilities_RV.div_(total_R1)
-            probabilities_RV.scatter_add_(1, rows_R1, -torch.ones_like(right_R1))
-            torch.mm(probabilities_RV, weights_VD, out=hidden_grad_ND[start : start + chunk_rows])
-            weights_grad_VD.addmm_(probabilities_RV.T, hidden_RD)
-        ctx.save_for_backward(hidden_grad_ND, weights_grad_VD)
-        return loss
+    Raises:
+        ConfigError: it samples by the items' counts, and there are none.
+    """
+    if isinstance(config, SoftmaxLoss):
+        return None
+    source = "uniform" if isinstance(config, GBCELoss) else config.source
+    return NegativeSampler(source, config.negatives, num_items, counts_V)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None]:
-        hidden_grad_ND, weights_grad_VD = ctx.saved_tensors
-        return hidden_grad_ND * grads[0], weights_grad_VD * grads[0], None, None
+
+def samples_by_count(config: RankingLossConfig) -> bool:
+    """Whether the negatives follow the items' counts in training."""
+    return isinstance(config, (SampledSoftmaxLoss, BCELoss)) and config.source != "uniform"
+
+
+def gbce_exponent(config: GBCELoss, num_items: int) -> float:
+    """β = α·(t·(1 - 1/α) + 1/α) with the sampling rate α = negatives / (items - 1) (Petrov & Macdonald, RecSys'23)."""
+    rate = min(config.negatives / max(num_items - 1, 1), 1.0)
+    return rate * (config.calibration * (1 - 1 / rate) + 1 / rate)

@@ -44,3 +44,11 @@ def gather_rows(rows_NC: Tensor, counts: list[int]) -> Tensor:
     parts = [part[:count] for part, count in zip(gathered, counts, strict=True)]
     parts[dist.get_rank()] = rows_NC
     return torch.cat(parts)
+
+
+def gather_ids(ids_N: Tensor) -> Tensor:
+    """The int64 ids of all ranks in rank order, [G]; N may differ between ranks."""
+    if world_size() == 1:
+        return ids_N
+    counts = [int(n) for n in gather_values(torch.tensor([len(ids_N)], device=ids_N.device)).flatten().tolist()]
+    return gather_rows(ids_N.unsqueeze(1), counts).squeeze(1)

@@ -5,7 +5,7 @@ Legend: N users, B batch, L positions, A profiles per user, P profile width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -132,9 +132,15 @@ class Batch:
         for items_BL, users_B, width in zip(self.items_BL.split(rows), self.users_B.split(rows), widths, strict=True):
             yield items_BL[:, :width], users_B
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where a GPU copies while it computes."""
+        return self._each(lambda t: t.pin_memory())
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        move = [None if t is None else t.to(device, non_blocking=non_blocking)
-                for t in (self.users_B, self.items_BL, self.profiles_BAP, self.profiled_BA)]
-        assert move[0] is not None and move[1] is not None
-        return Batch(move[0], move[1], move[2], move[3], self.pieces)
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(change(self.users_B), change(self.items_BL),
+                     None if self.profiles_BAP is None else change(self.profiles_BAP),
+                     None if self.profiled_BA is None else change(self.profiled_BA), self.pieces)

@@ -22,6 +22,16 @@ class OptimizerConfig(Config):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up of the learning rate, in optimizer steps; it starts over with a fresh optimizer."""
+    table: Literal["dense", "rowwise"] = "dense"
+    """`rowwise` updates only the item rows that a step reads, to the same weights up to rounding: its cost does not
+    grow with the catalogue. For losses with sampled negatives; needs beta1 < √beta2."""
+
+    @model_validator(mode="after")
+    def _momentum_runs_out(self) -> OptimizerConfig:
+        if self.table == "rowwise" and self.beta1 >= self.beta2**0.5:
+            raise ValueError(f"table=rowwise needs beta1 below the root of beta2, got {self.beta1} and {self.beta2}: "
+                             "the momentum of a resting row must run out")
+        return self
 
 
 class EarlyStoppingConfig(Config):
@@ -89,7 +99,11 @@ class TrainConfig(Config):
     """Epochs of the first phase. The plain arm counts them too: same epochs, same optimizer treatment."""
 
     batch_size: int = Field(default=128, ge=1)
-    """Users per optimizer step, over all workers."""
+    """Users per optimizer step, over all workers; with `batch_tokens` at most so many."""
+
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Positions per optimizer step, padding counted, over all workers: short sequences share a batch with many others,
+    long ones with few. None: every batch holds `batch_size` users."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -103,7 +117,7 @@ class TrainConfig(Config):
     """Global gradient norm bound."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast of the encoder; losses and β stay fp32."""
+    """bf16: inputs of matrix products are rounded to it (autocast in the encoder); losses and β stay fp32."""
 
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
@@ -135,6 +149,13 @@ class TrainConfig(Config):
         if self.distill_epochs >= self.epochs:
             raise ValueError(f"distill_epochs={self.distill_epochs} must be below epochs={self.epochs}: "
                              "the best epoch is chosen in the fine-tuning phase")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_few(self) -> TrainConfig:
+        if self.optimizer.table == "rowwise" and isinstance(self.loss, SoftmaxLoss):
+            raise ValueError("optimizer.table=rowwise needs a loss with sampled negatives, but loss.kind=softmax reads "
+                             "every item in every step; choose sampled_softmax, bce or gbce, or table=dense")
         return self
 
     def arm_key(self, arm: Arm) -> dict[str, object]:

@@ -17,6 +17,8 @@ from models.sequences import Batch, Sequences, pieces
 from pipeline.arrays import training_sequences
 from pipeline.train.targets import Targets
 
+_COUNTED_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -58,6 +60,13 @@ class TrainingRows:
     def lengths_N(self) -> np.ndarray:
         """Items of each row, cut to ``max_items``."""
         return np.minimum(self.sequences.lengths[self.index_N], self.max_items)
+
+    def item_counts(self, num_items: int) -> np.ndarray:
+        """Occurrences of items 1…n in the training sequences, int64."""
+        counts = np.zeros(num_items + 1, np.int64)
+        for start in range(0, len(self.sequences.values), _COUNTED_AT_ONCE):
+            counts += np.bincount(self.sequences.values[start : start + _COUNTED_AT_ONCE], minlength=num_items + 1)
+        return counts[1:]
 
     def with_targets(self, targets: Targets) -> TrainingRows:
         """The same rows with teacher targets beside them."""

@@ -5,35 +5,28 @@ Legend: B users of a batch.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from cluster.storage import Storage
 from configs.errors import TrainingError
-from models.distilled import DistilledRecommender, LossTerms
-from models.hashing import derive_seed
+from models.losses import samples_by_count
+from models.sequences import Batch
 from models.students import build_encoder
 from pipeline.arrays import cases
 from pipeline.columns import USER_ID, USER_IDX
-from pipeline.train.checkpoint import (
-    Checkpoint,
-    Progress,
-    optimizer_tensors,
-    read_checkpoint,
-    restore_optimizer,
-    write_checkpoint,
-)
+from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from pipeline.train.data import TrainingRows
+from pipeline.train.feed import feed
+from pipeline.train.learner import Learner
 from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.sampler import Sampler
 from pipeline.train.schedule import Schedule
-from pipeline.train.seeds import Stream
 from pipeline.train.selection import Selection
 from pipeline.train.session import Session
 from pipeline.train.spec import TrainSpec
@@ -42,6 +35,8 @@ from pipeline.train.validation import Validator
 
 FAILURE = "non_finite_batch.json"
 """In the attempt folder: where and on which users the loss or its gradient stopped being finite."""
+STATS_EVERY = 8
+"""Steps between two for which an epoch's means of the variances and the retrieval share are computed."""
 
 
 def train_loop(session: Session, spec: TrainSpec, storage: Storage, live: Path) -> None:
@@ -79,19 +74,14 @@ class _Run:
         self._rows = TrainingRows.open(storage.local(spec.train), encoder)
         if spec.targets is not None:
             self._rows = self._rows.with_targets(Targets.open(storage.local(spec.targets), self._rows.users_N))
-        self._model = DistilledRecommender(encoder, config.loss, None if spec.arm == "plain" else config.distillation,
-                                           spec.profile_dim, spec.num_angles, spec.seed, config.compat)
-        self._model.to(session.device)
-        self._names = [name for name, _ in self._model.named_parameters()]
-        self._wrapped: nn.Module = self._model
-        if session.world_size > 1:
-            self._wrapped = DistributedDataParallel(self._model)
-        self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed)
+        counts_V = self._rows.item_counts(spec.num_items) if samples_by_count(config.loss) else None
+        self._learner = Learner(encoder, config, spec.arm, spec.seed, session.device, spec.profile_dim,
+                                spec.num_angles, counts_V)
+        self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed, config.batch_tokens)
         self._schedule = Schedule(config, spec.arm, len(self._sampler))
         held_out = cases(storage.local(spec.validation))
         self._validator = Validator(held_out, config, spec.seed, session.rank, session.world_size)
         self._selection = Selection(config, self._validator.num_cases)
-        self._optimizer = self._new_optimizer()
         self._best: dict[str, Tensor] | None = None
         self.progress = Progress(spec.fingerprint)
         earlier = self._resume()
@@ -106,16 +96,18 @@ class _Run:
         config, progress = self._spec.config, self.progress
         started = time.perf_counter()
         if self._schedule.fresh_optimizer(progress.epochs):
-            self._optimizer = self._new_optimizer()
+            self._learner.start_optimizer()
         means = self._train()
+        self._learner.settle()
+        encoder = self._learner.model.encoder
         progress.epochs += 1
         last = progress.epochs == config.epochs
         validated: dict[str, float] = {}
         if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):
-            validated = self._validator(self._model.encoder, self._session.device)
+            validated = self._validator(encoder, self._session.device)
         if self._selection.update(progress, validated):
             self._best = {name: value.detach().to("cpu", copy=True)
-                          for name, value in self._model.encoder.state_dict().items()}
+                          for name, value in encoder.state_dict().items()}
         progress.finished = last or progress.stopped_early
         progress.seconds += time.perf_counter() - started
         record = {"kind": "epoch", "epoch": progress.epochs, "step": progress.steps,
@@ -130,44 +122,30 @@ class _Run:
         """The optimizer steps of one epoch; returns global means over it."""
         spec, session, progress = self._spec, self._session, self.progress
         order = self._sampler.epoch(progress.epochs)
-        mask_seed = derive_seed(spec.seed, Stream.MASKS, progress.epochs)
-        means = _Means()
-        self._model.train()
-        for place in range(len(order)):
-            step = progress.steps
-            torch.manual_seed(derive_seed(spec.seed, Stream.DROPOUT, step, session.rank))
-            alpha, rate = self._schedule.alpha(step), self._schedule.learning_rate(step)
+        log_every = spec.config.execution.log_every_steps
+        first = progress.steps
+
+        def make(place: int) -> Batch:
             rows_B = order.part(place, session.rank, session.world_size)
-            batch = self._rows.batch(rows_B, with_targets=alpha > 0).to(session.device)
-            self._optimizer.param_groups[0]["lr"] = rate
-            self._optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(session.device.type, torch.bfloat16, enabled=spec.config.precision == "bf16"):
-                terms: LossTerms = self._wrapped(batch, alpha, spec.config.beta, spec.config.beta_cap, mask_seed, True)
-            terms.total.backward()
-            values = {**terms.values(), "gradient_norm": self._clip_gradients()}
+            return self._rows.batch(rows_B, with_targets=self._schedule.alpha(first + place) > 0)
+
+        means = _Means()
+        self._learner.model.train()
+        for place, batch in enumerate(feed(make, len(order), session.device)):
+            step = progress.steps
+            alpha, rate = self._schedule.alpha(step), self._schedule.learning_rate(step)
+            due, sampled = (step + 1) % log_every == 0, place % STATS_EVERY == 0
+            values = self._learner.gradients(batch, alpha, progress.epochs, step, session.rank, due or sampled)
             # Every one of them is global, so all ranks come to the same verdict.
-            if not np.isfinite(list(values.values())).all():
+            if not all(map(math.isfinite, values.values())):
                 self._stop(values, order.batch(place))
-            self._optimizer.step()
+            self._learner.update(rate)
             progress.steps += 1
-            means.add(values)
-            if self._log is not None and progress.steps % spec.config.execution.log_every_steps == 0:
+            means.add(values, sampled)
+            if self._log is not None and due:
                 self._log.write({"kind": "step", "epoch": progress.epochs + 1, "step": progress.steps, "alpha": alpha,
                                  "learning_rate": rate, **values})
         return means.result()
-
-    def _clip_gradients(self) -> float:
-        """Bound the global norm as configured; returns it as it was. DDP has averaged: it is the same on all ranks."""
-        parameters = [p for p in self._model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self._spec.config.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self._spec.config.gradient_clip, norm)
-        return float(norm)
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        given = self._spec.config.optimizer
-        return torch.optim.AdamW(self._model.parameters(), given.lr, (given.beta1, given.beta2),
-                                 weight_decay=given.weight_decay, fused=True)
 
     def _resume(self) -> bytes:
         """Load the latest checkpoint if there is one; returns the metrics up to it."""
@@ -175,17 +153,15 @@ class _Run:
         if folder is None:
             return b""
         saved = read_checkpoint(folder, self._spec.fingerprint)
-        self._model.load_state_dict(saved.model)
-        restore_optimizer(self._optimizer, self._names, saved.optimizer)
+        self._learner.restore(saved.model, saved.optimizer)
         self._best, self.progress = saved.best, saved.progress
         return saved.metrics
 
     def _save(self) -> Path:
         assert self._log is not None
         folder = self._session.new_folder()
-        write_checkpoint(folder, Checkpoint(self.progress, self._model.state_dict(),
-                                            optimizer_tensors(self._optimizer, self._names), self._best,
-                                            self._log.content()))
+        write_checkpoint(folder, Checkpoint(self.progress, self._learner.model.state_dict(),
+                                            self._learner.optimizer_state(), self._best, self._log.content()))
         return folder
 
     def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> None:
@@ -207,9 +183,10 @@ class _Run:
         raise TrainingError(message)
 
 
+_STATS = ("student_variance", "teacher_variance", "retrieval")
 _COUNTS = ("num_positions", "num_profiled")
 _WEIGHTS = {"ranking": "num_positions"} | dict.fromkeys(
-    ("distillation", "variance_floor", "beta", "student_variance", "teacher_variance", "retrieval"), "num_profiled")
+    ("distillation", "variance_floor", "beta", *_STATS), "num_profiled")
 
 
 class _Means:
@@ -219,9 +196,10 @@ class _Means:
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float] = {}
 
-    def add(self, values: dict[str, float]) -> None:
+    def add(self, values: dict[str, float], with_stats: bool) -> None:
+        """One step; a step that was asked for its statistics only to be logged leaves them out of the means."""
         for name, value in values.items():
-            if name not in _COUNTS:
+            if name not in _COUNTS and (with_stats or name not in _STATS):
                 weight = values[_WEIGHTS[name]] if name in _WEIGHTS else 1.0
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value
                 self._weights[name] = self._weights.get(name, 0.0) + weight

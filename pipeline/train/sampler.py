@@ -5,8 +5,8 @@ Legend: N training rows, B users of a global batch, S optimizer steps of an epoc
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,15 +18,16 @@ class EpochOrder:
     """The global batches of one epoch; any step can be asked for at once."""
 
     rows_N: np.ndarray
-    """int64, every training row once."""
-    batch_size: int
+    """int64, every training row once, batch after batch."""
+    edges: np.ndarray
+    """int64 [S + 1]; batch i is ``rows_N[edges[i]:edges[i + 1]]``."""
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows_N) / self.batch_size)
+        return len(self.edges) - 1
 
     def batch(self, step: int) -> np.ndarray:
-        """Rows of global batch ``step`` (from 0), ascending by length; the last one may be smaller."""
-        return self.rows_N[step * self.batch_size : (step + 1) * self.batch_size]
+        """Rows of global batch ``step`` (from 0), ascending by length."""
+        return self.rows_N[self.edges[step] : self.edges[step + 1]]
 
     def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
         """One worker's rows of a global batch: every ``world_size``-th, so that all get the same mix of lengths; empty
@@ -42,20 +43,50 @@ class Sampler:
     mean over a batch's positions: short and long batches would weigh the same, and so the positions of short
     histories far more than those of long ones. Padding is avoided inside a batch instead, see
     :func:`models.sequences.pieces`.
+
+    With ``batch_tokens`` all batches hold about as many positions, so positions weigh alike and rows of one length may
+    share a batch: all rows are sorted by length, ties at random, and cut; the batches come in random order. Their sizes
+    are the same in every epoch, so that an epoch has a fixed number of steps.
     """
 
     lengths_N: np.ndarray
     """Items of each row, as the model will see it."""
     batch_size: int
-    """B, over all workers."""
+    """Users of a batch, over all workers; with ``batch_tokens`` at most."""
     seed: int
+    batch_tokens: int | None = None
+    """Rows × longest row of a batch, at most (one row is always allowed); None: unbounded."""
 
     def __len__(self) -> int:
         """S."""
-        return math.ceil(len(self.lengths_N) / self.batch_size)
+        return len(self._edges) - 1
 
     def epoch(self, epoch: int) -> EpochOrder:
-        """The order of one epoch (from 0). Rows that fill no whole batch come last."""
-        rows_N = generator(self.seed, Stream.ORDER, epoch).permutation(len(self.lengths_N))
+        """The order of one epoch (from 0). With a fixed size, rows that fill no whole batch come last."""
+        rng = generator(self.seed, Stream.ORDER, epoch)
+        rows_N = rng.permutation(len(self.lengths_N))
+        if self.batch_tokens is not None:
+            return self._shuffled(rows_N[np.argsort(self.lengths_N[rows_N], kind="stable")], rng)
         batch_N = np.arange(len(rows_N)) // self.batch_size
-        return EpochOrder(rows_N[np.lexsort((self.lengths_N[rows_N], batch_N))], self.batch_size)
+        return EpochOrder(rows_N[np.lexsort((self.lengths_N[rows_N], batch_N))], self._edges)
+
+    def _shuffled(self, rows_N: np.ndarray, rng: np.random.Generator) -> EpochOrder:
+        """Batches of different sizes in random order."""
+        order = rng.permutation(len(self))
+        sizes = np.diff(self._edges)[order]
+        edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        source = np.repeat(self._edges[:-1][order] - edges[:-1], sizes) + np.arange(len(rows_N))
+        return EpochOrder(rows_N[source], edges)
+
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        """Where batches begin and end, among rows in the order that they are cut from."""
+        total = len(self.lengths_N)
+        if self.batch_tokens is None:
+            return np.append(np.arange(0, total, self.batch_size), total)
+        lengths_N, edges = np.sort(self.lengths_N), [0]
+        while edges[-1] < total:
+            start = edges[-1]
+            most = np.arange(1, min(self.batch_size, total - start) + 1) * lengths_N[start : start + self.batch_size]
+            edges.append(start + max(int(np.searchsorted(most, self.batch_tokens, side="right")), 1))
+        return np.array(edges, np.int64)

@@ -21,6 +21,8 @@ class Stream(IntEnum):
     SHUFFLED_TARGETS = 104
     RANDOM_TARGETS = 105
     VALIDATION_SAMPLE = 106
+    NEGATIVES = 107
+    """Negatives of one step."""
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.config import (
     AttentionPooling,
+    BCELoss,
     BERT4RecConfig,
     CosineDistillation,
     DistillationConfig,
@@ -30,16 +31,20 @@ from models.config import (
     ESASRecConfig,
     ExponentialPooling,
     GRU4RecConfig,
+    GBCELoss,
     InfoNCEDistillation,
     ModelConfig,
     MSEDistillation,
     ProjectionConfig,
+    RankingLossConfig,
     RMSEDistillation,
+    SampledSoftmaxLoss,
     SASRecConfig,
     SoftmaxLoss,
 )
 from models.distilled import DistilledRecommender
-from models.parallel import gather_rows, gather_values
+from models.parallel import gather_ids, gather_rows, gather_values
+from models.rowwise import RowwiseTable
 from models.sequences import Batch
 from models.students import build_encoder
 
@@ -65,11 +70,15 @@ class Scenario:
     beta: bool = True
     beta_cap: float | None = None
     rows: int = ROWS
+    ranking: RankingLossConfig = SoftmaxLoss(chunk_rows=8)
+    by_rows: bool = False
+    """Train the item table by rows (``models.rowwise``)."""
 
     def model(self) -> DistilledRecommender:
         encoder = build_encoder(self.student, NUM_ITEMS, seed=0)
         distillation = self.distillation.model_copy(update={"loss": self.loss})
-        return DistilledRecommender(encoder, SoftmaxLoss(chunk_rows=8), distillation, PROFILE_DIM, ANGLES, seed=0)
+        return DistilledRecommender(encoder, self.ranking, distillation, PROFILE_DIM, ANGLES, seed=0,
+                                    item_counts_V=torch.arange(1, NUM_ITEMS + 1))
 
     def batch(self, rank: int, world: int) -> Batch:
         generator = torch.Generator().manual_seed(1)
@@ -104,24 +113,47 @@ SCENARIOS = {
     "rmse-nobody-profiled": Scenario(RMSEDistillation(), profiled=NOBODY),
     "infonce-one-row": Scenario(InfoNCEDistillation(), rows=1),
     "mse-alpha-0": Scenario(MSEDistillation(), alpha=0.0),
+    "uniform": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(negatives=9)),
+    "popularity-bert4rec": Scenario(MSEDistillation(), student=BERT4REC,
+                                    ranking=SampledSoftmaxLoss(negatives=9, source="popularity")),
+    "in-batch": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(source="in_batch")),
+    "in-batch-few": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(source="in_batch", negatives=7)),
+    "in-batch-one-row": Scenario(MSEDistillation(), rows=1, ranking=SampledSoftmaxLoss(source="in_batch")),
+    "bce-in-batch": Scenario(MSEDistillation(), ranking=BCELoss(source="in_batch", negatives=7)),
+    "gbce": Scenario(MSEDistillation(), ranking=GBCELoss(negatives=9)),
+    "rows-uniform": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(negatives=9), by_rows=True),
+    "rows-in-batch-bert4rec": Scenario(InfoNCEDistillation(), student=BERT4REC, by_rows=True, distillation=RICH,
+                                       ranking=SampledSoftmaxLoss(source="in_batch", negatives=7)),
+    "rows-one-row": Scenario(MSEDistillation(), rows=1, ranking=GBCELoss(negatives=9), by_rows=True),
 }
 
 
 def observe(scenario: Scenario, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
     """Values and gradients of one step, then the values after an optimizer step."""
     model = scenario.model()
+    table = RowwiseTable(model.encoder, (0.9, 0.999), 0.1) if scenario.by_rows else None
+    if table is not None:
+        model.train_rows_of(table)
     wrapped: nn.Module = model if world == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     batch = scenario.batch(rank, world)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     seen: dict[str, Tensor] = {}
     for step in range(2):
-        terms = wrapped(batch, scenario.alpha, scenario.beta, scenario.beta_cap, mask_seed=step, with_stats=True)
+        terms = wrapped(batch, scenario.alpha, scenario.beta, scenario.beta_cap, mask_seed=step, with_stats=True,
+                        draw_seed=step)
         optimizer.zero_grad()
         terms.total.backward()
+        if table is not None:
+            table.exchange()
+            table.step(0.1)
         seen |= {f"value.{step}.{name}": torch.tensor(value) for name, value in terms.values().items()}
         if step == 0:
             seen |= {f"gradient.{name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
+    if table is not None:
+        table.settle()
+        seen |= {f"rows.{name}": value for name, value in table.state().items()}
+        seen["rows.table"] = model.state_dict()["encoder.item_embedding.weight"]
     return seen
 
 
@@ -133,7 +165,9 @@ def gathered_gradient(rank: int, world: int) -> dict[str, Tensor]:
     rows_GC = gather_rows(rows_NC, counts)
     (rows_GC**2 * torch.arange(1.0, 7.0).unsqueeze(1)).sum().backward()
     assert rows_NC.grad is not None
-    return {"rows": rows_GC.detach(), "gradient": rows_NC.grad, "values": gather_values(torch.tensor([float(rank)]))}
+    ids = gather_ids(torch.arange(6)[start : start + counts[rank]])
+    return {"rows": rows_GC.detach(), "gradient": rows_NC.grad, "values": gather_values(torch.tensor([float(rank)])),
+            "ids": ids}
 
 
 def run_rank(rank: int, world: int, folder: str) -> None:
@@ -186,11 +220,14 @@ def test_scenarios_cover_what_they_claim() -> None:
     assert per_rank[0] != per_rank[1]
     assert not any(SCENARIOS["rmse-one-rank-profiled"].profiled[1::2])
     assert seen["mse"]["gradient.encoder.item_embedding.weight"].any()
+    assert "gradient.encoder.item_embedding.weight" not in seen["rows-uniform"]
+    assert seen["rows-uniform"]["rows.exp_avg"].any()
 
 
 def test_gathered_rows_carry_the_gradient_of_the_own_rows(ranks: list[dict[str, Tensor]]) -> None:
     single = gathered_gradient(0, 1)
     assert all(torch.equal(seen["gather/rows"], single["rows"]) for seen in ranks)
+    assert all(seen["gather/ids"].tolist() == list(range(6)) for seen in ranks)
     torch.testing.assert_close(torch.cat([seen["gather/gradient"] for seen in ranks]), single["gradient"])
     assert all(seen["gather/values"].flatten().tolist() == list(range(len(ranks))) for seen in ranks)
 

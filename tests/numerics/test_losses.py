@@ -1,4 +1,7 @@
-"""The ranking loss against cross-entropy written in loops and against torch's plain one."""
+"""Every ranking loss, value and gradients, against the same written with dense logits and autograd.
+
+Legend: N positions, D hidden width, V items, K distinct negatives.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import SoftmaxLoss
-from models.losses import SoftmaxRankingLoss, build_ranking_loss, chunked_softmax, fused_softmax
+from models import softmax
+from models.config import BCELoss, GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
+from models.losses import build_ranking_loss, gbce_exponent
+from models.negatives import Negatives
+from models.softmax import chunked_softmax
 
-Kernel = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-HAS_FUSED = hasattr(F, "linear_cross_entropy")
-KERNELS = [
-    pytest.param(chunked_softmax, id="chunked"),
-    pytest.param(fused_softmax, id="fused",
-                 marks=pytest.mark.skipif(not HAS_FUSED, reason="this torch has no linear_cross_entropy")),
-]
+ITEMS = 211
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def inputs(rows: int = 53, items: int = 211, width: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(rows: int = 53, items: int = ITEMS, width: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     """States, an embedding table whose row 0 is padding, 0-based targets."""
     generator = torch.Generator().manual_seed(0)
     hidden_ND = torch.randn(rows, width, generator=generator)
@@ -30,65 +31,175 @@ def inputs(rows: int = 53, items: int = 211, width: int = 16) -> tuple[Tensor, T
     return hidden_ND, table, torch.randint(items, (rows,), generator=generator)
 
 
-def run(kernel: Kernel, chunk_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and both gradients, the weights being a slice of the table, the loss scaled as in training."""
+def run(loss: Loss, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Value and both gradients, the weights being a slice of the table, the loss scaled as in training."""
     hidden_ND, table, rows_N = inputs()
-    hidden_ND.requires_grad_()
+    hidden_ND = (hidden_ND * scale).requires_grad_()
     table.requires_grad_()
-    loss = kernel(hidden_ND, table[1:-1], rows_N, chunk_rows)
-    (loss * 0.7 / len(hidden_ND)).backward()
+    value = loss(hidden_ND, table[1:-1], rows_N)
+    (value * 0.7 / len(hidden_ND)).backward()
     assert hidden_ND.grad is not None and table.grad is not None
-    return loss.detach(), hidden_ND.grad, table.grad
+    return value.detach(), hidden_ND.grad, table.grad
 
 
-def plain(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int) -> Tensor:
+def agree(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
+    for mine, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
+
+
+def dense(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor) -> Tensor:
     return F.cross_entropy(hidden_ND @ weights_VD.T, rows_N, reduction="sum")
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_value_equals_plain_loops(kernel: Kernel) -> None:
+@pytest.fixture(params=["one pass", "tiles"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the full softmax, with tiles that divide neither positions nor items."""
+    if request.param == "tiles":
+        monkeypatch.setattr(softmax, "_CACHED_BYTES", {"cpu": 0})
+        monkeypatch.setattr(softmax, "_TILE_ROWS", 20)
+        monkeypatch.setattr(softmax, "_TILE_ITEMS", 64)
+    return str(request.param)
+
+
+def test_softmax_value_equals_plain_loops(form: str) -> None:
     hidden_ND, table, rows_N = inputs(rows=5, items=7, width=3)
     weights = table[1:-1].tolist()
     expected = 0.0
     for hidden, row in zip(hidden_ND.tolist(), rows_N.tolist(), strict=True):
         scores = [sum(a * b for a, b in zip(hidden, weight, strict=True)) for weight in weights]
         expected += log(sum(exp(score) for score in scores)) - scores[row]
-    assert float(kernel(hidden_ND, table[1:-1], rows_N, 2)) == pytest.approx(expected, rel=1e-5)
+    assert float(chunked_softmax(hidden_ND, table[1:-1], rows_N)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+def test_softmax_equals_dense_cross_entropy(form: str) -> None:
+    agree(run(chunked_softmax), run(dense))
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 8, 53, 128])
-def test_value_and_gradients_equal_plain_cross_entropy(kernel: Kernel, chunk_rows: int) -> None:
-    for got, expected in zip(run(kernel, chunk_rows), run(plain, 0), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+def test_chunks_of_any_size_give_the_same(chunk_rows: int) -> None:
+    agree(run(lambda h, w, r: chunked_softmax(h, w, r, chunk_rows)), run(dense))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_large_scores_do_not_overflow(kernel: Kernel) -> None:
-    hidden_ND, table, rows_N = inputs()
-    loss = kernel(hidden_ND * 200, table[1:-1], rows_N, 16)
-    torch.testing.assert_close(loss, plain(hidden_ND * 200, table[1:-1], rows_N, 0), rtol=1e-5, atol=1e-2)
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_scores_too_large_for_exp_are_shifted(form: str, scale: float) -> None:
+    value, hidden_grad, table_grad = run(chunked_softmax, scale)
+    expected = run(dense, scale)
+    torch.testing.assert_close(value, expected[0], rtol=1e-5, atol=1e-2)
+    agree((hidden_grad, table_grad), expected[1:], tolerance=1e-4)
 
 
-def test_targets_are_item_ids_from_one() -> None:
-    hidden_ND, table, rows_N = inputs()
-    loss = build_ranking_loss(SoftmaxLoss(chunk_rows=16))(hidden_ND, table[1:-1], rows_N + 1)
-    torch.testing.assert_close(loss, plain(hidden_ND, table[1:-1], rows_N, 0))
+def test_bf16_products_keep_sums_in_fp32(form: str) -> None:
+    """The value moves by the rounding of the inputs alone, not by the 4 % of a bf16 sum."""
+    precise, rounded = run(dense), run(lambda h, w, r: chunked_softmax(h, w, r, None, "bf16"))
+    assert rounded[0].dtype == torch.float32
+    assert float(rounded[0]) == pytest.approx(float(precise[0]), rel=2e-3)
+    for mine, other in zip(rounded[1:], precise[1:], strict=True):
+        assert (mine - other).norm() < 0.02 * other.norm()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none", "the setting must not leak"
 
 
 def test_half_precision_states_give_an_fp32_value() -> None:
     hidden_ND, table, rows_N = inputs()
-    loss = SoftmaxRankingLoss(16)(hidden_ND.bfloat16(), table[1:-1], rows_N + 1)
+    loss = build_ranking_loss(SoftmaxLoss(), ITEMS)(hidden_ND.bfloat16(), table[1:-1], rows_N, None)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, plain(hidden_ND.bfloat16().float(), table[1:-1], rows_N, 0))
+    torch.testing.assert_close(loss, dense(hidden_ND.bfloat16().float(), table[1:-1], rows_N))
 
 
-def test_no_position_gives_zero_and_zero_gradients() -> None:
+def negatives() -> Negatives:
+    """Rows 3, 6, 9, … of the table; the first is made the target of a position, so that there is a hit."""
+    rows_K = torch.arange(3, ITEMS, 3)
+    hit = inputs()[2][7]
+    rows_K = torch.cat([rows_K[rows_K != hit], hit[None]]).sort().values
+    counts_K = torch.ones(len(rows_K)) + torch.arange(len(rows_K)) % 3
+    expected_K = torch.linspace(0.2, 3.0, len(rows_K))
+    return Negatives(rows_K, counts_K, expected_K)
+
+
+def pairs(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the target [N] and of the negatives [N, K], and which of these are another item [N, K]."""
+    rows_K = negatives().items_K
+    other_NK = rows_N.unsqueeze(1) != rows_K
+    assert 0 < int((~other_NK).sum()) < len(rows_N)
+    return (hidden_ND * weights_VD[rows_N]).sum(1), hidden_ND @ weights_VD[rows_K].T, other_NK
+
+
+def dense_sampled(log_q: bool) -> Loss:
+    def loss(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor) -> Tensor:
+        drawn = negatives()
+        right_N, scores_NK, other_NK = pairs(hidden_ND, weights_VD, rows_N)
+        weight_K = drawn.counts_K / drawn.expected_K if log_q else drawn.counts_K
+        normaliser_N = right_N.exp() + (scores_NK.exp() * weight_K * other_NK).sum(1)
+        return (normaliser_N.log() - right_N).sum()
+
+    return loss
+
+
+def dense_binary(exponent: float, draws: int) -> Loss:
+    def loss(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor) -> Tensor:
+        right_N, scores_NK, other_NK = pairs(hidden_ND, weights_VD, rows_N)
+        right = (torch.sigmoid(right_N) ** exponent).log().sum()
+        wrong = ((1 - torch.sigmoid(scores_NK.double())).log() * negatives().counts_K * other_NK).sum().float()
+        return -(right + wrong) / (1 + draws)
+
+    return loss
+
+
+GBCE = GBCELoss(negatives=40, calibration=0.75)
+SAMPLED: dict[str, tuple[RankingLossConfig, Loss]] = {
+    "sampled-softmax": (SampledSoftmaxLoss(), dense_sampled(log_q=True)),
+    "sampled-softmax-without-logq": (SampledSoftmaxLoss(log_q=False), dense_sampled(log_q=False)),
+    "bce": (BCELoss(negatives=40), dense_binary(1.0, 40)),
+    "gbce": (GBCE, dense_binary(gbce_exponent(GBCE, ITEMS), 40)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sampled_losses_equal_their_dense_forms(name: str) -> None:
+    config, reference = SAMPLED[name]
+    loss = build_ranking_loss(config, ITEMS)
+    agree(run(lambda h, w, r: loss(h, w, r, negatives()), scale=0.5), run(reference, scale=0.5))
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_negatives_shape_each_loss_and_its_own_target_does_not_count(name: str) -> None:
+    """A position whose target is the only negative is left with its own term."""
+    hidden_ND, table, rows_N = inputs(rows=1)
+    lone = Negatives(rows_N, torch.ones(1), torch.ones(1))
+    value = float(build_ranking_loss(SAMPLED[name][0], ITEMS)(hidden_ND, table[1:-1], rows_N, lone))
+    right = float((hidden_ND * table[1:-1][rows_N]).sum())
+    expected = {"bce": log(1 + exp(-right)) / 41,
+                "gbce": gbce_exponent(GBCE, ITEMS) * log(1 + exp(-right)) / 41}.get(name, 0.0)
+    assert value == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_whole_catalogue_as_negatives_is_the_full_softmax() -> None:
+    everything = Negatives(torch.arange(ITEMS), torch.ones(ITEMS), torch.ones(ITEMS))
+    loss = build_ranking_loss(SampledSoftmaxLoss(), ITEMS)
+    agree(run(lambda h, w, r: loss(h, w, r, everything)), run(dense))
+
+
+def test_bf16_products_of_the_sampled_softmax() -> None:
+    loss = build_ranking_loss(SampledSoftmaxLoss(), ITEMS, "bf16")
+    precise, rounded = run(dense_sampled(log_q=True)), run(lambda h, w, r: loss(h, w, r, negatives()))
+    assert float(rounded[0]) == pytest.approx(float(precise[0]), rel=5e-3)
+
+
+@pytest.mark.parametrize("config", [SoftmaxLoss(), *(config for config, _ in SAMPLED.values())],
+                         ids=["softmax", *SAMPLED])
+def test_no_position_gives_zero_and_zero_gradients(config: RankingLossConfig) -> None:
     hidden_ND, table, _ = inputs()
     hidden_ND.requires_grad_()
     table.requires_grad_()
-    loss = SoftmaxRankingLoss(16)(hidden_ND[:0], table[1:-1], torch.zeros(0, dtype=torch.long))
+    nothing = torch.zeros(0, dtype=torch.long)
+    loss = build_ranking_loss(config, ITEMS)(hidden_ND[:0], table[1:-1], nothing, negatives())
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert hidden_ND.grad is not None and table.grad is not None
     assert not hidden_ND.grad.any() and not table.grad.any()
+
+
+@pytest.mark.parametrize("calibration, negatives, expected", [
+    (0.0, 10, 1.0), (1.0, 10, 10 / 100), (0.75, 10, 0.1 * (0.75 * (1 - 10) + 10)), (0.5, 1000, 1.0)])
+def test_the_exponent_of_gbce(calibration: float, negatives: int, expected: float) -> None:
+    config = GBCELoss(negatives=negatives, calibration=calibration)
+    assert gbce_exponent(config, 101) == pytest.approx(expected)

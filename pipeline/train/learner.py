@@ -1,0 +1,133 @@
+"""One rank's optimizer steps: forward, backward, exchange between ranks, clipping, update.
+
+Legend: V items 1…n.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.distilled import DistilledRecommender
+from models.hashing import derive_seed
+from models.parallel import world_size
+from models.protocols import SequenceEncoder
+from models.rowwise import RowwiseTable
+from models.sequences import Batch
+from pipeline.train.checkpoint import optimizer_tensors, restore_optimizer
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.seeds import Stream
+
+
+class Learner:
+    """A student with its losses and its optimizer, under DDP where several ranks train."""
+
+    def __init__(self, encoder: SequenceEncoder, config: TrainConfig, arm: Arm, seed: int, device: torch.device,
+                 profile_dim: int = 0, num_angles: int = 0, item_counts_V: np.ndarray | None = None) -> None:
+        """
+        Args:
+            encoder: the student, freshly built or loaded; it is moved to ``device``.
+            config: losses, optimizer, precision.
+            arm: the plain one has no teacher's side.
+            seed: of the run.
+            device: to train on.
+            profile_dim: width of the teacher's vectors.
+            num_angles: profiles per user, at most.
+            item_counts_V: occurrences of the items in training, for losses that sample by them.
+        """
+        self._config, self._seed, self._device = config, seed, device
+        counts_V = None if item_counts_V is None else torch.from_numpy(item_counts_V)
+        self.model = DistilledRecommender(encoder, config.loss, None if arm == "plain" else config.distillation,
+                                          profile_dim, num_angles, seed, config.compat, config.precision, counts_V)
+        self.model.to(device)
+        self._table: RowwiseTable | None = None
+        if config.optimizer.table == "rowwise":
+            given = config.optimizer
+            self._table = RowwiseTable(encoder, (given.beta1, given.beta2), given.weight_decay)
+            self.model.train_rows_of(self._table)
+        self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._wrapped: nn.Module = self.model
+        if world_size() > 1:
+            self._wrapped = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.start_optimizer()
+
+    def start_optimizer(self) -> None:
+        """Forget what the optimizer knows."""
+        given = self._config.optimizer
+        self._optimizer = torch.optim.AdamW(self._trained.values(), given.lr, (given.beta1, given.beta2),
+                                            weight_decay=given.weight_decay, fused=self._device.type in ("cpu", "cuda"))
+        if self._table is not None:
+            self._table.settle()
+            self._table.reset()
+
+    def gradients(self, batch: Batch, alpha: float, epoch: int, step: int, rank: int, with_stats: bool
+                  ) -> dict[str, float]:
+        """Make the gradients of one step, clipped as configured; nothing is changed yet.
+
+        Args:
+            batch: this rank's part, on the device.
+            alpha: α of this step.
+            epoch: from 0; masks depend on it.
+            step: from 0 over the whole run; dropout and negatives depend on it.
+            rank: of this process.
+            with_stats: also compute the numbers that show a collapse.
+
+        Returns:
+            The step's global numbers, equal on every rank.
+        """
+        config = self._config
+        torch.manual_seed(derive_seed(self._seed, Stream.DROPOUT, step, rank))
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            terms = self._wrapped(batch, alpha, config.beta, config.beta_cap,
+                                  derive_seed(self._seed, Stream.MASKS, epoch), with_stats,
+                                  derive_seed(self._seed, Stream.NEGATIVES, step))
+        terms.total.backward()
+        if self._table is not None:
+            self._table.exchange()
+        return terms.values() | {"gradient_norm": self._clip()}
+
+    def update(self, rate: float) -> None:
+        """Apply the gradients with this learning rate."""
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
+        if self._table is not None:
+            self._table.step(rate)
+
+    def settle(self) -> None:
+        """Bring the weights up to date before they are read as a whole: after an epoch."""
+        if self._table is not None:
+            self._table.settle()
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """``parameter name/state name`` → tensor; call ``settle`` first."""
+        state = optimizer_tensors(self._optimizer, list(self._trained))
+        if self._table is not None:
+            state |= {f"{self._table_name}/{key}": value for key, value in self._table.state().items()}
+        return state
+
+    def restore(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Put back what ``model.state_dict`` and ``optimizer_state`` gave."""
+        self.model.load_state_dict(model)
+        if self._table is not None:
+            mine = {key: optimizer[f"{self._table_name}/{key}"] for key in self._table.state()}
+            optimizer = {path: value for path, value in optimizer.items() if path.rpartition("/")[0] in self._trained}
+            self._table.load(mine)
+        restore_optimizer(self._optimizer, list(self._trained), optimizer)
+
+    @property
+    def _table_name(self) -> str:
+        assert self._table is not None
+        return f"encoder.{self._table.name}"
+
+    def _clip(self) -> float:
+        """Bound the global norm as configured; returns it as it was. Ranks have exchanged: it is the same on all."""
+        parameters: list[Tensor] = [p for p in self._trained.values() if p.grad is not None]
+        if self._table is not None:
+            parameters.append(self._table.rows_TD)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._config.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._config.gradient_clip, norm)
+        return float(norm)
