@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.base import keep_last, last_state_BD
 from models.config import BERT4RecConfig
+from models.dropout import Dropout
 from models.hashing import position_bits
 from models.protocols import TrainingInputs
 from models.transformer import Attention, Block, TransformerEncoder
@@ -28,7 +29,7 @@ class BERT4RecBlock(Block):
         self.feed_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
         self.expand = nn.Linear(config.hidden_dim, 4 * config.hidden_dim)
         self.contract = nn.Linear(4 * config.hidden_dim, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
         normed_BLD = self.attention_norm(hidden_BLD)

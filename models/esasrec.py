@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.base import NextItem
 from models.config import ESASRecConfig
+from models.dropout import Dropout
 from models.transformer import Attention, Block, TransformerEncoder
 
 
@@ -38,7 +39,7 @@ class LiGRBlock(Block):
         self.expand = nn.Linear(width, 2 * inner, bias=False)
         self.contract = nn.Linear(inner, width, bias=False)
         self.feed_gate = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
         normed_BLD = self.attention_norm(hidden_BLD)

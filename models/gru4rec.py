@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.base import NextItem
 from models.config import GRU4RecConfig
+from models.dropout import Dropout
 from models.protocols import Encoded
 
 
@@ -25,7 +26,7 @@ class RecurrentBlock(nn.Module):
         super().__init__()
         state_dim = config.state_dim or config.hidden_dim
         self.gru = nn.GRU(config.hidden_dim, state_dim, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(state_dim, config.hidden_dim) if state_dim != config.hidden_dim else nn.Identity()
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class GRU4Rec(NextItem):
 
     def __init__(self, config: GRU4RecConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(RecurrentBlock(config) for _ in range(config.num_blocks))
 
     def reset_parameters(self, generator: torch.Generator) -> None:

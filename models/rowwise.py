@@ -132,13 +132,14 @@ class RowwiseTable:
 
     def _caught_up(self, ids_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, first and second moments as they are after all steps so far."""
-        (beta1, beta2), seen_T = self._betas, self._seen_V[ids_T]
+        (beta1, beta2), seen_T = self._betas, self._seen_V.index_select(0, ids_T)
         rested_T1 = (self._rests - seen_T).unsqueeze(1)
-        moment_TD, square_TD = self._moment_VD[ids_T], self._square_VD[ids_T]
+        values_TD, moment_TD, square_TD = (
+            whole_VD.index_select(0, ids_T) for whole_VD in (self._table_VD, self._moment_VD, self._square_VD))
         shrunk_T1 = (self._shrunk[self._rests] - self._by_step(self._shrunk)[seen_T]).exp().float().unsqueeze(1)
         moved_T1 = (self._by_step(self._moved)[seen_T] * float(np.exp(self._shrunk[self._rests]))).float().unsqueeze(1)
         root_TD = square_TD.sqrt().add_(_EPS * (1 - beta2 ** max(self._step, 1)) ** 0.5)
-        values_TD = (self._table_VD[ids_T] * shrunk_T1).addcdiv_(moment_TD * moved_T1, root_TD, value=-1)
+        values_TD.mul_(shrunk_T1).addcdiv_(moment_TD * moved_T1, root_TD, value=-1)
         return values_TD, moment_TD.mul_(beta1**rested_T1), square_TD.mul_(beta2**rested_T1)
 
     def _by_step(self, values: np.ndarray) -> Tensor:

@@ -42,7 +42,7 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives_K: Tensor, bias_K: Tensor,
                 precision: Precision) -> Tensor:
-        negative_KD, target_ND = weights_XD[negatives_K], weights_XD[rows_N]
+        negative_KD, target_ND = weights_XD.index_select(0, negatives_K), weights_XD.index_select(0, rows_N)
         hit_H, place_N = own_hits(rows_N, negatives_K)
         with matmul_precision(precision, hidden_ND.device):
             scores_NK = torch.addmm(bias_K, hidden_ND, negative_KD.T)
@@ -64,6 +64,6 @@ class _SampledSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden_grad_ND, negative_grad_KD, target_grad_ND, rows_N, negatives_K = ctx.saved_tensors
         weights_grad_XD = hidden_grad_ND.new_zeros(ctx.num_rows, hidden_grad_ND.shape[1])
-        weights_grad_XD[negatives_K] = negative_grad_KD * grads[0]
+        weights_grad_XD.index_copy_(0, negatives_K, negative_grad_KD * grads[0])
         weights_grad_XD.index_add_(0, rows_N, target_grad_ND * grads[0])
         return hidden_grad_ND * grads[0], weights_grad_XD, None, None, None, None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.base import NextItem
 from models.config import SASRecConfig
+from models.dropout import Dropout
 from models.transformer import Attention, Block, TransformerEncoder
 
 
@@ -24,7 +25,7 @@ class SASRecBlock(Block):
         self.feed_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
         self.expand = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.contract = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.empty_steps = int(config.padding_keys)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:

@@ -53,7 +53,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 totals_N, hidden_grad_ND, weights_grad_VD = _one_pass(hidden_ND, weights_VD, shift_N1, rows)
             else:
                 totals_N, hidden_grad_ND, weights_grad_VD = _two_passes(hidden_ND, weights_VD, shift_N1)
-        targets_ND = weights_VD[rows_N]
+        targets_ND = weights_VD.index_select(0, rows_N)
         right_N = (hidden_ND * targets_ND).sum(1)
         loss = (totals_N.log() - right_N).sum() if shift_N1 is None else (
             totals_N.log() + shift_N1.squeeze(1) - right_N).sum()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.base import Student
 from models.config import TransformerConfig
+from models.dropout import Dropout
 from models.protocols import Encoded
 
 
@@ -65,7 +66,7 @@ class TransformerEncoder(Student):
     ) -> None:
         super().__init__(config, num_items, special_items)
         self.position_embedding = nn.Embedding(config.max_length, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
 

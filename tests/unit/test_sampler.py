@@ -78,3 +78,27 @@ def test_a_batch_may_be_larger_than_the_data(batch_size: int) -> None:
     order = Sampler(LENGTHS[:10], batch_size, seed=0).epoch(0)
     assert len(order) == 1
     assert sorted(order.batch(0).tolist()) == list(range(10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 300), tokens=st.integers(1, 700), most=st.integers(1, 64), epoch=st.integers(0, 9))
+def test_a_token_budget_bounds_every_batch(rows: int, tokens: int, most: int, epoch: int) -> None:
+    sampler = Sampler(LENGTHS[:rows], most, seed=3, batch_tokens=tokens)
+    order = sampler.epoch(epoch)
+    assert len(order) == len(sampler) == len(sampler.epoch(epoch + 1))
+    batches = [order.batch(step) for step in range(len(order))]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
+    for batch in batches:
+        lengths = LENGTHS[batch]
+        assert (np.diff(lengths) >= 0).all()
+        assert len(batch) == 1 or (len(batch) <= most and len(batch) * lengths.max() <= tokens)
+
+
+def test_a_token_budget_is_used_and_its_batches_are_shuffled() -> None:
+    sampler = Sampler(LENGTHS, 10**6, seed=3, batch_tokens=1000)
+    first, second = sampler.epoch(0), sampler.epoch(1)
+    used = [len(first.batch(s)) * LENGTHS[first.batch(s)].max() for s in range(len(first))]
+    assert np.mean(used) > 900
+    longest = [int(LENGTHS[first.batch(s)].max()) for s in range(len(first))]
+    assert longest != sorted(longest)
+    assert {tuple(first.batch(s)) for s in range(len(first))} != {tuple(second.batch(s)) for s in range(len(second))}
