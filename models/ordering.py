@@ -31,7 +31,7 @@ def tie_order(num_items: int, seed: int) -> np.ndarray:
 def merge_best(best_BK: Tensor, scores_BC: Tensor, place_C: Tensor) -> Tensor:
     """The best keys of those so far and a chunk's, best first."""
     k, width = best_BK.shape[1], scores_BC.shape[1]
-    values, columns = _largest(scores_BC, min(k + 1, width))
+    values, columns = largest(scores_BC, min(k + 1, width))
     best = keys(values, place_C[columns])[:, :k]
     if width > k:  # of equal scores at the border torch keeps any; ours is the earlier in the seeded order
         tied = ((values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)).nonzero()[:, 0]
@@ -40,7 +40,7 @@ def merge_best(best_BK: Tensor, scores_BC: Tensor, place_C: Tensor) -> Tensor:
     return torch.cat([best_BK, best], 1).topk(k).values
 
 
-def _largest(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest scores of each row and their columns, as ``torch.topk``, several times faster on wide rows.
 
     The k groups of columns with the largest maxima hold the k largest scores, so only those groups are searched.

@@ -10,18 +10,22 @@ shape may round differently: users are grouped by the chunk of their target, and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from configs.errors import DataError, TrainingError, illegal
+from models.best import Best
 from models.ordering import NOTHING, items_of, merge_best, tie_order
+from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles
 from models.protocols import SequenceEncoder
 from models.sequences import Cases, Sequences
 
+_SHARD_USERS = 4096
+"""Users whose states are held at once."""
 _ENCODE_ROWS = 128
 """Sequences encoded at once, so that short ones are not padded to a long one's length."""
 
@@ -67,14 +71,16 @@ def rank_users(scorer: Scorer, cases: Cases, *, batch_users: int = 256, item_chu
         tie_seed: seed of the order of items with equal scores.
 
     Returns:
-        Ranks, aligned with ``cases``; the same for every batch_users and item_chunk up to the rounding of products
-        of different shapes.
+        Ranks, aligned with ``cases``. An encoder's on the CPU are exact (:mod:`models.products`) and the same for every
+        size; any other scorer's are so up to the rounding of products of different shapes.
 
     Raises:
         DataError: a target or a history item outside 1…num_items, or an illegal size.
         TrainingError: a score is NaN or infinite.
     """
     _check(cases, scorer.num_items, batch_users, item_chunk, top_k)
+    if isinstance(scorer, EncoderScorer) and scorer.items_VD.device.type == "cpu":
+        return _rank_products(scorer, cases, min(batch_users, TILE_USERS), min(item_chunk, TILE_ITEMS), top_k, tie_seed)
     count = len(cases)
     out = Ranks(np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros((count, top_k), np.int32),
                 np.zeros((count, top_k), np.int32))
@@ -88,6 +94,100 @@ def rank_users(scorer: Scorer, cases: Cases, *, batch_users: int = 256, item_chu
             out.top[indices] = items_of(block.top_BK.cpu(), item_at)
             out.top_unfiltered[indices] = items_of(block.top_unfiltered_BK.cpu(), item_at)
     return out
+
+
+def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter_seen: bool = True,
+              precision: Literal["fp32", "bf16"] = "fp32", tie_seed: int = 0) -> np.ndarray:
+    """The best items after each history, int32 [N, top_k], best first; 0 where no item is left.
+
+    Args:
+        scorer: of an encoder on the CPU.
+        histories: what each user had, in time order.
+        top_k: items per user.
+        filter_seen: leave out what the user had.
+        precision: of the pass that finds candidates; they are ordered exactly, so the lists are the same. bf16 is
+            faster where the processor has matrix units for it.
+        tie_seed: seed of the order of items with equal scores.
+
+    Raises:
+        DataError: a history item outside 1…num_items, or ``top_k`` below 1.
+        TrainingError: a state or an item vector is NaN or infinite.
+    """
+    nobody = Cases(np.arange(len(histories)), histories, np.zeros(0, np.int32))
+    _check(nobody, scorer.num_items, 1, 1, top_k - 1)
+    catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
+    lists = np.zeros((len(histories), top_k), np.int32)
+    with torch.inference_mode():
+        for start in range(0, len(histories), _SHARD_USERS):
+            indices = np.arange(start, min(start + _SHARD_USERS, len(histories)))
+            states_ND = _finite_states(scorer, nobody, indices)
+            no_pairs = np.zeros(0, np.int64)
+            seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
+            tiles = Tiles(states_ND, catalogue, seen, TILE_USERS, TILE_ITEMS)
+            best = Best(tiles, top_k)
+            for users, items in tiles:
+                if precision == "bf16" and items.start:
+                    best.add_rough(users, items)
+                else:
+                    best.add(tiles.scores_BC(users, items), users, items)
+            lists[indices] = best.unseen() + 1
+    return lists
+
+
+def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_items: int, top_k: int, tie_seed: int
+                   ) -> Ranks:
+    catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
+    parts = [_no_ranks(top_k)]
+    with torch.inference_mode():
+        for start in range(0, len(cases), _SHARD_USERS):
+            indices = np.arange(start, min(start + _SHARD_USERS, len(cases)))
+            targets_N = cases.targets[indices].astype(np.int64)
+            seen = _seen_pairs(cases.histories, indices, targets_N)
+            tiles = Tiles(_finite_states(scorer, cases, indices), catalogue, seen, tile_users, tile_items)
+            ahead, best = Ahead(tiles, targets_N - 1), Best(tiles, top_k) if top_k else None
+            for users, items in tiles:
+                scores_BC = tiles.scores_BC(users, items)
+                ahead.add(scores_BC, users, items)
+                if best is not None:
+                    best.add(scores_BC, users, items)
+            before_N, seen_before_N = ahead.result()
+            tops = [np.zeros((len(indices), 0), np.int32)] * 2
+            if best is not None:
+                unseen = best.unseen()
+                tops = [(1 + lists).astype(np.int32) for lists in (unseen, best.among_all(unseen))]
+            parts.append(Ranks((1 + before_N - seen_before_N).astype(np.int32), (1 + before_N).astype(np.int32), *tops))
+    return Ranks(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Ranks)))
+
+
+def _no_ranks(top_k: int) -> Ranks:
+    none, nothing = np.zeros(0, np.int32), np.zeros((0, top_k), np.int32)
+    return Ranks(none, none, nothing, nothing)
+
+
+def _seen_pairs(histories: Sequences, indices: np.ndarray, targets_N: np.ndarray | None) -> Seen:
+    """Distinct pairs of (place in ``indices``, item - 1), the targets left out."""
+    rows, items, _ = flat_histories(histories, indices)
+    if targets_N is not None:
+        others = items != targets_N[rows]
+        rows, items = rows[others], items[others]
+    width = int(items.max(initial=0)) + 1
+    pairs = np.unique(rows * width + items)
+    return Seen(pairs // width, pairs % width - 1)
+
+
+def _finite_states(scorer: EncoderScorer, cases: Cases, indices: np.ndarray) -> Tensor:
+    """The users' states, [N, D].
+
+    Raises:
+        TrainingError: scores of theirs would not be finite.
+    """
+    states_ND = scorer.states(cases.histories, indices)
+    norms_N = torch.linalg.vector_norm(states_ND, dim=1)
+    norms_V = torch.linalg.vector_norm(scorer.items_VD, dim=1)
+    if not torch.isfinite(norms_N.amax() * norms_V.amax()):
+        row, column = ((-norms).nan_to_num(-torch.inf).argmin() for norms in (norms_N, norms_V))
+        _not_finite(int(cases.users[indices[row]]), int(column) + 1, float(norms_N[row] * norms_V[column]))
+    return states_ND
 
 
 def flat_histories(histories: Sequences, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,11 +211,11 @@ class EncoderScorer:
         self._module = cast(nn.Module, encoder).to(device)
         self._device = torch.device(device)
         with torch.inference_mode():
-            self._items_VD = encoder.item_weights_VD().float().contiguous()
+            self.items_VD = encoder.item_weights_VD().detach().float().contiguous()
 
     def states(self, histories: Sequences, indices: np.ndarray) -> Tensor:
         """fp32 [B, D], encoded in batches of similar length, without dropout."""
-        states_BD = torch.empty(len(indices), self._items_VD.shape[1], device=self._device)
+        states_BD = torch.empty(len(indices), self.items_VD.shape[1], device=self._device)
         by_length = np.argsort(histories.lengths[indices], kind="stable")
         was_training = self._module.training
         self._module.eval()
@@ -132,7 +232,7 @@ class EncoderScorer:
 
     def scores(self, states: Tensor, start: int, stop: int) -> Tensor:
         """fp32 [B, stop - start]."""
-        return states @ self._items_VD[start - 1 : stop - 1].T
+        return states @ self.items_VD[start - 1 : stop - 1].T
 
 
 def _check(cases: Cases, num_items: int, batch_users: int, item_chunk: int, top_k: int) -> None:
@@ -240,6 +340,9 @@ def _require_finite(scores_BC: Tensor, users: np.ndarray, start: int) -> None:
     wrong = (~torch.isfinite(scores_BC)).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise TrainingError(f"score of user {int(users[row])}, item {start + column}: got "
-                            f"{float(scores_BC[row, column])}; legal: finite numbers; the model's weights are damaged "
-                            "or its training diverged: lower the learning rate and train again")
+        _not_finite(int(users[row]), start + column, float(scores_BC[row, column]))
+
+
+def _not_finite(user: int, item: int, score: float) -> NoReturn:
+    raise TrainingError(f"score of user {user}, item {item}: got {score}; legal: finite numbers; the model's weights "
+                        "are damaged or its training diverged: lower the learning rate and train again")
