@@ -8,7 +8,8 @@ LLM_BIN := $(LLM_VENV)/bin
 LLM_INSTALLED := $(LLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo test test-llm check acceptance bench-prepare bench-llm clean
+.PHONY: help setup setup-llm demo test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
+	bench-rank bench-scale bench-m2
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
@@ -18,6 +19,11 @@ help:
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
 	@echo "make bench-llm      set up vLLM for CPUs, measure the profile stage against vLLM alone and transformers"
+	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
+	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
+	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
+	@echo "make bench-scale    set up, growth with users and items: an hour"
+	@echo "make bench-m2       set up, every stage at the size of Amazon-M2: an hour"
 	@echo "make setup          only the environment, in $(VENV)"
 	@echo "make clean          remove the environment and caches; results stay"
 
@@ -67,6 +73,10 @@ bench-prepare: setup
 
 bench-llm: setup-llm
 	$(LLM_BIN)/python -m tests.bench.llm_throughput
+
+# Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
+bench-peers bench-train bench-rank bench-scale bench-m2: setup
+	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 clean:
 	rm -rf $(VENV) $(LLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -113,8 +113,10 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         DataError: a history item outside 1…num_items, or ``top_k`` below 1.
         TrainingError: a state or an item vector is NaN or infinite.
     """
+    if top_k < 1:
+        raise DataError(illegal("top_k", top_k, "1 or more"))
     nobody = Cases(np.arange(len(histories)), histories, np.zeros(0, np.int32))
-    _check(nobody, scorer.num_items, 1, 1, top_k - 1)
+    _check(nobody, scorer.num_items, 1, 1, top_k)
     catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
     lists = np.zeros((len(histories), top_k), np.int32)
     with torch.inference_mode():

@@ -32,6 +32,9 @@ class Peer(Protocol):
     def top(self, k: int) -> np.ndarray:
         """int [users, k]: raw item ids recommended after each user's training items, seen ones removed."""
 
+    def checks(self) -> dict[str, Any]:
+        """Figures on the side; asked only of those who have some."""
+
 
 Settings = dict[str, Any]
 
@@ -64,11 +67,15 @@ def drive(build: Callable[[Settings], Peer], packages: tuple[str, ...]) -> None:
         peer.fit(1, 1)
     channel.say({**facts, "fit": watch.read()})
     while (request := channel.hear()) is not None:
+        if "checks" in request:
+            channel.say(peer.checks())
+            continue
         _forget_peak()
         watch = _Watch()
         found = peer.top(request["rank"])
-        channel.say({**watch.read(), "peak_bytes": _peak() - imports_bytes})
+        figures = {**watch.read(), "peak_bytes": _peak() - imports_bytes}
         np.save(request["to"], found)
+        channel.say(figures)
 
 
 class Channel:

@@ -1,0 +1,92 @@
+"""What the long benchmarks share: runs that are kept as they finish, and the page that shows them.
+
+A benchmark is a set of runs with names. Each finished run is written at once, so that the same command goes on where
+it was stopped; ``--again`` measures anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.provenance import provenance
+from tests.bench.sections import note
+from tests.tools import ROOT
+
+RESULTS = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+Cells = Sequence[Sequence[object]]
+
+
+class Ledger:
+    """Finished runs of one benchmark: ``docs/results/bench-<name>.json``."""
+
+    def __init__(self, name: str, command: str, results: Path = RESULTS, again: bool = False) -> None:
+        self.name, self._command, self._again = name, command, again
+        self._path = results / f"bench-{name}.json"
+        self.runs: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
+
+    def run(self, name: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The figures of a run, measured now unless they are there."""
+        if name in self.runs and not self._again:
+            note(f"{self.name}: {name}: already measured")
+            return dict(self.runs[name]["figures"])
+        note(f"{self.name}: {name}: measuring")
+        load, started = os.getloadavg()[0], time.perf_counter()
+        figures = dict(work())
+        self.runs[name] = {"figures": figures, "seconds": round(time.perf_counter() - started, 1),
+                           "load_before": round(load, 2), "provenance": provenance() | {"command": self._command}}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        note(f"{self.name}: {name}: {self.runs[name]['seconds']} s: {json.dumps(figures)[:400]}")
+        return figures
+
+    def figures(self, prefix: str = "") -> dict[str, dict[str, Any]]:
+        """Figures of the finished runs whose name starts so, by the rest of it."""
+        return {name.removeprefix(prefix): run["figures"] for name, run in self.runs.items() if name.startswith(prefix)}
+
+    def source(self) -> str:
+        """One line: commands, dates, commits, machine and versions of the runs."""
+        sources = [run["provenance"] for run in self.runs.values()]
+        if not sources:
+            return "nothing measured yet"
+        last = sources[-1]
+        machine, versions = last["machine"], ", ".join(f"{k} {v}" for k, v in last["versions"].items())
+        dates = sorted({each["date"][:10] for each in sources})
+        commits = sorted({str(each["commit"]) for each in sources})
+        loads = [run["load_before"] for run in self.runs.values()]
+        return (f"`{last['command']}` · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit "
+                f"{', '.join(commits)} · {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+                f"{machine['system']}, load before {min(loads)}–{max(loads)} · Python {last['python']}, {versions}")
+
+
+def table(header: Sequence[object], rows: Cells) -> str:
+    """A Markdown table."""
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|---" * len(header) + "|")
+    return "\n".join(lines)
+
+
+def show(name: str, text: str, page: Path = PAGE) -> None:
+    """Put a benchmark's text between its markers on the page, which is made if it is absent."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    content = page.read_text(encoding="utf-8") if page.is_file() else (
+        "# Benchmarks\n\nWritten by the commands themselves, section by section. Every run with its figures stands in "
+        "`results/bench-*.json`.\n")
+    start, end = f"<!-- {name}: written by its command -->", f"<!-- end of {name} -->"
+    section = f"{start}\n{text.strip()}\n{end}"
+    if start in content:
+        content = content[: content.index(start)] + section + content[content.index(end) + len(end) :]
+    else:
+        content = f"{content.rstrip()}\n\n{section}\n"
+    page.write_text(content, encoding="utf-8")
+
+
+def verdict(passed: bool | None) -> str:
+    """How a target's cell says it."""
+    return "–" if passed is None else "yes" if passed else "**no**"

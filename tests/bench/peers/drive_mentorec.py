@@ -1,0 +1,89 @@
+"""Ours, through the `train` stage in this very process. Runs in the project's environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gate import Settings, drive
+
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.errors import MentorecError
+from models.ranking import EncoderScorer, rank_users, recommend
+from models.students import build_encoder
+from pipeline import arrays
+from pipeline.artifacts import begin, open_artifact
+from pipeline.train.config import TrainConfig
+from pipeline.train.data import TrainingRows
+from pipeline.train.export import load_model
+from pipeline.train.keys import key
+from pipeline.train.sampler import Sampler
+from pipeline.train.stage import train
+from tests.bench.beauty import student
+
+NEVER = 10**6
+
+
+class Mentorec:
+    """A plain student on the prepared data set."""
+
+    def __init__(self, settings: Settings) -> None:
+        prepared = open_artifact(Storage.from_config(StorageConfig(uri=settings["storage"])), "prepare",
+                                 settings["prepared"])
+        assert prepared is not None, "the driver's parent prepares the data first"
+        self._settings, self._prepared = settings, prepared
+        self._model = student(settings)
+        self._encoder = build_encoder(self._model, settings["num_items"], settings["seed"])
+        rows = TrainingRows.open(prepared.local("train.arrow"), self._encoder)
+        self.steps_per_epoch = len(Sampler(rows.lengths_N, settings["batch_size"], settings["seed"]))
+        self._histories = arrays.cases(prepared.local("validation.arrow")).histories
+
+    def fit(self, epochs: int, max_steps: int | None) -> None:
+        if max_steps is not None:  # ranking needs no training
+            return
+        given, storage = self._settings, self._prepared.storage
+        arm = given.get("arm", "plain")
+        config = TrainConfig.model_validate({
+            "epochs": epochs, "distill_epochs": 0 if arm == "plain" else epochs - 1, "batch_size": given["batch_size"],
+            "optimizer": {"lr": given["lr"], **given["optimizer"]}, "validate_every_epochs": NEVER,
+            "validation_users": given.get("validation_users"), "loss": given["loss"], "precision": given["precision"],
+            **given.get("train_settings", {}), "execution": {
+                "num_workers": 0, "threads_per_worker": given["threads"], "checkpoint_every_epochs": NEVER}})
+        targets = open_artifact(storage, "reduce", given["targets"]) if arm != "plain" else None
+        stage_key = key(config, self._model, arm, given["seed"], self._prepared.fingerprint, given.get("targets"))
+        storage.delete(stage_key.folder)  # each call trains anew
+        trained = train(config, self._model, arm, given["seed"], self._prepared, targets, begin(storage, stage_key))
+        self._encoder = load_model(trained.local("model"))
+
+    def top(self, k: int) -> np.ndarray:
+        return recommend(EncoderScorer(self._encoder), self._histories, k, precision=self._settings["rank_precision"])
+
+    def checks(self) -> dict[str, Any]:
+        """Ranks of all validation targets against a dense product in double precision, fully sorted."""
+        cases = arrays.cases(self._prepared.local("validation.arrow"))
+        scorer = EncoderScorer(self._encoder)
+        found = rank_users(scorer, cases, top_k=0)
+        wrong = 0
+        for start in range(0, len(cases), 512):
+            indices = np.arange(start, min(start + 512, len(cases)))
+            states_BD = scorer.states(cases.histories, indices).double()
+            scores_BV = states_BD @ scorer.items_VD.double().T
+            rows = np.repeat(np.arange(len(indices)), cases.histories.lengths[indices])
+            seen = np.concatenate([cases.histories[index] for index in indices]).astype(np.int64) - 1
+            targets_B = torch.from_numpy(cases.targets[indices].astype(np.int64)) - 1
+            bars_B1 = scores_BV.gather(1, targets_B[:, None])
+            scores_BV[torch.from_numpy(rows), torch.from_numpy(seen)] = -torch.inf
+            ranks_B = 1 + (scores_BV > bars_B1).sum(1).numpy()
+            wrong += int((ranks_B != found.rank[indices]).sum())
+        lists = [recommend(scorer, cases.histories, 10, precision=precision) for precision in ("fp32", "bf16")]
+        return {"users": len(cases), "ranks_unlike_dense": wrong,
+                "top10_unlike_between_fp32_and_bf16": int((lists[0] != lists[1]).any(1).sum())}
+
+
+if __name__ == "__main__":
+    try:
+        drive(Mentorec, ("torch", "numpy"))
+    except MentorecError as exc:
+        raise SystemExit(f"error: {exc}") from exc

@@ -1,0 +1,183 @@
+"""`make bench-train`: what distilling costs, what a second worker brings, and what is served, on the Beauty data.
+
+Plain and distilled training are asked for an epoch in turn, each in a process of its own; the teacher's vectors are
+noise, which costs the same as knowledge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.config import ClusterConfig
+from cluster.connect import connect
+from models.protocols import SequenceEncoder
+from pipeline import arrays
+from pipeline.artifacts import Artifact, StageKey, begin, find
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.export import load_model
+from pipeline.train.keys import key
+from pipeline.train.stage import train
+from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_data, student
+from tests.bench.latents import write_noise
+from tests.bench.ledger import RESULTS, Ledger, show, table, verdict
+from tests.bench.peers.driver import Driver, own_python
+
+OVERHEAD_TARGET, WORKERS_TARGET = 1.05, 1.6
+TARGET_WIDTH = 64
+DISTIL = {"alpha": 0.2, "distillation": {"loss": {"kind": "infonce", "temperature": 0.1}, "layer": 1}}
+ARMS: tuple[Arm, ...] = ("plain", "distilled")
+BATCHES = {1: 400, 256: 60}
+"""Users served at once, and how often."""
+
+
+def main() -> None:
+    """Measure the parts that are named, or all, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; none: all")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each arm, in turn")
+    parser.add_argument("--worker-epochs", type=int, default=4)
+    parser.add_argument("--scratch", type=Path, metavar="FOLDER")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--again", action="store_true", help="measure finished parts anew")
+    given = parser.parse_args()
+    for part in given.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part {part!r}; legal: {', '.join(PARTS)}")
+    ledger = Ledger("train", "make bench-train", given.results, given.again)
+    with contextlib.ExitStack() as stack:
+        scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mentorec-train-")))
+        bench = Bench(scratch.resolve(), given.rounds, given.worker_epochs)
+        for part in given.parts or PARTS:
+            ledger.run(part, partial(PARTS[part], bench))
+            _write(ledger)
+
+
+class Bench:
+    """Prepared data and teacher targets in one storage."""
+
+    def __init__(self, scratch: Path, rounds: int, worker_epochs: int) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.scratch, self.rounds, self.worker_epochs = scratch, rounds, worker_epochs
+        self.prepared = prepare_data(scratch / "storage")
+        self.storage = self.prepared.storage
+        noise = StageKey("reduce", 1, {"noise": TARGET_WIDTH}, {"prepare": self.prepared.fingerprint})
+        self.targets = find(self.storage, noise) or write_noise(self.prepared, TARGET_WIDTH,
+                                                                begin(self.storage, noise))
+
+    def overhead(self) -> dict[str, Any]:
+        """CPU-seconds of an epoch, plain and distilled in turn."""
+        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+        with contextlib.ExitStack() as stack:
+            drivers = {arm: stack.enter_context(self._driver(arm)) for arm in ARMS}
+            for driver in drivers.values():
+                driver.ask({"steps": 20})
+            for turn in range(self.rounds):
+                for arm in ARMS if turn % 2 == 0 else ARMS[::-1]:
+                    found[arm].append(drivers[arm].ask({"steps": drivers[arm].facts["steps_per_epoch"]}))
+        ratios = [distilled["cpu_s"] / plain["cpu_s"]
+                  for plain, distilled in zip(found["plain"], found["distilled"], strict=True)]
+        return {"ratio": statistics.median(ratios), "ratios": ratios,
+                **{arm: statistics.median(each["cpu_s"] for each in found[arm]) for arm in ARMS}, "slices": found}
+
+    def workers(self) -> dict[str, Any]:
+        """Seconds of an epoch of one Ray Train worker on one core and of two on two, in turn, the same global batch."""
+        found: dict[int, list[float]] = {1: [], 2: []}
+        with connect(ClusterConfig(num_cpus=3)):
+            for count in (1, 2, 2, 1):
+                trained = self._train("plain", self.worker_epochs, count)
+                found[count].append(trained.manifest.info["seconds"] / self.worker_epochs)
+        one_s, two_s = statistics.mean(found[1]), statistics.mean(found[2])
+        return {"gain": one_s / two_s, "one_s": one_s, "two_s": two_s, "runs": list(found.values())}
+
+    def served(self) -> dict[str, Any]:
+        """The exported state dicts side by side, and the latency of a request: state, scores, the ten best."""
+        models: dict[str, Any] = {}
+        for arm in ARMS:
+            models[arm] = load_model(self._train(arm, 2, 0).local("model"))
+        shapes = [{name: list(value.shape) for name, value in model.state_dict().items()} for model in models.values()]
+        return {"same_state_dict": shapes[0] == shapes[1], "parameters": len(shapes[0]),
+                "latency_ms": {str(batch): self._latency(models, batch, times) for batch, times in BATCHES.items()}}
+
+    def _latency(self, models: Mapping[str, SequenceEncoder], batch: int, times: int) -> dict[str, dict[str, float]]:
+        histories = arrays.cases(self.prepared.local("test.arrow")).histories
+        rng = np.random.default_rng(0)
+        taken: dict[str, list[float]] = {arm: [] for arm in models}
+        weights = {arm: model.item_weights_VD().detach() for arm, model in models.items()}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            for turn in range(times + times // 10):
+                users = rng.choice(len(histories), batch, replace=False)
+                for arm in models if turn % 2 == 0 else reversed(list(models)):
+                    started = time.perf_counter()
+                    items_BL = torch.from_numpy(histories.padded(users, models[arm].max_length))
+                    (models[arm].user_states_BD(items_BL) @ weights[arm].T).topk(10)
+                    if turn >= times // 10:
+                        taken[arm].append(1e3 * (time.perf_counter() - started))
+        torch.set_num_threads(threads)
+        return {arm: {"p50": float(np.percentile(each, 50)), "p99": float(np.percentile(each, 99))}
+                for arm, each in taken.items()}
+
+    def _driver(self, arm: Arm) -> Driver:
+        folder = self.scratch / arm
+        folder.mkdir(exist_ok=True)
+        more: dict[str, Any] = {}
+        if arm != "plain":
+            more = {"targets": self.targets.fingerprint, "train_settings": DISTIL}
+        return Driver("mentorec", own_python(), driver_settings(self.prepared, folder, task="slices", arm=arm, **more))
+
+    def _train(self, arm: Arm, epochs: int, workers: int) -> Artifact:
+        given, model = HYPERPARAMETERS, student(HYPERPARAMETERS)
+        config = TrainConfig.model_validate({
+            "epochs": epochs, "distill_epochs": epochs - 1 if arm != "plain" else 0,
+            "batch_size": given["batch_size"], "optimizer": {"lr": given["lr"]}, "validation_users": 256,
+            "validate_every_epochs": epochs, **(DISTIL if arm != "plain" else {}), "execution": {
+                "num_workers": workers, "threads_per_worker": 1, "checkpoint_every_epochs": epochs}})
+        targets = self.targets if arm != "plain" else None
+        stage_key = key(config, model, arm, 0, self.prepared.fingerprint, targets.fingerprint if targets else None)
+        self.storage.delete(stage_key.folder)
+        return train(config, model, arm, 0, self.prepared, targets, begin(self.storage, stage_key))
+
+
+PARTS = {"overhead": Bench.overhead, "workers": Bench.workers, "served": Bench.served}
+
+
+def _write(ledger: Ledger) -> None:
+    found = ledger.figures()
+    rows: list[tuple[str, str, str, str]] = []
+    if overhead := found.get("overhead"):
+        rows.append(("epoch with distillation : without (CPU-seconds, one thread, median of alternating epochs)",
+                     f"≤ {OVERHEAD_TARGET}", f"{overhead['ratio']:.3f} ({overhead['distilled']:.1f} s : "
+                     f"{overhead['plain']:.1f} s)", verdict(overhead["ratio"] <= OVERHEAD_TARGET)))
+    if workers := found.get("workers"):
+        rows.append(("throughput of 2 DDP workers on 2 cores : 1 on 1 (Ray Train, same global batch)",
+                     f"≥ {WORKERS_TARGET}", f"{workers['gain']:.2f} ({workers['one_s']:.1f} s → "
+                     f"{workers['two_s']:.1f} s per epoch)",
+                     verdict(workers["gain"] >= WORKERS_TARGET)))
+    if served := found.get("served"):
+        rows.append(("exported state dict, distilled and plain: keys and shapes", "identical",
+                     f"{served['parameters']} parameters, {'identical' if served['same_state_dict'] else 'different'}",
+                     verdict(served["same_state_dict"])))
+        for batch, each in served["latency_ms"].items():
+            rows.append((f"latency of {batch} user{'s' if batch != '1' else ''}: state, scores, ten best; one thread, "
+                         "in turn; p50 / p99 ms", "within noise", ", ".join(
+                             f"{arm} {times['p50']:.2f} / {times['p99']:.2f}" for arm, times in each.items()), "–"))
+    settings = ", ".join(f"{name} {value}" for name, value in HYPERPARAMETERS.items())
+    show("bench-train", "\n\n".join([
+        "## Distillation, workers, serving", f"Real Beauty data, SASRec, full softmax, {settings}.",
+        table(("", "target", "found", "met"), rows), ledger.source()]))
+
+
+if __name__ == "__main__":
+    main()
