@@ -17,12 +17,12 @@ HYPERPARAMETERS: dict[str, Any] = {"dim": 64, "blocks": 2, "heads": 1, "dropout"
                                    "batch_size": 128, "lr": 1e-3, "seed": 0}
 
 
-def prepare_data(root: Path, config: PrepareConfig | None = None) -> Artifact:
-    """A `prepare` artifact below ``root``, made once; None: Beauty 5-core, leave-one-out."""
+def prepare_beauty(root: Path) -> Artifact:
+    """Beauty 5-core, leave-one-out, prepared once below ``root``."""
     from pipeline.prepare.stage import prepare
 
     storage = Storage.from_config(StorageConfig(uri=str(root)))
-    config = config or PrepareConfig(source=SequencesSource())
+    config = PrepareConfig(source=SequencesSource())
     stage_key = key(config)
     return find(storage, stage_key) or prepare(config, begin(storage, stage_key))
 

@@ -18,7 +18,6 @@ from tests.bench.sections import note
 from tests.tools import ROOT
 
 RESULTS = ROOT / "docs" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
 Cells = Sequence[Sequence[object]]
 
 
@@ -28,6 +27,7 @@ class Ledger:
     def __init__(self, name: str, command: str, results: Path = RESULTS, again: bool = False) -> None:
         self.name, self._command, self._again = name, command, again
         self._path = results / f"bench-{name}.json"
+        self._page = results.parent / "benchmarks.md"
         self.runs: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
 
     def run(self, name: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,7 +49,21 @@ class Ledger:
         """Figures of the finished runs whose name starts so, by the rest of it."""
         return {name.removeprefix(prefix): run["figures"] for name, run in self.runs.items() if name.startswith(prefix)}
 
-    def source(self) -> str:
+    def show(self, text: str) -> None:
+        """Put this benchmark's text between its markers on the page of all, ``docs/benchmarks.md``."""
+        page = self._page
+        content = page.read_text(encoding="utf-8") if page.is_file() else (
+            "# Benchmarks\n\nWritten by the commands themselves, section by section. Every run with its figures stands "
+            "in `results/bench-*.json`.\n")
+        start, end = f"<!-- bench-{self.name}: written by its command -->", f"<!-- end of bench-{self.name} -->"
+        section = f"{start}\n{text.strip()}\n\n{self._source()}\n{end}"
+        if start in content:
+            content = content[: content.index(start)] + section + content[content.index(end) + len(end) :]
+        else:
+            content = f"{content.rstrip()}\n\n{section}\n"
+        page.write_text(content, encoding="utf-8")
+
+    def _source(self) -> str:
         """One line: commands, dates, commits, machine and versions of the runs."""
         sources = [run["provenance"] for run in self.runs.values()]
         if not sources:
@@ -70,21 +84,6 @@ def table(header: Sequence[object], rows: Cells) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|---" * len(header) + "|")
     return "\n".join(lines)
-
-
-def show(name: str, text: str, page: Path = PAGE) -> None:
-    """Put a benchmark's text between its markers on the page, which is made if it is absent."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    content = page.read_text(encoding="utf-8") if page.is_file() else (
-        "# Benchmarks\n\nWritten by the commands themselves, section by section. Every run with its figures stands in "
-        "`results/bench-*.json`.\n")
-    start, end = f"<!-- {name}: written by its command -->", f"<!-- end of {name} -->"
-    section = f"{start}\n{text.strip()}\n{end}"
-    if start in content:
-        content = content[: content.index(start)] + section + content[content.index(end) + len(end) :]
-    else:
-        content = f"{content.rstrip()}\n\n{section}\n"
-    page.write_text(content, encoding="utf-8")
 
 
 def verdict(passed: bool | None) -> str:

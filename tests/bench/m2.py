@@ -30,7 +30,7 @@ from pipeline.prepare.config import SyntheticSource
 from pipeline.profile import keys as profile_keys
 from tests.bench.beauty import driver_settings
 from tests.bench.latents import write_vectors
-from tests.bench.ledger import RESULTS, Ledger, show, table, verdict
+from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.watch import watched
 from tests.tools import ROOT, command, epochs_logged
@@ -267,14 +267,14 @@ def _write(ledger: Ledger) -> None:
             own = f"epoch {each['first_epoch_s']} s (ends after {each['epoch_ends_s']})"
         rows.append((name, f"{each.get('seconds', 0):.1f}" if "seconds" in each else "", *memory, own))
     checks = [(what, target, found_, verdict(good)) for what, target, found_, good in _checks(found)]
-    show("bench-m2", "\n\n".join([
+    ledger.show("\n\n".join([
         "## The size of Amazon-M2",
         f"Generated sessions ({USERS:,} users, {ITEMS:,} items, mean length {INTERACTIONS / USERS:.2f}; signal built "
         "in: shows that the machinery works), 2 cores. Each stage is the real command in a process of its own. Memory "
         "in GB: the driver's resident peak; the sum of resident bytes of the driver and all below it, pages that they "
         "share counted in each; the same with shared pages divided among their owners (PSS).",
         table(("stage", "seconds", "driver", "sum RSS", "sum PSS", ""), rows),
-        table(("", "target", "found", "met"), checks), ledger.source()]))
+        table(("", "target", "found", "met"), checks)]))
 
 
 def _checks(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, bool | None]]:

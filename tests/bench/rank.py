@@ -23,7 +23,8 @@ from models.config import SASRecConfig
 from models.ranking import EncoderScorer, rank_users, recommend
 from models.sequences import Cases, Sequences
 from models.students import build_encoder
-from tests.bench.ledger import RESULTS, Ledger, show, table
+from tests.bench.generated import draw
+from tests.bench.ledger import RESULTS, Ledger, table
 from tests.bench.sections import note
 
 SIZES = {"beauty": (22_363, 12_101, 8.9), "amazon-m2": (100_000, 334_060, 5.9)}
@@ -66,13 +67,8 @@ def task(size: str, share: float) -> tuple[EncoderScorer, Cases]:
     """An untrained student and cases of that size."""
     users, items, mean_length = SIZES[size]
     users = max(64, round(users * share))
-    rng = np.random.default_rng(0)
-    lengths = 2 + rng.geometric(1 / (mean_length - 1), users)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    popularity = (np.arange(items) + items / 500) ** -0.8
-    drawn = rng.choice(items, offsets[-1] + users, p=popularity / popularity.sum()).astype(np.int32) + 1
     encoder = build_encoder(SASRecConfig(), items, seed=0).eval()
-    return EncoderScorer(encoder), Cases(np.arange(users), Sequences(drawn[users:], offsets), drawn[:users])
+    return EncoderScorer(encoder), draw(users, items, mean_length)
 
 
 def ways(size: str, share: float, rounds: int) -> dict[str, Any]:
@@ -172,7 +168,7 @@ def _write(ledger: Ledger) -> None:
         parts.append(table(("tile", *each["cpu_s"]), [
             (tile, *(f"{times[tile]:.2f}" for times in each["cpu_s"].values()))
             for tile in next(iter(each["cpu_s"].values()))]))
-    show("bench-rank", "\n\n".join([*parts, ledger.source()]))
+    ledger.show("\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.prepare.config import PrepareConfig, SyntheticSource
-from tests.bench.beauty import driver_settings, prepare_data
-from tests.bench.ledger import RESULTS, Ledger, show, table, verdict
+from tests.bench.beauty import driver_settings
+from tests.bench.generated import prepared
+from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -57,9 +57,8 @@ def measure(axis: str, size: int, given: argparse.Namespace) -> dict[str, Any]:
     sizes = FIXED | {axis: size}
     scratch = given.scratch.resolve() / f"{axis}-{size}"
     scratch.mkdir(parents=True, exist_ok=True)
-    prepared = prepare_data(scratch / "storage", PrepareConfig(source=SyntheticSource(
-        users=sizes["users"], items=sizes["items"], mean_length=MEAN_LENGTH)))
-    settings = partial(driver_settings, prepared, scratch, batch_size=BATCH, loss=json.loads(given.loss),
+    data = prepared(scratch / "storage", sizes["users"], sizes["items"], MEAN_LENGTH)
+    settings = partial(driver_settings, data, scratch, batch_size=BATCH, loss=json.loads(given.loss),
                        optimizer=json.loads(given.optimizer))
     with Driver("mentorec", own_python(), settings(task="slices")) as driver:
         epoch = driver.facts["steps_per_epoch"]
@@ -69,7 +68,7 @@ def measure(axis: str, size: int, given: argparse.Namespace) -> dict[str, Any]:
     step_s = min(part["cpu_s"] for part in parts) / steps
     with Driver("mentorec", own_python(), settings(task="rank")) as driver:
         ranked = driver.ask({"rank": TOP, "to": str(scratch / "top.npy")})
-    counts = prepared.manifest.counts
+    counts = data.manifest.counts
     return {"users": sizes["users"], "items": sizes["items"], "interactions": counts["num_out"],
             "steps_per_epoch": epoch, "timed_steps": steps, "step_ms": 1e3 * step_s, "epoch_s": step_s * epoch,
             "peak_gib": parts[-1]["peak_bytes"] / GIB, "rank_s": ranked["cpu_s"], "rank_wall_s": ranked["wall_s"],
@@ -82,7 +81,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _write(ledger: Ledger, given: argparse.Namespace) -> None:
-    parts = ["## Growth", f"Generated data (signal built in: shows that the machinery works): mean length "
+    parts = ["## Growth", f"Generated data without any signal: mean length "
              f"{MEAN_LENGTH:g}, batch {BATCH}, loss {given.loss}, optimizer {given.optimizer}, one thread; epochs "
              f"scaled from {given.steps} steps, ranking is the top {TOP} of all users; what does not grow is held at "
              f"{FIXED['users']:,}. The exponent is the slope through the logarithms of all points."]
@@ -113,7 +112,7 @@ def _write(ledger: Ledger, given: argparse.Namespace) -> None:
                        verdict(high / low <= STEP_TARGET)))
     if checks:
         parts.append(table(("", "target", "found", "met"), checks))
-    show("bench-scale", "\n\n".join([*parts, ledger.source()]))
+    ledger.show("\n\n".join(parts))
 
 
 def _plot(points: Sequence[Mapping[str, Any]], axis: str, results: Path) -> Path:

@@ -28,9 +28,9 @@ from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.stage import train
-from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_data, student
+from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty, student
 from tests.bench.latents import write_noise
-from tests.bench.ledger import RESULTS, Ledger, show, table, verdict
+from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 
 OVERHEAD_TARGET, WORKERS_TARGET = 1.05, 1.6
@@ -69,7 +69,7 @@ class Bench:
     def __init__(self, scratch: Path, rounds: int, worker_epochs: int) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.scratch, self.rounds, self.worker_epochs = scratch, rounds, worker_epochs
-        self.prepared = prepare_data(scratch / "storage")
+        self.prepared = prepare_beauty(scratch / "storage")
         self.storage = self.prepared.storage
         noise = StageKey("reduce", 1, {"noise": TARGET_WIDTH}, {"prepare": self.prepared.fingerprint})
         self.targets = find(self.storage, noise) or write_noise(self.prepared, TARGET_WIDTH,
@@ -174,9 +174,9 @@ def _write(ledger: Ledger) -> None:
                          "in turn; p50 / p99 ms", "within noise", ", ".join(
                              f"{arm} {times['p50']:.2f} / {times['p99']:.2f}" for arm, times in each.items()), "–"))
     settings = ", ".join(f"{name} {value}" for name, value in HYPERPARAMETERS.items())
-    show("bench-train", "\n\n".join([
+    ledger.show("\n\n".join([
         "## Distillation, workers, serving", f"Real Beauty data, SASRec, full softmax, {settings}.",
-        table(("", "target", "found", "met"), rows), ledger.source()]))
+        table(("", "target", "found", "met"), rows)]))
 
 
 if __name__ == "__main__":

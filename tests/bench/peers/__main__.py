@@ -19,7 +19,7 @@ import numpy as np
 
 from models import metrics
 from pipeline import arrays
-from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_data
+from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty
 from tests.bench.ledger import RESULTS, Ledger
 from tests.bench.peers import report
 from tests.bench.peers.driver import Driver, own_python
@@ -33,8 +33,8 @@ OURS = {
 }
 """Variants of ours: what differs from the first, which is the one that is compared."""
 EPOCHS, TOP, WARM_STEPS = 3, 10, 4
-ROUNDS, SLICE_STEPS = 2, 20
-"""A slice is so many steps, or a tenth of an epoch where that is more; ours is so fast that a slice is an epoch."""
+ROUNDS, SLICE_STEPS, SLICES = 2, 20, 10
+"""A slice is so many steps, or that part of an epoch where it is more; ours is so fast that a slice is an epoch."""
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ class Bench:
         self._scratch, self._environments = scratch, environments
         self._slice_steps, self._epochs = slice_steps, epochs
         scratch.mkdir(parents=True, exist_ok=True)
-        self._prepared = prepare_data(scratch / "storage")
+        self._prepared = prepare_beauty(scratch / "storage")
         cases = arrays.cases(self._prepared.local("validation.arrow"))
         self._cases = cases
         train = [cases.histories[index].tolist() for index in range(len(cases))]
@@ -95,8 +95,8 @@ class Bench:
             for _ in range(ROUNDS):
                 for driver in drivers:
                     epoch = driver.facts["steps_per_epoch"]
-                    ours = driver.name in OURS
-                    steps = epoch if ours else max(self._slice_steps, epoch // 10)
+                    long = epoch * self._slice_steps // (SLICE_STEPS * SLICES)
+                    steps = epoch if driver.name in OURS else max(self._slice_steps, long)
                     found.setdefault(driver.name, []).append(driver.ask({"steps": steps}))
         return {driver.name: _epoch(driver.facts, found[driver.name]) for driver in drivers}
 

@@ -56,7 +56,7 @@ def drive(build: Callable[[Settings], Peer], packages: tuple[str, ...]) -> None:
     if settings["task"] == "slices":
         channel.say(facts)
         gate = _Gate(channel, imports_bytes)
-        register_optimizer_step_post_hook(lambda *_: gate.step())
+        register_optimizer_step_post_hook(lambda optimizer, *_: gate.step(optimizer))
         gate.wait()
         peer.fit(10**6, None)
         return
@@ -107,6 +107,7 @@ class _Gate:
     def __init__(self, channel: Channel, imports_bytes: int) -> None:
         self._channel, self._imports_bytes = channel, imports_bytes
         self._asked = self._left = 0
+        self._optimizer: torch.optim.Optimizer | None = None
         self._watch = _Watch()
 
     def wait(self) -> None:
@@ -116,7 +117,11 @@ class _Gate:
         self._asked = self._left = request["steps"]
         self._watch = _Watch()
 
-    def step(self) -> None:
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """After each step; where several optimizers make one, the first of them counts."""
+        self._optimizer = self._optimizer or optimizer
+        if optimizer is not self._optimizer:
+            return
         self._left -= 1
         if self._left == 0:
             self._channel.say({"steps": self._asked, **self._watch.read(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.bench.ledger import Ledger, show, table, verdict
+from tests.bench.ledger import Ledger, table, verdict
 
 SPEED_TARGET, MEMORY_TARGET, SAMPLED_TARGET, RANK_TARGET = 25.0, 2.0, 2.5, 5.0
 OURS = "mentorec"
@@ -49,7 +49,7 @@ def write(ledger: Ledger, hyperparameters: Mapping[str, Any]) -> None:
     if worker:
         parts.append(f"The same training by one Ray Train worker, one thread: {worker['epoch_wall_s']:.1f} s per "
                      f"epoch, the worker process {worker['worker_bytes'] / GIB:.2f} GiB with its imports.")
-    show("bench-peers", "\n\n".join([*parts, ledger.source()]))
+    ledger.show("\n\n".join(parts))
 
 
 def _table(slices: Figures, ranks: Figures) -> str:
