@@ -24,7 +24,7 @@ from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tile
 from models.protocols import SequenceEncoder
 from models.sequences import Cases, Sequences
 
-_SHARD_USERS = 4096
+SHARD_USERS = 4096
 """Users whose states are held at once."""
 _ENCODE_ROWS = 128
 """Sequences encoded at once, so that short ones are not padded to a long one's length."""
@@ -120,8 +120,8 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
     catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
     lists = np.zeros((len(histories), top_k), np.int32)
     with torch.inference_mode():
-        for start in range(0, len(histories), _SHARD_USERS):
-            indices = np.arange(start, min(start + _SHARD_USERS, len(histories)))
+        for start in range(0, len(histories), SHARD_USERS):
+            indices = np.arange(start, min(start + SHARD_USERS, len(histories)))
             states_ND = _finite_states(scorer, nobody, indices)
             no_pairs = np.zeros(0, np.int64)
             seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
@@ -141,8 +141,8 @@ def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_it
     catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
     parts = [_no_ranks(top_k)]
     with torch.inference_mode():
-        for start in range(0, len(cases), _SHARD_USERS):
-            indices = np.arange(start, min(start + _SHARD_USERS, len(cases)))
+        for start in range(0, len(cases), SHARD_USERS):
+            indices = np.arange(start, min(start + SHARD_USERS, len(cases)))
             targets_N = cases.targets[indices].astype(np.int64)
             seen = _seen_pairs(cases.histories, indices, targets_N)
             tiles = Tiles(_finite_states(scorer, cases, indices), catalogue, seen, tile_users, tile_items)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.provenance import provenance
-from tests.bench.sections import note
+from tests.bench.sections import note, without_folders
 from tests.tools import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -24,8 +26,10 @@ Cells = Sequence[Sequence[object]]
 class Ledger:
     """Finished runs of one benchmark: ``docs/results/bench-<name>.json``."""
 
-    def __init__(self, name: str, command: str, results: Path = RESULTS, again: bool = False) -> None:
-        self.name, self._command, self._again = name, command, again
+    def __init__(self, name: str, results: Path = RESULTS, again: bool = False) -> None:
+        self.name, self._again = name, again
+        given = shlex.join(sys.argv[1:])
+        self._command = without_folders(f"python -m tests.bench.{name} {given}") if given else f"make bench-{name}"
         self._path = results / f"bench-{name}.json"
         self._page = results.parent / "benchmarks.md"
         self.runs: dict[str, Any] = json.loads(self._path.read_text()) if self._path.is_file() else {}
@@ -73,7 +77,8 @@ class Ledger:
         dates = sorted({each["date"][:10] for each in sources})
         commits = sorted({str(each["commit"]) for each in sources})
         loads = [run["load_before"] for run in self.runs.values()]
-        return (f"`{last['command']}` · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit "
+        commands = ", ".join(f"`{each}`" for each in dict.fromkeys(each["command"] for each in sources))
+        return (f"{commands} · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit "
                 f"{', '.join(commits)} · {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
                 f"{machine['system']}, load before {min(loads)}–{max(loads)} · Python {last['python']}, {versions}")
 

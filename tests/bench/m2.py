@@ -38,6 +38,7 @@ from tests.tools import ROOT, command, epochs_logged
 USERS, ITEMS, INTERACTIONS, TEST_USERS = 616_502, 334_060, 3_651_542, 100_000
 EPOCH_TARGET_S, RANK_TARGET_S, MEMORY_TARGET_GB, DRIVER_TARGET_GB = 120.0, 60.0, 8.0, 1.5
 FULL_SHARE = 0.02
+COUNTS = {"users": "users", "items": "items", "num_out": "interactions", "test_users": "test users"}
 GB = 1e9
 CONFIG = """
 name: bench-m2
@@ -87,7 +88,7 @@ def main() -> None:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}; legal: {', '.join(STAGES)}")
     bench = Bench(given)
-    ledger = Ledger("m2", "make bench-m2", given.results, given.again)
+    ledger = Ledger("m2", given.results, given.again)
     for stage in given.stages or STAGES:
         ledger.run(stage, partial(STAGES[stage], bench))
         _write(ledger)
@@ -260,7 +261,9 @@ def _write(ledger: Ledger) -> None:
     for name, each in found.items():
         memory = [f"{each[key] / GB:.2f}" if each.get(key) else "" for key in
                   ("driver_bytes", "tree_bytes", "tree_unique_bytes")]
-        own = {"prepare": f"{each.get('counts', {})}", "evaluate": f"ranking {each.get('rank_s', 0):.1f} s",
+        counts = each.get("counts", {})
+        own = {"prepare": ", ".join(f"{counts.get(key, 0):,} {what}" for key, what in COUNTS.items()),
+               "evaluate": f"ranking {each.get('rank_s', 0):.1f} s",
                "full-softmax": f"an epoch on one thread: {each.get('epoch_wall_s', 0):.0f} s, from "
                                f"{100 * each.get('share', 0):.1f} % of it"}.get(name, "")
         if name.startswith("train"):

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import models.ranking
 from models.config import SASRecConfig
 from models.ranking import EncoderScorer, rank_users, recommend
 from models.sequences import Cases, Sequences
 from models.students import build_encoder
+from tests.bench.dense import dense_lists, dense_ranks
 from tests.bench.generated import draw
 from tests.bench.ledger import RESULTS, Ledger, table
 from tests.bench.sections import note
@@ -47,7 +47,7 @@ def main() -> None:
     for part in given.parts:
         if part not in parts:
             parser.error(f"unknown part {part!r}; legal: {', '.join(parts)}")
-    ledger = Ledger("rank", "make bench-rank", given.results, given.again)
+    ledger = Ledger("rank", given.results, given.again)
     torch.set_num_threads(1)
     for part in given.parts or [part for part in parts if part.startswith("ways")]:
         kind, _, size = part.partition("-")
@@ -127,26 +127,15 @@ def _against_dense(scorer: EncoderScorer, cases: Cases) -> dict[str, int]:
     some = Cases(cases.users[:count], Sequences(cases.histories.values[: edges[-1]], edges), cases.targets[:count])
     found = rank_users(scorer, some, top_k=0)
     lists = {precision: recommend(scorer, some.histories, LIST, precision=precision) for precision in ("fp32", "bf16")}
+    states_ND = scorer.states(some.histories, np.arange(count))
     unlike = {"ranks": 0, "fp32": 0, "bf16": 0}
-    for start in range(0, count, 64):
-        indices = np.arange(start, min(start + 64, count))
-        scores_BV = scorer.states(some.histories, indices).double() @ scorer.items_VD.double().T
-        unlike["ranks"] += int((_ranks(scores_BV.clone(), some, indices) != found.rank[indices]).sum())
-        for row, index in enumerate(indices):
-            scores_BV[row, torch.from_numpy(some.histories[index].astype(np.int64)) - 1] = -torch.inf
-        best_BK = 1 + scores_BV.topk(LIST).indices.numpy()
+    for indices in np.array_split(np.arange(count), -(-count // 64)):
+        states_BD = states_ND[torch.from_numpy(indices)]
+        unlike["ranks"] += int((dense_ranks(states_BD, scorer.items_VD, some, indices) != found.rank[indices]).sum())
+        best_BK = dense_lists(states_BD, scorer.items_VD, some, indices, LIST)
         for precision, list_NK in lists.items():
             unlike[precision] += int((best_BK != list_NK[indices]).any(1).sum())
     return {"dense_users": count} | {f"unlike_dense_{name}": number for name, number in unlike.items()}
-
-
-def _ranks(scores_BV: Tensor, cases: Cases, indices: np.ndarray) -> np.ndarray:
-    targets_B1 = torch.from_numpy(cases.targets[indices].astype(np.int64))[:, None] - 1
-    bars_B1 = scores_BV.gather(1, targets_B1)
-    for row, index in enumerate(indices):
-        scores_BV[row, torch.from_numpy(cases.histories[index].astype(np.int64)) - 1] = -torch.inf
-    ranks: np.ndarray = 1 + (scores_BV > bars_B1).sum(1).numpy()
-    return ranks
 
 
 def _write(ledger: Ledger) -> None:

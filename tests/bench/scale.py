@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished points anew")
     given = parser.parse_args()
-    ledger = Ledger("scale", "make bench-scale", given.results, given.again)
+    ledger = Ledger("scale", given.results, given.again)
     for point in given.points or [f"{axis}-{size}" for axis in FIXED for size in given.sizes]:
         axis, _, size = point.partition("-")
         if axis not in FIXED or not size.isdigit():

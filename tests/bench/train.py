@@ -54,7 +54,7 @@ def main() -> None:
     for part in given.parts:
         if part not in PARTS:
             parser.error(f"unknown part {part!r}; legal: {', '.join(PARTS)}")
-    ledger = Ledger("train", "make bench-train", given.results, given.again)
+    ledger = Ledger("train", given.results, given.again)
     with contextlib.ExitStack() as stack:
         scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mentorec-train-")))
         bench = Bench(scratch.resolve(), given.rounds, given.worker_epochs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-_POLL_S = 0.2
+_POLL_S = 0.5
 
 
 @dataclass
@@ -55,7 +55,7 @@ def _watch(top: psutil.Process, usage: Usage, ended: threading.Event) -> None:
             own = top.memory_info().rss
             tree = own + sum(_resident(usage, process) for process in processes)
             usage.own_bytes, usage.tree_bytes = max(usage.own_bytes, own), max(usage.tree_bytes, tree)
-            if time.perf_counter() - last_unique > 10 * _POLL_S:  # dear: the system walks every page
+            if time.perf_counter() - last_unique > 6 * _POLL_S:  # dear: the system walks every page
                 last_unique = time.perf_counter()
                 usage.tree_unique_bytes = max(usage.tree_unique_bytes, sum(map(_unique, [top, *processes])))
         if ended.wait(_POLL_S):

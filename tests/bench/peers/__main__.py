@@ -55,7 +55,7 @@ def main() -> None:
     for part in given.parts:
         if part not in parts:
             parser.error(f"unknown part {part!r}; legal: {', '.join(parts)}")
-    ledger = Ledger("peers", "make bench-peers", given.results, given.again)
+    ledger = Ledger("peers", given.results, given.again)
     with contextlib.ExitStack() as stack:
         scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mentorec-peers-")))
         bench = Bench(scratch, given.environments, [name for name in names if name in given.only], given.slice_steps,

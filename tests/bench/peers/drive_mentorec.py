@@ -11,7 +11,7 @@ from gate import Settings, drive
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import MentorecError
-from models.ranking import EncoderScorer, rank_users, recommend
+from models.ranking import SHARD_USERS, EncoderScorer, rank_users, recommend
 from models.students import build_encoder
 from pipeline import arrays
 from pipeline.artifacts import begin, open_artifact
@@ -22,6 +22,7 @@ from pipeline.train.keys import key
 from pipeline.train.sampler import Sampler
 from pipeline.train.stage import train
 from tests.bench.beauty import student
+from tests.bench.dense import dense_ranks
 
 NEVER = 10**6
 
@@ -66,17 +67,12 @@ class Mentorec:
         scorer = EncoderScorer(self._encoder)
         found = rank_users(scorer, cases, top_k=0)
         wrong = 0
-        for start in range(0, len(cases), 512):
-            indices = np.arange(start, min(start + 512, len(cases)))
-            states_BD = scorer.states(cases.histories, indices).double()
-            scores_BV = states_BD @ scorer.items_VD.double().T
-            rows = np.repeat(np.arange(len(indices)), cases.histories.lengths[indices])
-            seen = np.concatenate([cases.histories[index] for index in indices]).astype(np.int64) - 1
-            targets_B = torch.from_numpy(cases.targets[indices].astype(np.int64)) - 1
-            bars_B1 = scores_BV.gather(1, targets_B[:, None])
-            scores_BV[torch.from_numpy(rows), torch.from_numpy(seen)] = -torch.inf
-            ranks_B = 1 + (scores_BV > bars_B1).sum(1).numpy()
-            wrong += int((ranks_B != found.rank[indices]).sum())
+        for start in range(0, len(cases), SHARD_USERS):
+            indices = np.arange(start, min(start + SHARD_USERS, len(cases)))
+            states_BD = scorer.states(cases.histories, indices)  # the very same states, as they are encoded together
+            for rows in np.array_split(np.arange(len(indices)), 16):
+                ranks = dense_ranks(states_BD[torch.from_numpy(rows)], scorer.items_VD, cases, indices[rows])
+                wrong += int((ranks != found.rank[indices[rows]]).sum())
         lists = [recommend(scorer, cases.histories, 10, precision=precision) for precision in ("fp32", "bf16")]
         return {"users": len(cases), "ranks_unlike_dense": wrong,
                 "top10_unlike_between_fp32_and_bf16": int((lists[0] != lists[1]).any(1).sum())}
