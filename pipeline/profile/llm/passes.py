@@ -166,7 +166,7 @@ class Passes:
     def _tell_plan(self, estimate: Estimate, split: Mapping[str, Any]) -> None:
         first, known = estimate.first, estimate.first_known
         if not len(split["pending"]):
-            say(f"profile: all answers are in the ledger ({split['settled'].get('requests', 0):,}), nothing is asked")
+            say(f"profile: nothing is to be asked; {split['settled'].get('requests', 0):,} answers are in the ledger")
             return
         say(f"profile: {len(self.ids):,} users; {len(split['pending']):,} of them want {first:,} first prompts, "
             f"{known:,} answered in the ledger, {split['requests']:,} to be asked")

@@ -22,6 +22,8 @@ _WIDE = (9999, 9999)
 """A part's number while the division is not known: no number is longer."""
 _SLACK_TOKENS = 8
 """Tokens that may come on top where a text meets its fence."""
+_SMALL_ITEM = 50
+"""Tokens of an item that ought to fit."""
 ITEM_TOO_LONG = "one item alone is longer than the token budget"
 NO_ANSWER = "no answer"
 
@@ -123,7 +125,7 @@ class _Play:
     def _cut(self, lines: Sequence[str]) -> Request:
         span = latest(len(lines), lambda s: len(self._leaf(lines[s[0]:s[1]], None).tokens) <= self._budget)
         if span is None:
-            raise _Rejected(ITEM_TOO_LONG)
+            raise self._too_long()
         self.spent.left_out = span[0]
         return self._leaf(lines[span[0]:], None)
 
@@ -162,8 +164,16 @@ class _Play:
     def _divide(self, count: int, fits: Callable[[Span], bool]) -> list[Span]:
         spans = halve(count, fits)
         if spans is None:
-            raise _Rejected(ITEM_TOO_LONG)
+            raise self._too_long()
         return spans
+
+    def _too_long(self) -> Exception:
+        """Not even one item fits: is it the item or the instructions?"""
+        bare = len(self._leaf([], None).tokens)
+        if bare + _SMALL_ITEM < self._budget:
+            return _Rejected(ITEM_TOO_LONG)
+        return ConfigError(f"profile.engine: the instructions alone take {bare} of the {self._budget} tokens there are "
+                           "for a prompt; raise max_model_len, or lower sampling.max_tokens")
 
     # --- prompts ---
 
