@@ -149,12 +149,12 @@ def test_a_context_too_small_for_a_merge_is_told(chat: ChatTokenizer) -> None:
         play(chat, items(200), config, distinct)
 
 
-@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
 def test_instructions_that_fill_the_context_are_told(chat: ChatTokenizer) -> None:
     with pytest.raises(ConfigError, match=r"the instructions alone take \d+ of the 100 tokens"):
         play(chat, items(1), engine(max_model_len=160), distinct)
 
 
+@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
 def test_texts_far_beyond_their_limit_are_cut_to_the_bound(chat: ChatTokenizer, strategy: str) -> None:
     config = engine(long_history={"strategy": strategy})
     wild = "\U0001f40b🐙 ßÄ€ " * 400
