@@ -155,7 +155,8 @@ def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strateg
     prepared = make_text_prepared(storage, users=12, textless=0, longest=120)
 
     def script(asked: Asked) -> Reply:
-        return Reply("" if asked.seed == 0 and asked.chance < 0.3 else GOOD)
+        # No two answers are the same, for users whose merges are the same share the request.
+        return Reply("" if asked.seed == 0 and asked.chance < 0.3 else f"{GOOD} Their mark is {asked.chance}.")
 
     with scripted_server(script, count=lambda messages: len(chat.ids(messages))) as server:
         config = config_of(server.url, tokenizer, angles=("overall", "recent"), engine={
