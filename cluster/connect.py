@@ -84,7 +84,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     try:
         _knock()
         ray.init(**_arguments(config))
-    except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
+    except Exception as exc:  # a node that is slow to start is told by a bare Exception
         raise ResourceError(_explain(exc)) from exc
     try:
         yield
@@ -126,7 +126,8 @@ def _is_checkout() -> bool:
 def _explain(exc: Exception) -> str:
     reason = " ".join(str(exc).split())[:300]
     if not joins_cluster():
-        return f"a local Ray did not start: {reason}; `mentorec doctor --ray` shows what is missing"
+        return (f"a local Ray did not start: {reason}; run again when the machine is less busy; "
+                "`mentorec doctor --ray` shows what is missing")
     token = "" if _AUTH_MODE in os.environ else f"; if it asks for a token, set {_AUTH_MODE}=token"
     return (f"no Ray cluster answers at {_ADDRESS}={os.environ[_ADDRESS]}: {reason}{token}; start one with "
             f"`ray start --head`, or unset {_ADDRESS} to run on this machine")

@@ -64,3 +64,20 @@ def test_a_silent_address_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     named = r"RAY_ADDRESS=127\.0\.0\.1:9: .*ray start --head"
     with pytest.raises(ResourceError, match=named), connect(ClusterConfig()):
         raise AssertionError("connected to nothing")
+
+
+def test_a_node_that_is_too_slow_to_start_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception then."""
+    import ray
+
+    from cluster.config import ClusterConfig
+    from cluster.connect import connect
+
+    def too_slow(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(ResourceError, match="did not start: .*timed out.*less busy"), connect(ClusterConfig()):
+        raise AssertionError("connected to nothing")
