@@ -115,10 +115,10 @@ def _engine_errors() -> Iterator[None]:
     try:
         yield
     except ActorDiedError as exc:
-        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(exc).splitlines() if "rror" in line and "://" not in line]
         if "creation task" not in str(exc):
             raise
-        raise ResourceError(f"profile: the engine did not start: {lines[-1][:300]}; see engine.model, "
+        raise ResourceError(f"profile: the engine did not start: {lines[-1][:400] if lines else ''}; see engine.model, "
                             "engine.model_kwargs and engine.execution (the actors' own words: "
                             "cluster.worker_logs=true); answers are kept") from exc
 
