@@ -90,3 +90,13 @@ def test_any_record_comes_through(values: dict[str, Any]) -> None:
     assert record is not None
     assert record == TypeAdapter(ProfileRecord).validate_python(values)
     assert set(told(record)) == set(FIELDS) and told(record)["summary"] == values["summary"].strip()
+
+
+def test_control_characters_in_a_string_are_no_other_schema() -> None:
+    """Guided decoding lets a model write them raw; what is told of the record is cleaned anyway."""
+    values = {"tastes": ["floral\x06 scents"], "attributes": [], "price_or_era": "", "dislikes": [],
+              "behaviour_over_time": "Steady.", "summary": "Fresh\x7f and floral."}
+    text = json.dumps(values).replace("\\u0006", "\x06")
+    assert "\x06" in text
+    found = parse(text)
+    assert found is not None and found.tastes == ["floral\x06 scents"]

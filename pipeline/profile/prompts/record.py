@@ -48,7 +48,7 @@ def parse(text: str) -> ProfileRecord | None:
         if language.strip().lower() not in ("", "json"):
             return None
     try:
-        values = json.loads(text)
+        values = json.loads(text, strict=False)  # control characters pass a schema; no cleaned text has them
         return ProfileRecord.model_validate(values)
     except (ValueError, RecursionError, ValidationError):
         return None
