@@ -108,9 +108,10 @@ def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path)
     assert sum(info["gate"].values()) == len(first_bad - {faulty.hung}) + 2 * sum(  # type: ignore[attr-defined]
         reasons.values())
     assert info["without_answer"] == 2 and info["from_ledger"] == 0
-    assert info["asked"] == len({(asked.prompt, asked.seed) for asked in server.answered})
+    heard = [asked for asked in server.answered if asked.prompt != faulty.hung]  # type: ignore[attr-defined]
+    assert info["asked"] == len({(asked.prompt, asked.seed) for asked in heard})
     assert info["requests"] == info["asked"] + info["without_answer"]
-    assert info["output_tokens"] == sum(len((faulty(asked).text or "").split()) for asked in server.answered)
+    assert info["output_tokens"] == sum(len((faulty(asked).text or "").split()) for asked in heard)
 
 
 def test_the_schema_is_sent_and_the_record_told(storage: Storage, tokenizer: Path) -> None:
