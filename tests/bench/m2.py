@@ -25,6 +25,7 @@ from configs.loader import load
 from pipeline.artifacts import begin, find, open_artifact
 from pipeline.config import RunConfig
 from pipeline.encode import keys as encode_keys
+from pipeline.plan import steps
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource
 from pipeline.profile import keys as profile_keys
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "mentorec-bench-m2",
                         metavar="FOLDER", help="keeps the artifacts between calls")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
-    parser.add_argument("--again", action="store_true", help="measure finished stages anew (their artifacts go)")
+    parser.add_argument("--again", action="store_true", help="measure finished stages anew")
     given = parser.parse_args()
     for stage in given.stages:
         if stage not in STAGES:
@@ -98,7 +99,7 @@ class Bench:
     """The run's configuration and what its stages left."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.scratch, self.again = given.scratch.resolve(), given.again
+        self.scratch = given.scratch.resolve()
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.file = self.scratch / "m2.yaml"
         users, items = round(USERS * given.share), round(ITEMS * given.share)
@@ -109,10 +110,13 @@ class Bench:
         self.config = load(RunConfig, str(self.file), [])
         self.storage = Storage.from_config(self.config.storage)
 
-    def stage(self, *args: str, forget: str, progress: Callable[[], object] | None = None) -> dict[str, Any]:
-        """A command in a process of its own, watched: its seconds, its memory and that of all below it."""
-        if self.again:
-            self.storage.delete(f"artifacts/{forget}")
+    def stage(self, *args: str, label: str, progress: Callable[[], object] | None = None) -> dict[str, Any]:
+        """A command in a process of its own, watched: its seconds, its memory and that of all below it.
+
+        What an earlier attempt at the artifact ``label`` left goes first, so that all of it is measured.
+        """
+        folders = {step.label: step.key.folder for step in steps(self.config, self.storage)}
+        self.storage.delete(folders[label])
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command(*args, "-c", str(self.file)), cwd=ROOT, stdout=subprocess.DEVNULL,
                                        stderr=said, env=_environment())
@@ -131,7 +135,7 @@ class Bench:
 
 def prepare(bench: Bench) -> dict[str, Any]:
     """Generate and prepare."""
-    figures = bench.stage("prepare", forget="prepare")
+    figures = bench.stage("prepare", label="prepare")
     artifact = open_artifact(bench.storage, "prepare", bench.fingerprints()["prepare"])
     assert artifact is not None
     return figures | {"counts": artifact.manifest.counts}
@@ -139,7 +143,7 @@ def prepare(bench: Bench) -> dict[str, Any]:
 
 def profile(bench: Bench) -> dict[str, Any]:
     """Keywords profiles through Ray Data."""
-    return bench.stage("profile", forget="profile")
+    return bench.stage("profile", label="profile")
 
 
 def vectors(bench: Bench) -> dict[str, Any]:
@@ -157,19 +161,19 @@ def vectors(bench: Bench) -> dict[str, Any]:
 
 def reduce(bench: Bench) -> dict[str, Any]:
     """Fit on a sample, transform the rest."""
-    return bench.stage("reduce", forget="reduce")
+    return bench.stage("reduce", label="reduce")
 
 
 def train(arm: str, bench: Bench) -> dict[str, Any]:
     """Two epochs through Ray Train: of the distilled arm the first distils."""
     log = _EpochLog(Path(bench.storage.path("artifacts/train")))
-    figures = bench.stage("train", f"arms=[{arm}]", forget=f"train-{arm}", progress=log.look)
+    figures = bench.stage("train", f"arms=[{arm}]", label=f"train/{arm}/seed-0", progress=log.look)
     return figures | {"epoch_ends_s": log.ends(), "first_epoch_s": log.first_epoch()}
 
 
 def evaluate(bench: Bench) -> dict[str, Any]:
     """Full ranking of the test users by the distilled model, two Ray workers."""
-    figures = bench.stage("evaluate", "arms=[distilled]", forget="evaluate")
+    figures = bench.stage("evaluate", "arms=[distilled]", label="evaluate/distilled/seed-0")
     references = bench.storage.read_json(f"runs/{bench.config.name}/references.json")
     artifact = open_artifact(bench.storage, "evaluate", references["evaluate/distilled/seed-0"])
     assert artifact is not None
@@ -188,12 +192,12 @@ def full_softmax(bench: Bench) -> dict[str, Any]:
                                heads=model.num_heads, dropout=model.dropout, max_length=model.max_length,
                                batch_size=training.batch_size, lr=training.optimizer.lr)
     with Driver("mentorec", own_python(), settings) as driver:
-        steps = driver.facts["steps_per_epoch"]
+        epoch = driver.facts["steps_per_epoch"]
         driver.ask({"steps": 2})
-        part = driver.ask({"steps": math.ceil(FULL_SHARE * steps)})
-    return {"steps_per_epoch": steps, "part": part, "share": part["steps"] / steps,
-            "epoch_cpu_s": part["cpu_s"] * steps / part["steps"],
-            "epoch_wall_s": part["wall_s"] * steps / part["steps"]}
+        part = driver.ask({"steps": math.ceil(FULL_SHARE * epoch)})
+    return {"steps_per_epoch": epoch, "part": part, "share": part["steps"] / epoch,
+            "epoch_cpu_s": part["cpu_s"] * epoch / part["steps"],
+            "epoch_wall_s": part["wall_s"] * epoch / part["steps"]}
 
 
 STAGES: dict[str, Callable[[Bench], dict[str, Any]]] = {

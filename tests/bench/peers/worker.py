@@ -27,6 +27,7 @@ def ray_worker(prepared: Artifact, given: dict[str, Any]) -> dict[str, Any]:
     storage.delete(stage_key.folder)
     with connect(ClusterConfig(num_cpus=2)), watched() as usage:
         trained = train(config, model, "plain", given["seed"], prepared, None, begin(storage, stage_key))
-    workers = {name: size for name, size in usage.by_name.items() if "TrainWorker" in name}
+    below = {name: size for name, size in usage.by_name.items() if name.startswith("ray::")}
+    workers = {name: size for name, size in below.items() if "TrainWorker" in name} or below
     return {"epoch_wall_s": trained.manifest.info["seconds"] / EPOCHS, "worker_bytes": max(workers.values()),
             "processes": usage.by_name, **usage.figures()}
