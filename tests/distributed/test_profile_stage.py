@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact
 from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.profile import keys
 from pipeline.profile import stage as profile_stage
+from pipeline.profile import writing as profile_writing
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS, profile
 from tests.texts import make_text_prepared
@@ -109,11 +110,11 @@ def test_a_call_cut_off_after_the_map_computes_nothing_again(storage: Storage, m
         with pytest.raises(InterruptedError):
             profile(config, prepared, out)
 
-    class NeverCalled(profile_stage.ProfileActor):
+    class NeverCalled(profile_writing.ProfileActor):
         def __call__(self, batch: object) -> None:  # type: ignore[override]
             raise AssertionError("a saved row was sent again")
 
-    monkeypatch.setattr(profile_stage, "ProfileActor", NeverCalled)
+    monkeypatch.setattr(profile_writing, "ProfileActor", NeverCalled)
     with monkeypatch.context() as patch:
         patch.setattr(rows, "remove_work", cut_off)
         with pytest.raises(InterruptedError):
