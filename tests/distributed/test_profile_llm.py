@@ -26,7 +26,7 @@ from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Reply, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=20, block_rows=20)
 
 

@@ -11,6 +11,8 @@ from tests.scripted_llm import scripted_server
 from tests.tiny_llm import make_tokenizer
 from tests.tools import TINY, cli
 
+pytestmark = pytest.mark.llm
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:

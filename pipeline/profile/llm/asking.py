@@ -29,6 +29,8 @@ ERROR: Final = "error"
 """Column: why there is no answer; null where there is one."""
 _HELPER_CPUS = 0.1
 """CPUs of a task that reads requests or saves answers."""
+_HELPERS = 2
+"""Such tasks at once: each is a process to start, and none is ever the bottleneck."""
 _SAVED, _FAILED = "saved", "failed"
 _PROGRESS_SECONDS = 15.0
 _FAILED_FOLDER = f"{rows.WORK}/failed"
@@ -96,14 +98,15 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
         return
     say(f"profile: pass {number + 1}: asking {total:,} requests")
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
+        helpers = ray.data.TaskPoolStrategy(size=_HELPERS)
         dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
-                                        num_cpus=_HELPER_CPUS)
+                                        num_cpus=_HELPER_CPUS, concurrency=_HELPERS)
         if len(done):
             dataset = dataset.map_batches(_unanswered, fn_args=[ray.put(np.sort(done))], batch_format="pyarrow",
-                                          num_cpus=_HELPER_CPUS)
+                                          num_cpus=_HELPER_CPUS, compute=helpers)
         dataset = asker.answers(dataset.repartition(target_num_rows_per_block=asker.batch_size))
         saved = dataset.map_batches(_save, fn_args=[ledger, failures, out.attempt], batch_format="pyarrow",
-                                    batch_size=None, num_cpus=_HELPER_CPUS)
+                                    batch_size=None, num_cpus=_HELPER_CPUS, compute=helpers)
         _watch(saved, total, number)
 
 
