@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from pipeline.train import loop, ray_session
+from models.sequences import Batch
+from pipeline.train import ray_session
+from pipeline.train.learner import Learner
 
 MARKER = "killed"
 """File below the storage root that says that the fault has happened."""
@@ -19,16 +21,18 @@ KILL_STEP = 13
 def kill_second_rank_once(config: dict[Any, Any]) -> None:
     """The worker loop, with a SIGKILL of rank 1 in the middle of an epoch, the first time round."""
     marker, resumed = (Path(config["storage"].path(name)) for name in (MARKER, RESUMED))
-    original = loop._Run._clip_gradients
+    original = Learner.gradients
 
-    def clip(run: Any) -> float:
-        if run._session.rank == 1:
+    def gradients(learner: Learner, batch: Batch, alpha: float, epoch: int, step: int, rank: int, with_stats: bool
+                  ) -> dict[str, float]:
+        values = original(learner, batch, alpha, epoch, step, rank, with_stats)
+        if rank == 1:
             if marker.exists() and not resumed.exists():
-                resumed.write_text(str(run.progress.steps))
-            if run.progress.steps == KILL_STEP and not marker.exists():
+                resumed.write_text(str(step))
+            if step == KILL_STEP and not marker.exists():
                 marker.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
-        return original(run)
+        return values
 
-    loop._Run._clip_gradients = clip  # type: ignore[assignment, method-assign]
+    Learner.gradients = gradients  # type: ignore[assignment, method-assign]
     ray_session.worker_loop(config)

@@ -21,7 +21,7 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, StorageError, TrainingError
 from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
-from models.sequences import Sequences
+from models.sequences import Batch, Sequences
 from pipeline import artifacts
 from pipeline.artifacts import Artifact
 from pipeline.digests import digest_file
@@ -31,6 +31,7 @@ from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
+from pipeline.train.learner import Learner
 from tests.builders import make_prepared, make_targets, train_arm
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8)
@@ -49,14 +50,15 @@ def train_here(root: Path, config: TrainConfig = CONFIG, model: ModelConfig = SA
 def train_and_die(root: Path, model: ModelConfig, step: int) -> None:
     """A process that is killed between two optimizer steps."""
     torch.set_num_threads(1)
-    original = loop._Run._clip_gradients
+    original = Learner.gradients
 
-    def clip(run: Any) -> float:
-        if run.progress.steps == step:
+    def gradients(learner: Learner, batch: Batch, alpha: float, epoch: int, now: int, *rest: Any) -> dict[str, float]:
+        values = original(learner, batch, alpha, epoch, now, *rest)
+        if now == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(run)
+        return values
 
-    loop._Run._clip_gradients = clip  # type: ignore[assignment, method-assign]
+    Learner.gradients = gradients  # type: ignore[assignment, method-assign]
     train_here(root, model=model)
 
 
