@@ -1,4 +1,4 @@
-"""Arrow IPC files of `prepare` as memory-mapped arrays, and back."""
+"""Arrow IPC files of `prepare` as memory-mapped sequences."""
 
 from __future__ import annotations
 
@@ -6,21 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
 
 from models.sequences import Cases, Sequences
+from pipeline.arrow import open_arrow
 from pipeline.columns import HISTORY, ITEMS, TARGET, USER_IDX
-
-
-def open_arrow(path: Path) -> pa.Table:
-    """An Arrow IPC file, memory-mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def write_arrow(path: str | Path, table: pa.Table) -> None:
-    """One record batch, uncompressed, so that readers map it without a copy."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
 
 
 def sequences(column: pa.ChunkedArray) -> Sequences:

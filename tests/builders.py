@@ -12,7 +12,7 @@ from cluster.storage import Storage
 from models.config import ModelConfig
 from models.sequences import Sequences
 from pipeline import artifacts
-from pipeline.arrays import write_arrow
+from pipeline.arrow import write_arrow
 from pipeline.artifacts import Artifact, StageKey, digest_ids
 from pipeline.columns import (
     ANGLE,

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.arrays import write_arrow
+from pipeline.arrow import write_arrow
 from pipeline.columns import (
     ATTRIBUTES,
     CATEGORY,

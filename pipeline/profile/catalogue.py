@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import write_arrow
+from pipeline.arrow import write_arrow
 from pipeline.columns import CATEGORY, FIELDS, TITLE
 from pipeline.profile import fields as f
 from pipeline.profile.features import Kind

@@ -17,7 +17,7 @@ from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.config import ModelConfig
 from models.students import build_encoder
-from pipeline.arrays import open_arrow
+from pipeline.arrow import open_arrow
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.threads import torch_threads

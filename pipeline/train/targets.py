@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError
-from pipeline.arrays import open_arrow, write_arrow
+from pipeline.arrow import open_arrow, write_arrow
 from pipeline.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator

@@ -10,7 +10,7 @@ import pyarrow as pa
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from models.sequences import Cases, Sequences
-from pipeline.arrays import write_arrow
+from pipeline.arrow import write_arrow
 from pipeline.artifacts import Artifact, StageKey, begin, digest_ids, find
 from pipeline.columns import HISTORY, ITEM_ID, ITEM_IDX, ITEMS, TARGET, USER_ID, USER_IDX
 

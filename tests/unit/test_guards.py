@@ -15,7 +15,7 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import DataError, LeakageError
 from pipeline import artifacts
-from pipeline.arrays import open_arrow, write_arrow
+from pipeline.arrow import open_arrow, write_arrow
 from pipeline.artifacts import Artifact
 from pipeline.columns import (
     HISTORY,

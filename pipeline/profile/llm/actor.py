@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.arrays import open_arrow
+from pipeline.arrow import open_arrow
 from pipeline.artifacts import ArtifactDir
 from pipeline.columns import ANGLE, PROFILE, REASON, REVIEWS, USER_IDX
 from pipeline.profile.histories import Histories

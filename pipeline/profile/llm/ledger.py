@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
-from pipeline.arrays import open_arrow, write_arrow
+from pipeline.arrow import open_arrow, write_arrow
 from pipeline.profile.llm.requests import REQUEST, Answer, Author
 
 FOLDER: Final = "ledger"

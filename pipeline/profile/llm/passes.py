@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import rows
-from pipeline.arrays import write_arrow
+from pipeline.arrow import write_arrow
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, REVIEWS, SIGNALS, USER_IDX
 from pipeline.mapping import map_rows

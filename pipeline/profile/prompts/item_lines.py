@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import open_arrow
+from pipeline.arrow import open_arrow
 from pipeline.columns import FIELDS, TITLE
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from configs.errors import DataError, illegal
-from pipeline.arrays import open_arrow
+from pipeline.arrow import open_arrow
 from pipeline.columns import ATTRIBUTES
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig
