@@ -157,7 +157,8 @@ def test_one_per_cent_more_interactions_change_the_touched_users_alone(raw: Path
     storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY + f"storage: {{uri: {tmp_path / 'storage'}}}\n")
-    shared = ["arms=[distilled]", "evaluate.baselines=[popularity]", "profile.engine.max_terms=60"]
+    shared = ["arms=[distilled]", "evaluate.baselines=[popularity]", "profile.engine.kind=keywords",
+              "profile.engine.max_terms=60"]
 
     def run(name: str, folder: Path, *more: str) -> dict[str, Artifact]:
         process = cli("run", "--config", str(config), f"name={name}",
