@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.provenance import provenance
 from tests.bench import help, jobs, kill, parity, reuse, search
-from tests.bench.sections import Section, note, record
+from tests.bench.sections import Section, check_parts, note, record
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT
 
@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; none: all")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"unknown part {unknown[0]!r}; legal: {', '.join(PARTS)}")
+    check_parts(parser, given.parts, PARTS)
     os.environ.pop("RAY_ADDRESS", None)  # every command starts a Ray of its own
     failed = []
     with tempfile.TemporaryDirectory(prefix="mentorec-acceptance-") as folder:

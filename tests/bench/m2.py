@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -34,6 +33,7 @@ from tests.bench.latents import write_vectors
 from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.watch import watched
+from tests.bench.workshop import watching
 from tests.tools import ROOT, command, epochs_logged
 
 USERS, ITEMS, INTERACTIONS, TEST_USERS = 616_502, 334_060, 3_651_542, 100_000
@@ -233,25 +233,16 @@ class _EpochLog:
         return round(self._ends[0] - self._first_step, 1) if self._ends and self._first_step is not None else None
 
 
-@contextlib.contextmanager
-def _calling(look: Callable[[], object] | None) -> Any:
+def _calling(look: Callable[[], object] | None) -> contextlib.AbstractContextManager[None]:
+    """``look`` now and then while the block runs; files may vanish while it looks."""
     if look is None:
-        yield
-        return
-    ended = threading.Event()
+        return contextlib.nullcontext()
 
     def again() -> None:
-        while not ended.wait(0.2):
-            with contextlib.suppress(OSError):
-                look()
+        with contextlib.suppress(OSError):
+            look()
 
-    thread = threading.Thread(target=again, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return watching(again, every_s=0.2)
 
 
 def _environment() -> dict[str, str]:

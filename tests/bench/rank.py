@@ -25,7 +25,7 @@ from models.students import build_encoder
 from tests.bench.dense import dense_lists, dense_ranks
 from tests.bench.generated import draw
 from tests.bench.ledger import RESULTS, Ledger, table
-from tests.bench.sections import note
+from tests.bench.sections import check_parts, note
 
 SIZES = {"beauty": (22_363, 12_101, 8.9), "amazon-m2": (100_000, 334_060, 5.9)}
 """Users, items, mean length of a history."""
@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished parts anew")
     given = parser.parse_args()
-    for part in given.parts:
-        if part not in parts:
-            parser.error(f"unknown part {part!r}; legal: {', '.join(parts)}")
+    check_parts(parser, given.parts, parts)
     ledger = Ledger("rank", given.results, given.again)
     torch.set_num_threads(1)
     for part in given.parts or [part for part in parts if part.startswith("ways")]:

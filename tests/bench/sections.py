@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def _grid(header: Sequence[object], rows: Sequence[Sequence[object]]) -> list[st
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|---" * len(header) + "|")
     return lines
+
+
+def check_parts(parser: argparse.ArgumentParser, given: Sequence[str], legal: Iterable[str]) -> None:
+    """End the command where a part that was asked for is none."""
+    names = list(legal)
+    for part in given:
+        if part not in names:
+            parser.error(f"unknown part {part!r}; legal: {', '.join(names)}")
 
 
 def note(message: str) -> None:

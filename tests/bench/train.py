@@ -32,6 +32,7 @@ from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty,
 from tests.bench.latents import write_noise
 from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.peers.driver import Driver, own_python
+from tests.bench.sections import check_parts
 
 OVERHEAD_TARGET, WORKERS_TARGET = 1.05, 1.6
 TARGET_WIDTH = 64
@@ -51,9 +52,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished parts anew")
     given = parser.parse_args()
-    for part in given.parts:
-        if part not in PARTS:
-            parser.error(f"unknown part {part!r}; legal: {', '.join(PARTS)}")
+    check_parts(parser, given.parts, PARTS)
     ledger = Ledger("train", given.results, given.again)
     with contextlib.ExitStack() as stack:
         scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mentorec-train-")))

@@ -126,12 +126,12 @@ def kill_when(ready: Callable[[], bool], *args: str) -> Killed:
 
 
 @contextlib.contextmanager
-def watching(look: Callable[[], object]) -> Iterator[None]:
+def watching(look: Callable[[], object], every_s: float = _POLL_S) -> Iterator[None]:
     """Call ``look`` again and again, in a thread of its own, while the block runs."""
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(_POLL_S):
+        while not ended.wait(every_s):
             look()
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -25,6 +25,7 @@ from tests.bench.peers import report
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.peers.environments import ENVIRONMENTS, FOLDER, python_of
 from tests.bench.peers.worker import ray_worker
+from tests.bench.sections import check_parts
 
 OURS = {
     "mentorec": {"loss": {"kind": "softmax"}},
@@ -53,9 +54,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--again", action="store_true", help="measure finished parts anew")
     given = parser.parse_args()
-    for part in given.parts:
-        if part not in parts:
-            parser.error(f"unknown part {part!r}; legal: {', '.join(parts)}")
+    check_parts(parser, given.parts, parts)
     ledger = Ledger("peers", given.results, given.again)
     with contextlib.ExitStack() as stack:
         scratch = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mentorec-peers-")))
