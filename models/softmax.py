@@ -20,7 +20,7 @@ from torch import Tensor
 Precision = Literal["fp32", "bf16"]
 
 _CACHED_BYTES = {"cpu": 12 * 2**20}
-"""Scores of a chunk up to this size are worth keeping between the two products that read them."""
+"""Scores of a chunk up to this size are worth keeping between the products that read them."""
 _GPU_BYTES = 2**30
 _ROWS, _TILE_ROWS, _TILE_ITEMS = 128, 256, 1024
 _SAFE_EXPONENT = 64.0
@@ -36,7 +36,9 @@ def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk
         weights_VD: fp32 scoring vectors.
         rows_N: the targets, as rows of ``weights_VD``.
         chunk_rows: positions per chunk of the one-pass form; None: chosen by the size of the catalogue.
-        precision: of the matrix products' inputs; sums, exponentials and the value are fp32 either way.
+        precision: of the matrix products' inputs; scores, exponentials, sums and the value are fp32 either way. With
+            bf16 on a CPU the products that make the gradients are also rounded to bf16, chunk by chunk, before they
+            are added up in fp32.
     """
     return _ChunkedSoftmax.apply(hidden_ND, weights_VD, rows_N, chunk_rows, precision)  # type: ignore[no-any-return]
 
@@ -45,14 +47,18 @@ class _ChunkedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int | None,
                 precision: Precision) -> Tensor:
+        on_cpu = hidden_ND.device.type == "cpu"
         cached = _CACHED_BYTES.get(hidden_ND.device.type, _GPU_BYTES) // (4 * len(weights_VD))
+        # A GPU rounds fp32 inputs as it reads them; a CPU would do so again for every chunk.
+        factors = torch.bfloat16 if on_cpu and precision == "bf16" else torch.float32
         with matmul_precision(precision, hidden_ND.device):
             shift_N1 = _shift(hidden_ND, weights_VD)
             if chunk_rows is not None or cached >= _ROWS:
-                rows = chunk_rows if chunk_rows is not None else _ROWS if hidden_ND.device.type == "cpu" else cached
-                totals_N, hidden_grad_ND, weights_grad_VD = _one_pass(hidden_ND, weights_VD, shift_N1, rows)
+                best = cached if not on_cpu else _ROWS if factors == torch.float32 else min(cached, 2 * _ROWS)
+                rows = chunk_rows if chunk_rows is not None else best
+                totals_N, hidden_grad_ND, weights_grad_VD = _one_pass(hidden_ND, weights_VD, shift_N1, rows, factors)
             else:
-                totals_N, hidden_grad_ND, weights_grad_VD = _two_passes(hidden_ND, weights_VD, shift_N1)
+                totals_N, hidden_grad_ND, weights_grad_VD = _two_passes(hidden_ND, weights_VD, shift_N1, factors)
         targets_ND = weights_VD.index_select(0, rows_N)
         right_N = (hidden_ND * targets_ND).sum(1)
         loss = (totals_N.log() - right_N).sum() if shift_N1 is None else (
@@ -69,45 +75,64 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return hidden_grad_ND.mul_(grads[0]), weights_grad_VD.mul_(grads[0]), None, None, None
 
 
-def _one_pass(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None, rows: int
+def _one_pass(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None, rows: int, factors: torch.dtype
               ) -> tuple[Tensor, Tensor, Tensor]:
     """Σ_v exp, and the gradients of Σ log Σ exp."""
     totals_N = hidden_ND.new_empty(len(hidden_ND))
-    hidden_grad_ND, weights_grad_VD = torch.empty_like(hidden_ND), torch.zeros_like(weights_VD)
+    hidden_grad_ND, weights_grad_VD = torch.zeros_like(hidden_ND), torch.zeros_like(weights_VD)
+    factor_VD = weights_VD.to(factors)
     buffer_RV = hidden_ND.new_empty(min(rows, len(hidden_ND)), len(weights_VD))
+    rounded_RV = buffer_RV.to(factors)
     for start in range(0, len(hidden_ND), rows):
         part = slice(start, start + rows)
         hidden_RD, total_R = hidden_ND[part], totals_N[part]
         exp_RV = _exponentials(hidden_RD, weights_VD, shift_N1, part, buffer_RV[: len(hidden_RD)])
         torch.sum(exp_RV, 1, out=total_R)
-        torch.mm(exp_RV, weights_VD, out=hidden_grad_ND[part])
-        weights_grad_VD.addmm_(exp_RV.T, hidden_RD / total_R.unsqueeze(1))
+        factor_RV = _rounded(exp_RV, rounded_RV[: len(hidden_RD)])
+        _add_product(hidden_grad_ND[part], factor_RV, factor_VD)
+        _add_product(weights_grad_VD, factor_RV.T, (hidden_RD / total_R.unsqueeze(1)).to(factors))
     hidden_grad_ND /= totals_N.unsqueeze(1)
     return totals_N, hidden_grad_ND, weights_grad_VD
 
 
-def _two_passes(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _two_passes(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None, factors: torch.dtype
+                ) -> tuple[Tensor, Tensor, Tensor]:
     """The same in tiles; nothing larger than a tile exists beside the gradients."""
     totals_N = hidden_ND.new_zeros(len(hidden_ND))
     hidden_grad_ND, weights_grad_VD = torch.zeros_like(hidden_ND), torch.zeros_like(weights_VD)
+    factor_VD = weights_VD.to(factors)
     buffer = hidden_ND.new_empty(_TILE_ROWS * _TILE_ITEMS)
+    rounded = buffer.to(factors)
     tiles = [(slice(start, start + _TILE_ROWS), slice(first, first + _TILE_ITEMS))
              for first in range(0, len(weights_VD), _TILE_ITEMS) for start in range(0, len(hidden_ND), _TILE_ROWS)]
-    scaled_ND = hidden_ND
+    scaled_ND = hidden_ND  # not read before the second pass
     for recompute in (False, True):
         for part, items in tiles:
             hidden_RD, weights_CD = hidden_ND[part], weights_VD[items]
-            size = len(hidden_RD) * len(weights_CD)
-            out_RC = buffer[:size].view(len(hidden_RD), len(weights_CD))
-            exp_RC = _exponentials(hidden_RD, weights_CD, shift_N1, part, out_RC)
+            shape, size = (len(hidden_RD), len(weights_CD)), len(hidden_RD) * len(weights_CD)
+            exp_RC = _exponentials(hidden_RD, weights_CD, shift_N1, part, buffer[:size].view(shape))
+            factor_RC = _rounded(exp_RC, rounded[:size].view(shape))
             if recompute:
-                weights_grad_VD[items].addmm_(exp_RC.T, scaled_ND[part])
+                _add_product(weights_grad_VD[items], factor_RC.T, scaled_ND[part])
             else:
                 totals_N[part] += exp_RC.sum(1)
-                hidden_grad_ND[part].addmm_(exp_RC, weights_CD)
-        scaled_ND = hidden_ND / totals_N.unsqueeze(1)
+                _add_product(hidden_grad_ND[part], factor_RC, factor_VD[items])
+        scaled_ND = (hidden_ND / totals_N.unsqueeze(1)).to(factors)
     hidden_grad_ND /= totals_N.unsqueeze(1)
     return totals_N, hidden_grad_ND, weights_grad_VD
+
+
+def _rounded(exp_RC: Tensor, buffer_RC: Tensor) -> Tensor:
+    """The same numbers in the buffer's type."""
+    return exp_RC if exp_RC.dtype == buffer_RC.dtype else buffer_RC.copy_(exp_RC)
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """out += left @ right; sums inside the product are fp32."""
+    if left.dtype == out.dtype:
+        out.addmm_(left, right)
+    else:
+        out += left @ right
 
 
 def _exponentials(hidden_RD: Tensor, weights_CD: Tensor, shift_N1: Tensor | None, part: slice, out_RC: Tensor

@@ -117,7 +117,8 @@ class TrainConfig(Config):
     """Global gradient norm bound."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: inputs of matrix products are rounded to it (autocast in the encoder); losses and β stay fp32."""
+    """bf16: inputs of matrix products are rounded to it: in the ranking loss, and on a GPU in the encoder too
+    (autocast). Losses and β stay fp32."""
 
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
