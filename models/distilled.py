@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from configs.errors import ConfigError, DataError, illegal
+from models.base import Student
 from models.config import DistillationConfig, RankingLossConfig
 from models.distillation import nothing_taught, teach
 from models.hashing import derive_seed
@@ -100,6 +101,7 @@ class DistilledRecommender(nn.Module):
         self.encoder: SequenceEncoder = encoder
         self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
+        self._table = "item_embedding.weight" if isinstance(encoder, Student) else None
         self._rows: RowwiseTable | None = None
         self.distillation = distillation
         if distillation is not None:
@@ -171,7 +173,7 @@ class DistilledRecommender(nn.Module):
         if self.sampler is None:
             raise ConfigError("train.optimizer.table: rowwise needs a loss with sampled negatives, but softmax touches "
                               "every item in every step; choose sampled_softmax, bce or gbce, or dense")
-        self._rows = table
+        self._table, self._rows = table.name, table
 
     def _scored(self, inputs: list[TrainingInputs], draw_seed: int) -> _Scored:
         """What this rank's encoder reads, its targets and the step's negatives, and the table that they are rows of."""
@@ -179,27 +181,40 @@ class DistilledRecommender(nn.Module):
         chosen_N = [targets_X.nonzero().squeeze(1) for targets_X in flat_X]
         targets_N = torch.cat([x.index_select(0, chosen) for x, chosen in zip(flat_X, chosen_N, strict=True)])
         negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
-        if self._rows is None:
+        if self._table is None:
             if negatives is not None:
                 negatives = negatives.located(negatives.items_K - 1)
-            return _Scored(inputs_BL, chosen_N, self.encoder.item_weights_VD(), targets_N - 1, negatives)
-        assert negatives is not None
+            return _Scored(inputs_BL, chosen_N, None, self.encoder.item_weights_VD(), targets_N - 1, negatives)
         # 0 is always among them, so padding stays row 0.
-        read = [targets_N.new_zeros(1), *(x.flatten() for x in inputs_BL), targets_N, negatives.items_K]
-        rows_TD, ids_T = self._rows.take(torch.cat(read))
-        rows_N, rows_K = torch.searchsorted(ids_T, targets_N), torch.searchsorted(ids_T, negatives.items_K)
+        named = [targets_N.new_zeros(1), *(x.flatten() for x in inputs_BL)]
+        if negatives is not None:
+            named += [targets_N, negatives.items_K]
+        rows_TD, ids_T, weights_VD = self._take(torch.cat(named))
         inputs_BL = [torch.searchsorted(ids_T, x.contiguous()) for x in inputs_BL]
-        return _Scored(inputs_BL, chosen_N, rows_TD, rows_N, negatives.located(rows_K))
+        if negatives is None:
+            return _Scored(inputs_BL, chosen_N, rows_TD, weights_VD, targets_N - 1, None)
+        rows_N, rows_K = torch.searchsorted(ids_T, targets_N), torch.searchsorted(ids_T, negatives.items_K)
+        return _Scored(inputs_BL, chosen_N, rows_TD, rows_TD, rows_N, negatives.located(rows_K))
+
+    def _take(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The item table's rows that ``ids`` name, those ids in ascending order, and rows 1…n of the table."""
+        assert isinstance(self.encoder, nn.Module) and self._table is not None
+        if self._rows is not None:
+            rows_TD, ids_T = self._rows.take(ids)
+            return rows_TD, ids_T, self.encoder.item_weights_VD()
+        ids_T = ids.unique()
+        rows_TD, weights_VD = _ReadAndScored.apply(self.encoder.get_parameter(self._table), ids_T,
+                                                   self.encoder.num_items)
+        return rows_TD, ids_T, weights_VD
 
     def _read(self, inputs_BL: Tensor, chosen_N: Tensor, scored: _Scored, active: DistillationConfig | None) -> _Read:
         """One call of the encoder: the states that have a target, and H_k of every row."""
         layer = active.layer if active else None
-        if self._rows is None:
+        if self._table is None:
             encoded = self.encoder(inputs_BL, layer)
         else:
             assert isinstance(self.encoder, nn.Module)
-            table = {self._rows.name: scored.weights_XD}
-            encoded = torch.func.functional_call(self.encoder, table, (inputs_BL, layer))
+            encoded = torch.func.functional_call(self.encoder, {self._table: scored.read_TD}, (inputs_BL, layer))
         hidden_ND = encoded.hidden_BLD.flatten(0, 1).index_select(0, chosen_N)
         if active is None or encoded.layer_BLD is None:
             return _Read(hidden_ND)
@@ -219,13 +234,44 @@ class DistilledRecommender(nn.Module):
         return torch.cat([torch.cat(pooled).index_select(0, chosen_N), teacher_ND], 1)
 
 
+class _ReadAndScored(torch.autograd.Function):
+    """Some rows of a table, and its rows 1…n. Both gradients become the table's in one pass over it; reading the table
+    itself would take one pass for every call of the encoder, and two for the scored rows."""
+
+    @staticmethod
+    def forward(ctx: Any, table_XD: Tensor, ids_T: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids_T)
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.scored = table_XD.shape, slice(1, num_items + 1)
+        return table_XD.index_select(0, ids_T), table_XD[ctx.scored]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None]:
+        read_TD, scored_VD = grads
+        given = read_TD if scored_VD is None else scored_VD
+        if given is None:
+            return None, None, None
+        if scored_VD is None:
+            grad_XD = given.new_zeros(ctx.shape)
+        else:
+            grad_XD = given.new_empty(ctx.shape)
+            grad_XD[: ctx.scored.start] = 0
+            grad_XD[ctx.scored] = scored_VD
+            grad_XD[ctx.scored.stop :] = 0
+        if read_TD is not None:
+            grad_XD.index_add_(0, ctx.saved_tensors[0], read_TD)
+        return grad_XD, None, None
+
+
 class _Scored(NamedTuple):
     """What one rank reads, piece by piece, and must score."""
 
     inputs_BL: list[Tensor]
-    """Item ids, or rows of ``weights_XD`` where that is a part of the table."""
+    """Rows of ``read_TD``, or item ids where that is None."""
     chosen_N: list[Tensor]
     """Places of the targets in each flattened piece."""
+    read_TD: Tensor | None
+    """The rows of the item table that the encoder reads; None: it reads a table that we do not know."""
     weights_XD: Tensor
     rows_N: Tensor
     """The targets of all pieces, as rows of ``weights_XD``."""
