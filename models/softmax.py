@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
@@ -23,6 +24,9 @@ _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
 _GPU_BYTES = 2**30
 _ROWS, _TILE_ROWS, _TILE_ITEMS = 128, 256, 1024
+_BF16_ROWS = 64
+"""On a CPU each new shape of a bf16 product has code and buffers of its own made for it, and kept: shapes are few where
+positions come in multiples of this."""
 _SAFE_EXPONENT = 64.0
 """exp of scores up to this size, and their sums over any catalogue, are far from overflow and underflow in fp32."""
 
@@ -51,6 +55,9 @@ class _ChunkedSoftmax(torch.autograd.Function):
         cached = _CACHED_BYTES.get(hidden_ND.device.type, _GPU_BYTES) // (4 * len(weights_VD))
         # A GPU rounds fp32 inputs as it reads them; a CPU would do so again for every chunk.
         factors = torch.bfloat16 if on_cpu and precision == "bf16" else torch.float32
+        real_ND = hidden_ND
+        if factors != torch.float32:
+            hidden_ND = F.pad(hidden_ND, (0, 0, 0, -len(hidden_ND) % _BF16_ROWS))
         with matmul_precision(precision, hidden_ND.device):
             shift_N1 = _shift(hidden_ND, weights_VD)
             if chunk_rows is not None or cached >= _ROWS:
@@ -59,12 +66,14 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 totals_N, hidden_grad_ND, weights_grad_VD = _one_pass(hidden_ND, weights_VD, shift_N1, rows, factors)
             else:
                 totals_N, hidden_grad_ND, weights_grad_VD = _two_passes(hidden_ND, weights_VD, shift_N1, factors)
+        real = slice(len(real_ND))
+        totals_N, hidden_grad_ND = totals_N[real], hidden_grad_ND[real]
         targets_ND = weights_VD.index_select(0, rows_N)
-        right_N = (hidden_ND * targets_ND).sum(1)
+        right_N = (real_ND * targets_ND).sum(1)
         loss = (totals_N.log() - right_N).sum() if shift_N1 is None else (
-            totals_N.log() + shift_N1.squeeze(1) - right_N).sum()
+            totals_N.log() + shift_N1[real].squeeze(1) - right_N).sum()
         hidden_grad_ND -= targets_ND
-        weights_grad_VD.index_add_(0, rows_N, hidden_ND, alpha=-1)
+        weights_grad_VD.index_add_(0, rows_N, real_ND, alpha=-1)
         ctx.save_for_backward(hidden_grad_ND, weights_grad_VD)
         return loss
 

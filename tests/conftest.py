@@ -12,6 +12,8 @@ from cluster.storage import Storage
 
 # Ray reads this once per process and keeps it: a test that fails to join a cluster must not decide for the next one.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Several processes share a test machine's few cores: threads that spin while they wait take them from the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

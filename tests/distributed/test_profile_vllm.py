@@ -112,10 +112,10 @@ def served(model: Path) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1", "--port",
-               str(port), "--served-model-name", "tiny", "--max-model-len", "1500", "--enforce-eager", "--dtype",
-               "bfloat16", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--max-num-seqs", "16",
-               "--api-key", os.environ[KEY]]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host",
+               "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--max-model-len", "1500",
+               "--enforce-eager", "--dtype", "bfloat16", "--no-enable-chunked-prefill", "--max-num-batched-tokens",
+               "4096", "--max-num-seqs", "16", "--api-key", os.environ[KEY]]
     with subprocess.Popen(command, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 600
