@@ -101,7 +101,7 @@ class DistilledRecommender(nn.Module):
         self.encoder: SequenceEncoder = encoder
         self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
-        self._table = "item_embedding.weight" if isinstance(encoder, Student) else None
+        self._table: str | None = "item_embedding.weight" if isinstance(encoder, Student) else None
         self._rows: RowwiseTable | None = None
         self.distillation = distillation
         if distillation is not None:

@@ -71,12 +71,12 @@ def saved(storage: Path) -> int:
     return found
 
 
-def kill_child(process: subprocess.Popen[str], name: str) -> None:
-    """SIGKILL the one process below the driver whose title holds ``name``."""
+def child(process: subprocess.Popen[str], name: str) -> psutil.Process:
+    """The one process below the driver whose title holds ``name``."""
     below = [child for child in psutil.Process(process.pid).children(recursive=True)
              if name in " ".join(child.cmdline())]
     assert len(below) == 1, below
-    below[0].kill()
+    return below[0]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_killed_asker_is_replaced(tmp_path: Path, config: ProfileConfig) -> No
         config = at(config, server.url)
         process = start(tmp_path / "storage", config)
         until(lambda: saved(tmp_path / "storage") >= USERS // 3, process)
-        kill_child(process, "MapBatches(Client)")
+        child(process, "MapBatches(Client)").kill()
         end(process)
         finished(tmp_path / "storage", config)
     assert 0 < repeated(server) <= config.engine.execution.in_flight  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def doubles(storage: Path) -> int:
 def test_a_killed_vllm_engine_is_replaced(tmp_path: Path, vllm_config: ProfileConfig) -> None:
     process = start(tmp_path / "storage", vllm_config)
     until(lambda: saved(tmp_path / "storage") >= 12, process)
-    kill_child(process, "EngineCore")
+    child(process, "EngineCore").kill()
     end(process)
     finished(tmp_path / "storage", vllm_config)
     assert isinstance(vllm_config.engine, VLLMEngine)
@@ -167,11 +167,11 @@ def test_a_killed_vllm_engine_is_replaced(tmp_path: Path, vllm_config: ProfileCo
 def test_a_killed_driver_of_vllm_goes_on(tmp_path: Path, vllm_config: ProfileConfig) -> None:
     process = start(tmp_path / "storage", vllm_config)
     until(lambda: saved(tmp_path / "storage") >= 40, process)
-    below = psutil.Process(process.pid).children(recursive=True)
+    engine = child(process, "EngineCore")
     process.kill()
     process.wait()
     process.stderr.close()  # type: ignore[union-attr]
-    _, alive = psutil.wait_procs(below, timeout=60)
+    _, alive = psutil.wait_procs([engine], timeout=60)
     assert not alive, "the engine ends with its driver"
     before = saved(tmp_path / "storage")
     end(start(tmp_path / "storage", vllm_config))

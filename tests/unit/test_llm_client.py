@@ -33,7 +33,7 @@ def ask(server: ScriptedServer, count: int = 1, schema: dict[str, Any] | None = 
                           execution={"backoff_s": 0.01, "retries": 2, "timeout_s": 5, **execution})
 
     async def run() -> list[dict[str, Any]]:
-        client = Client(OpenAIAsker(config, schema))
+        client = Client(OpenAIAsker(config, schema), lambda batch: batch)  # type: ignore[arg-type]
         rows = [row async for table in client(batch(count)) for row in table.to_pylist()]
         if client._session is not None:
             await client._session.close()

@@ -29,7 +29,7 @@ ERROR: Final = "error"
 """Column: why there is no answer; null where there is one."""
 _HELPER_CPUS = 0.1
 """CPUs of a task that reads requests or saves answers."""
-_HELPERS = 2
+HELPERS = 2
 """Such tasks at once: each is a process to start, and none is ever the bottleneck."""
 _SAVED, _FAILED = "saved", "failed"
 _PROGRESS_SECONDS = 15.0
@@ -47,8 +47,9 @@ class Asker(Protocol):
     def in_flight(self) -> int:
         """Most requests that are under way, or answered and not yet saved."""
 
-    def answers(self, requests: Dataset) -> Dataset:
-        """Columns of REQUEST_TYPE → those of the ledger's SCHEMA but ATTEMPT, and ERROR; a row per row."""
+    def answered(self, requests: Dataset, save: Save) -> Dataset:
+        """Columns of REQUEST_TYPE → what ``save`` returns; every request is handed to it once, in a batch of answers,
+        by the process that asks or the next one: what waits for a third may be lost with it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,25 @@ class Failures:
         return self.out.storage.read_table(self.out.relative(_FAILED_FOLDER))
 
 
+@dataclass(frozen=True)
+class Save:
+    """Answers to the ledger, failures to the attempt."""
+
+    ledger: Ledger
+    failures: Failures
+    attempt: str
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Columns of the ledger's SCHEMA but ATTEMPT, and ERROR → one row: how many of each."""
+        good, bad = batch.filter(pc.is_null(batch[ERROR])), batch.filter(pc.is_valid(batch[ERROR]))
+        if good.num_rows:
+            good = good.append_column(ATTEMPT, pa.array([self.attempt] * good.num_rows, pa.string()))
+            self.ledger.write(good.select(SCHEMA.names))
+        if bad.num_rows:
+            self.failures.write(bad)
+        return pa.table({_SAVED: [good.num_rows], _FAILED: [bad.num_rows]})
+
+
 def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: Failures, number: int) -> None:
     """Ask what the pass's requests folder holds and the ledger does not. Ray must be running."""
     import ray
@@ -98,16 +118,14 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
         return
     say(f"profile: pass {number + 1}: asking {total:,} requests")
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
-        helpers = ray.data.TaskPoolStrategy(size=_HELPERS)
+        helpers = ray.data.TaskPoolStrategy(size=HELPERS)
         dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
-                                        num_cpus=_HELPER_CPUS, concurrency=_HELPERS)
+                                        num_cpus=_HELPER_CPUS, concurrency=HELPERS)
         if len(done):
             dataset = dataset.map_batches(_unanswered, fn_args=[ray.put(np.sort(done))], batch_format="pyarrow",
                                           num_cpus=_HELPER_CPUS, compute=helpers)
-        dataset = asker.answers(dataset.repartition(target_num_rows_per_block=asker.batch_size))
-        saved = dataset.map_batches(_save, fn_args=[ledger, failures, out.attempt], batch_format="pyarrow",
-                                    batch_size=None, num_cpus=_HELPER_CPUS, compute=helpers)
-        _watch(saved, total, number)
+        dataset = dataset.repartition(target_num_rows_per_block=asker.batch_size)
+        _watch(asker.answered(dataset, Save(ledger, failures, out.attempt)), total, number)
 
 
 @contextmanager
@@ -130,17 +148,6 @@ def _unanswered(batch: pa.Table, done_ref: Any) -> pa.Table:
     import ray
 
     return batch.filter(pa.array(~np.isin(heads_of(batch[REQUEST].to_pylist()), ray.get(done_ref))))
-
-
-def _save(batch: pa.Table, ledger: Ledger, failures: Failures, attempt: str) -> pa.Table:
-    """Answers to the ledger, failures to the attempt; returns how many."""
-    good, bad = batch.filter(pc.is_null(batch[ERROR])), batch.filter(pc.is_valid(batch[ERROR]))
-    if good.num_rows:
-        good = good.append_column(ATTEMPT, pa.array([attempt] * good.num_rows, pa.string()))
-        ledger.write(good.select(SCHEMA.names))
-    if bad.num_rows:
-        failures.write(bad)
-    return pa.table({_SAVED: [good.num_rows], _FAILED: [bad.num_rows]})
 
 
 def _watch(saved: Dataset, total: int, number: int) -> None:

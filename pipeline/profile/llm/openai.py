@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from configs.errors import ConfigError, ResourceError
-from pipeline.profile.llm.asking import ERROR
+from pipeline.profile.llm.asking import ERROR, Save
 from pipeline.profile.llm.config import OpenAIEngine
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
@@ -48,12 +48,12 @@ class OpenAIAsker:
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
-    def answers(self, requests: Dataset) -> Dataset:
+    def answered(self, requests: Dataset, save: Save) -> Dataset:
         import ray.data
 
         execution = self.config.execution
         return requests.map_batches(
-            Client, fn_constructor_args=[self], batch_format="pyarrow", batch_size=execution.batch_size,
+            Client, fn_constructor_args=[self, save], batch_format="pyarrow", batch_size=execution.batch_size,
             compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
             max_concurrency=execution.concurrent_batches)
 
@@ -89,10 +89,10 @@ class _Wrong(Exception):
 
 
 class Client:
-    """Asks in a Ray actor; several batches are under way at once."""
+    """Asks and saves in a Ray actor; several batches are under way at once."""
 
-    def __init__(self, asker: OpenAIAsker) -> None:
-        self._asker = asker
+    def __init__(self, asker: OpenAIAsker, save: Save) -> None:
+        self._asker, self._save = asker, save
         self._execution = asker.config.execution
         self._url = f"{asker.config.base_url}/chat/completions"
         name = self._execution.api_key_env
@@ -109,7 +109,7 @@ class Client:
             raise ConfigError(self._problem)
         rows = batch.select([REQUEST, SEED, LENGTH, MESSAGES]).to_pylist()
         answers = await asyncio.gather(*(self._row(row) for row in rows))
-        yield pa.Table.from_pylist(answers, schema=_ROW)
+        yield await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         body = self._asker.body(json.loads(row[MESSAGES]), row[SEED])

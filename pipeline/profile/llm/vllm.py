@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.hub import ModelFiles
-from pipeline.profile.llm.asking import ERROR
+from pipeline.profile.llm.asking import ERROR, HELPERS, Save
 from pipeline.profile.llm.config import VLLMEngine
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
@@ -44,7 +44,8 @@ class VLLMAsker:
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
-    def answers(self, requests: Dataset) -> Dataset:
+    def answered(self, requests: Dataset, save: Save) -> Dataset:
+        import ray.data
         from ray.data.llm import build_processor
 
         sampling = self.sampling()
@@ -64,8 +65,9 @@ class VLLMAsker:
                                     preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
                                     postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
         processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
-        return processor(requests).map_batches(_uniform, batch_format="pyarrow", batch_size=None,
-                                               num_cpus=_STAGE_CPUS)
+        return processor(requests).map_batches(
+            lambda batch: save(_uniform(batch)), batch_format="pyarrow", batch_size=None, num_cpus=_STAGE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=HELPERS))
 
     def sampling(self) -> dict[str, Any]:
         """Sampling parameters of every request, but the seed."""
