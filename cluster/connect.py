@@ -113,9 +113,6 @@ def _arguments(config: ClusterConfig) -> dict[str, Any]:
     if _is_checkout():
         paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    if not config.worker_logs:
-        # Ray's core tells every user that actors with large arguments may not be restartable (ray-project/ray#53727).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     return quiet | {
         "address": "local", "num_cpus": local_cpus(config), "include_dashboard": False,
         "object_store_memory": None if config.object_store_gb is None else int(config.object_store_gb * 2**30),
