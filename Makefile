@@ -13,8 +13,8 @@ LLM_INSTALLED := $(LLM_VENV)/.installed
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make test           set up, run every test but those of the LLM engines"
-	@echo "make test-llm       set up vLLM for CPUs in $(LLM_VENV), run the tests of the LLM engines"
+	@echo "make test           set up, run every test: three quarters of an hour on two cores"
+	@echo "make test-llm       only those of the LLM engines, with vLLM for CPUs in $(LLM_VENV)"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
@@ -54,8 +54,9 @@ $(LLM_INSTALLED): pyproject.toml .ci/vllm_requirements.py
 demo: setup
 	$(BIN)/mentorec run --config configs/demo.yaml
 
-test: setup
+test: setup setup-llm
 	$(BIN)/python -m pytest -m "not llm"
+	$(LLM_BIN)/python -m pytest -m llm tests
 
 test-llm: setup-llm
 	$(LLM_BIN)/python -m pytest -m llm tests

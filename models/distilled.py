@@ -210,7 +210,7 @@ class DistilledRecommender(nn.Module):
     def _read(self, inputs_BL: Tensor, chosen_N: Tensor, scored: _Scored, active: DistillationConfig | None) -> _Read:
         """One call of the encoder: the states that have a target, and H_k of every row."""
         layer = active.layer if active else None
-        if self._table is None:
+        if self._table is None or scored.read_TD is None:
             encoded = self.encoder(inputs_BL, layer)
         else:
             assert isinstance(self.encoder, nn.Module)

@@ -52,6 +52,33 @@ class Reply:
     """Of an error."""
 
 
+BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't help with that request."),
+       Reply("fresh floral scents " * 60, finish_reason="length"), Reply("Fine."),
+       Reply("Diese Person mag vor allem blumige und frische Düfte, am liebsten Lavendel und Rose, und kauft sie bei "
+             "kleinen Herstellern. Schwere Düfte mag sie nicht, und sie kommt immer wieder zu dem zurück, was sie "
+             "schon kennt und schätzt, besonders am Abend und am Wochenende."))
+"""Seven ways to be bad."""
+
+
+@dataclass
+class Faulty:
+    """A script: 20 % bad answers in seven ways, which the next seed mends, and 2 % that stay bad; 10 % errors of the
+    server, which asking again mends; one prompt, the first, that never gets an answer in time."""
+
+    hung: str = ""
+
+    def __call__(self, asked: Asked) -> Reply:
+        self.hung = self.hung or asked.prompt
+        place = int(asked.chance * 1000)
+        if asked.prompt == self.hung:
+            return Reply(wait_s=60)
+        if asked.number == 0 and place % 10 == 3:
+            return Reply(status=429, headers={"Retry-After": "0"}) if place % 20 == 3 else Reply(status=500)
+        if place < 200 and asked.seed == 0:
+            return BAD[place % 7]
+        return BAD[place % 7] if place >= 980 else Reply()
+
+
 @dataclass
 class ScriptedServer:
     """A running server; `asked` holds every request in order, counted when it came in."""

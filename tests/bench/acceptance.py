@@ -16,14 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.provenance import provenance
-from tests.bench import help, jobs, kill, parity, reuse, search
+from tests.bench import asking, help, jobs, kill, parity, reuse, search
 from tests.bench.sections import Section, check_parts, note, record
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT
 
 RESULTS = ROOT / "docs" / "results"
 PARTS: dict[str, Callable[[Workshop], Section]] = {
-    "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run, "search": search.run, "job": jobs.run}
+    "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run, "search": search.run, "job": jobs.run,
+    "asking": asking.run}
 
 
 def main() -> None:

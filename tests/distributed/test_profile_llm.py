@@ -22,7 +22,7 @@ from pipeline.profile.engines import engine_of
 from pipeline.profile.llm.chat import ChatTokenizer
 from pipeline.profile.llm.plan import estimate_of
 from pipeline.profile.stage import profile
-from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Reply, scripted_server
+from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Faulty, Reply, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
@@ -60,36 +60,10 @@ def test_every_user_is_told_once(storage: Storage, tokenizer: Path) -> None:
     assert len(server.asked) == info["asked"] == 54 and info["requests"] == 54 and info["from_ledger"] == 0
 
 
-BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't help with that request."),
-       Reply("fresh floral scents " * 60, finish_reason="length"), Reply("Fine."),
-       Reply("Diese Person mag vor allem blumige und frische Düfte, am liebsten Lavendel und Rose, und kauft sie bei "
-             "kleinen Herstellern. Schwere Düfte mag sie nicht, und sie kommt immer wieder zu dem zurück, was sie "
-             "schon kennt und schätzt, besonders am Abend und am Wochenende."))
-"""Seven ways to be bad."""
-
-
-def faulty(asked: Asked) -> Reply:
-    """20 % bad answers in seven ways, which the next seed mends; 10 % errors of the server, which asking again mends;
-    one prompt that never gets an answer in time."""
-    place = int(asked.chance * 1000)
-    if asked.prompt == faulty.hung:  # type: ignore[attr-defined]
-        return Reply(wait_s=60)
-    if asked.number == 0 and place % 10 == 3:
-        return Reply(status=429, headers={"Retry-After": "0"}) if place % 20 == 3 else Reply(status=500)
-    if place < 200 and asked.seed == 0:
-        return BAD[place % 7]
-    return BAD[place % 7] if place >= 980 else Reply()
-
-
 def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path) -> None:
     prepared = make_text_prepared(storage, users=300, textless=0)
-    faulty.hung = ""  # type: ignore[attr-defined]
-
-    def script(asked: Asked) -> Reply:
-        faulty.hung = faulty.hung or asked.prompt  # type: ignore[attr-defined]
-        return faulty(asked)
-
-    with scripted_server(script) as server:
+    faulty = Faulty()
+    with scripted_server(faulty) as server:
         config = config_of(server.url, tokenizer, max_rejected_fraction=0.5, engine={"gate": {"retries": 1}},
                            execution={"timeout_s": 4.0, "retries": 1, "batch_size": 20})
         artifact = build(prepared, storage, config)
@@ -102,13 +76,13 @@ def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path)
     assert reasons == info["rejected_by_reason"]
     assert reasons["no answer: no answer within 4 s after 2 attempts"] == 1
     last_bad = {asked.prompt for asked in server.asked if int(asked.chance * 1000) >= 980}
-    assert sum(reasons.values()) == len(last_bad - {faulty.hung}) + 1  # type: ignore[attr-defined]
+    assert sum(reasons.values()) == len(last_bad - {faulty.hung}) + 1
     first_bad = {asked.prompt for asked in server.asked if asked.chance < 0.2}
     assert {"empty", "whitespace", "refusal", "repetition", "too short", "wrong language"} <= set(info["gate"])
-    assert sum(info["gate"].values()) == len(first_bad - {faulty.hung}) + 2 * sum(  # type: ignore[attr-defined]
+    assert sum(info["gate"].values()) == len(first_bad - {faulty.hung}) + 2 * sum(
         reasons.values())
     assert info["without_answer"] == 2 and info["from_ledger"] == 0
-    heard = [asked for asked in server.answered if asked.prompt != faulty.hung]  # type: ignore[attr-defined]
+    heard = [asked for asked in server.answered if asked.prompt != faulty.hung]
     assert info["asked"] == len({(asked.prompt, asked.seed) for asked in heard})
     assert info["requests"] == info["asked"] + info["without_answer"]
     assert info["output_tokens"] == sum(len((faulty(asked).text or "").split()) for asked in heard)

@@ -190,7 +190,7 @@ class OpenAIExecution(CostConfig):
     @property
     def in_flight(self) -> int:
         """Most requests that are with the endpoint, or done and not yet saved."""
-        return 2 * self.actors * self.concurrent_batches * self.batch_size
+        return self.actors * self.concurrent_batches * self.batch_size
 
 
 class OpenAIEngine(LLMConfig):
