@@ -134,6 +134,13 @@ def scripted_server(script: Callable[[Asked], Reply] | None = None,
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
 
+    async def stop() -> None:
+        await runners[0].cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # answers that nobody waits for any more
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     def serve() -> None:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(start())
@@ -145,7 +152,7 @@ def scripted_server(script: Callable[[Asked], Reply] | None = None,
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
         loop.close()

@@ -20,7 +20,7 @@ from tests.scripted_llm import GOOD, Asked, Faulty, Reply, ScriptedServer, scrip
 from tests.tiny_llm import make_tokenizer
 from tests.tools import TINY
 
-_LONG = "prepare.source={kind: synthetic, users: 60, items: 80, mean_length: 20}"
+_LONG = "prepare.source={kind: synthetic, users: 60, items: 300, mean_length: 60}"
 USERS, ITEMS, BATCH, CONCURRENT = 600, 2000, 10, 2
 TEMPERATURE = "profile.engine.sampling.temperature=0.3"
 
@@ -29,7 +29,7 @@ def run(workshop: Workshop) -> Section:
     """Plan, faults, kill, another setting, new interactions."""
     section = Section("Asking a server (engine `openai`)",
                       f"A scripted server on loopback, {USERS:,} users with a prompt each; for the plan 60 users "
-                      f"whose histories are cut into prompts of 700 tokens. {CONCURRENT} batches of {BATCH} requests "
+                      f"whose histories are cut into prompts of 1,500 tokens. {CONCURRENT} batches of {BATCH} requests "
                       "are under way at once. What the server saw is compared with what the commands say.")
     tokenizer = make_tokenizer(workshop.folder / "tokenizer")
     source = f"prepare.source={write_ratings(workshop.folder / 'raw', users=USERS, items=ITEMS, rated_share=0.7)}"
@@ -49,7 +49,7 @@ def _plan(section: Section, workshop: Workshop, tokenizer: Path) -> None:
 
     with scripted_server(script, count=lambda messages: len(chat.ids(messages))) as server:
         args = _args(workshop, "asking-plan", server, tokenizer, _LONG,
-                     engine="long_history: {strategy: agg_after, max_prompt_tokens: 700}")
+                     engine="long_history: {strategy: agg_after, max_prompt_tokens: 1500}")
         done("prepare", *args)
         said = done("profile", *args, "--dry-run").stdout
         done("profile", *args)
@@ -93,7 +93,7 @@ def _kill(section: Section, workshop: Workshop, tokenizer: Path, source: str) ->
         done("prepare", *args)
         kill_when(lambda: _saved(storage) >= USERS // 2, "profile", *args)
         saved, asked = _saved(storage), len(server.asked)
-        other = done("profile", *args, TEMPERATURE)
+        done("profile", *args, TEMPERATURE)
         anew = len(server.asked) - asked
         again = done("profile", *args)
     told, refused, _ = _profiles(storage, temperature=0.7)
@@ -107,9 +107,9 @@ def _kill(section: Section, workshop: Workshop, tokenizer: Path, source: str) ->
     goes_on = re.search(r"([\d,]+) of ([\d,]+) answers are saved; .* asked again", again.stderr)
     section.check("the rerun says how many", "a line with the count", goes_on[0] if goes_on else "nothing",
                   goes_on is not None)
-    named = next((line.partition("changed: ")[2] for line in other.stderr.splitlines() if "changed: " in line), "")
-    section.check("another temperature in between: a new artifact, the key is named", "sampling.temperature: 0.7 → 0.3",
-                  named or "nothing", "sampling.temperature: 0.7 → 0.3" in named)
+    named = next((line.partition("changed: ")[2] for line in again.stderr.splitlines() if "changed: " in line), "")
+    section.check("another temperature in between makes an artifact of its own; what differs is named",
+                  "sampling.temperature: 0.3 → 0.7", named or "nothing", "sampling.temperature: 0.3 → 0.7" in named)
     section.check("nothing of the unfinished artifact is used for it", f"{len(counts):,} requests", f"{anew:,}",
                   anew == len(counts))
 
