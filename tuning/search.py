@@ -173,7 +173,8 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
         from ray.tune.schedulers import ASHAScheduler
 
         train = run_config.train
-        scheduler = ASHAScheduler(time_attr="epoch", metric="best", mode="max", max_t=train.epochs,
+        # Beyond the last epoch: a trial that comes so far ends by itself, and keeps its artifact.
+        scheduler = ASHAScheduler(time_attr="epoch", metric="best", mode="max", max_t=train.epochs + 1,
                                   grace_period=min(train.epochs, train.distill_epochs + config.asha.grace_epochs),
                                   reduction_factor=config.asha.reduction_factor)
     chosen = {} if algorithm or scheduler else {"metric": "best", "mode": "max"}
