@@ -46,7 +46,7 @@ def run(workshop: Workshop) -> Section:
                       f"{BLOCK_ROWS} users.")
     killed = [*_training(section, workshop), _profile(section, workshop)]
     left = sum(each.left for each in killed)
-    section.check(f"{len(killed)} kills: processes of the killed drivers that were still there a minute later", "0",
+    section.check(f"{len(killed)} kills: processes of the killed drivers that were still there two minutes later", "0",
                   f"{left} of {sum(each.helpers for each in killed)}", left == 0)
     return section
 

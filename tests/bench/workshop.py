@@ -21,7 +21,8 @@ TIMEOUT_S = 900
 DEAD_CLUSTER = {"RAY_ADDRESS": "127.0.0.1:1"}
 """Nobody listens there: whatever starts or joins Ray ends with an error."""
 _POLL_S = 0.02
-_FATE_S = 60.0
+_FATE_S = 120.0
+"""Ray's own agents notice after a good minute that their node is gone."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Killed:
 
     helpers: int
     left: int
-    """Still there after a minute; ended then."""
+    """Still there two minutes later; ended then."""
 
 
 def kill_when(ready: Callable[[], bool], *args: str) -> Killed:
@@ -118,9 +119,11 @@ def kill_when(ready: Callable[[], bool], *args: str) -> Killed:
             driver.kill()
             driver.wait()
     note(f"  {without_folders(' '.join(args))}: killed after {time.perf_counter() - started:.1f} s")
-    _, left = psutil.wait_procs(helpers, timeout=_FATE_S)
-    for process in left:
+    left = []
+    for process in psutil.wait_procs(helpers, timeout=_FATE_S)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:  # ended; where nobody is there to collect it, it stays listed
+                left.append(process)
             process.kill()
     return Killed(len(helpers), len(left))
 
