@@ -20,7 +20,7 @@ from tests.scripted_llm import GOOD, Asked, Faulty, Reply, ScriptedServer, scrip
 from tests.tiny_llm import make_tokenizer
 from tests.tools import TINY
 
-_LONG = "prepare.source={kind: synthetic, users: 60, items: 300, mean_length: 60}"
+_LONG = "prepare.source={kind: synthetic, users: 60, items: 300, mean_length: 30}"
 USERS, ITEMS, BATCH, CONCURRENT = 600, 2000, 10, 2
 TEMPERATURE = "profile.engine.sampling.temperature=0.3"
 
@@ -56,7 +56,7 @@ def _plan(section: Section, workshop: Workshop, tokenizer: Path) -> None:
     first = {asked.prompt: len(chat.ids(asked.body["messages"])) for asked in server.asked
              if asked.seed == 0 and "<profile" not in asked.prompt}
     sent = sum(len(chat.ids(asked.body["messages"])) for asked in server.asked)
-    planned = _numbers(r"first prompts: ([\d,]+) requests, ([\d,]+) prompt tokens", said)
+    planned = _numbers(r"to be asked: ([\d,]+) requests, ([\d,]+) prompt tokens", said)
     bound = _numbers(r"retries of each: ([\d,]+) requests, ([\d,]+) prompt tokens", said)
     section.check("first prompts: requests and tokens", f"{planned[0]:,}, {planned[1]:,} (the plan)",
                   f"{len(first):,}, {sum(first.values()):,} sent", planned == [len(first), sum(first.values())])

@@ -51,7 +51,7 @@ def test_plan_price_and_profiles(config: Path) -> None:
         assert not server.asked
         agreed = cli("profile", "-c", str(config), url, "profile.max_cost_without_confirm=0.01", "--yes")
         assert agreed.returncode == 0, agreed.stderr
-        counted = re.search(r"first prompts: ([\d,]+) requests", planned.stdout)
+        counted = re.search(r"to be asked: ([\d,]+) requests", planned.stdout)
         assert counted is not None and len(server.asked) == int(counted[1].replace(",", ""))
         again = cli("profile", "-c", str(config), url)
         assert "nothing to do" in again.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,8 +30,10 @@ class Estimate:
     """Of them, answered in the ledger."""
     first_tokens: int = 0
     """Prompt tokens of all requests of the first pass, exact."""
+    asked: int = 0
+    """Requests that are to be asked next, exact: what several users want is asked once."""
     asked_tokens: int = 0
-    """Prompt tokens of those that are to be asked, exact."""
+    """Their prompt tokens, exact."""
     later: int = 0
     """Bound on the requests of merges and updates."""
     later_tokens: int = 0
@@ -45,17 +47,18 @@ class Estimate:
                    execution.gpus)
 
     def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
-        """With the users of a part of a pass (columns of SPENT) and the requests they want."""
+        """With the users of a part of a pass (columns of SPENT) and the requests that they are the first to want."""
         sums = {name: getattr(self, name) + int(pc.sum(users[name]).as_py() or 0)
                 for name in ("first", "first_known", "first_tokens", "later", "later_tokens")}
-        return replace(self, **sums, asked_tokens=self.asked_tokens + int(pc.sum(requests[LENGTH]).as_py() or 0))
+        return replace(self, **sums, asked=self.asked + requests.num_rows,
+                       asked_tokens=self.asked_tokens + int(pc.sum(requests[LENGTH]).as_py() or 0))
 
-    def with_user(self, spent: Spent, asked_tokens: int) -> Estimate:
-        """With one user and angle."""
+    def with_user(self, spent: Spent, asked: Sequence[int]) -> Estimate:
+        """With one user and angle, and the prompt tokens of each request that it is the first to want."""
         return replace(self, first=self.first + spent.first, first_known=self.first_known + spent.first_known,
                        first_tokens=self.first_tokens + spent.first_tokens, later=self.later + spent.later,
                        later_tokens=self.later_tokens + spent.later_tokens,
-                       asked_tokens=self.asked_tokens + asked_tokens)
+                       asked=self.asked + len(asked), asked_tokens=self.asked_tokens + sum(asked))
 
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -64,7 +67,7 @@ class Estimate:
     @property
     def requests_bound(self) -> int:
         """Most requests, every one of them retried as often as is allowed."""
-        return (self.first - self.first_known + self.later) * (1 + self.retries)
+        return (self.asked + self.later) * (1 + self.retries)
 
     @property
     def prompt_bound(self) -> int:
@@ -93,7 +96,7 @@ class Estimate:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield (f"first prompts: {self.first:,} requests, {self.first_tokens:,} prompt tokens; to be asked: "
-               f"{self.first - self.first_known:,} requests, {self.asked_tokens:,} prompt tokens")
+               f"{self.asked:,} requests, {self.asked_tokens:,} prompt tokens")
         yield (f"at most, with merges and {self.retries} retries of each: {self.requests_bound:,} requests, "
                f"{self.prompt_bound:,} prompt tokens, {self.output_bound:,} output tokens")
         if self.gpu_hours is None:

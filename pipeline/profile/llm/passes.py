@@ -154,8 +154,9 @@ class Passes:
                 _, first = np.unique(heads, return_index=True)
                 first = np.sort(first[~np.isin(heads[first], met)])
                 met = np.union1d(met, heads[first])
-                self.out.write_table(f"{folder}/requests/part-{place:05d}.parquet", requests.take(first),
-                                     row_group_size=500, compression="zstd")
+                requests = requests.take(first)
+                self.out.write_table(f"{folder}/requests/part-{place:05d}.parquet", requests, row_group_size=500,
+                                     compression="zstd")
                 estimate = estimate.plus(more, requests)
             if number == 0:
                 rows.write_part(self.out, FIRST_PASS, place, part.select([USER_IDX, ANGLE, HISTORY, LEAVES]))
@@ -164,12 +165,11 @@ class Passes:
                 "pending": np.concatenate([*waiting, np.zeros(0, np.int64)]).tolist()}
 
     def _tell_plan(self, estimate: Estimate, split: Mapping[str, Any]) -> None:
-        first, known = estimate.first, estimate.first_known
         if not len(split["pending"]):
             say(f"profile: nothing is to be asked; {split['settled'].get('requests', 0):,} answers are in the ledger")
             return
-        say(f"profile: {len(self.ids):,} users; {len(split['pending']):,} of them want {first:,} first prompts, "
-            f"{known:,} answered in the ledger, {split['requests']:,} to be asked")
+        say(f"profile: {len(self.ids):,} users; {len(split['pending']):,} of them want {estimate.first:,} first "
+            f"prompts, {estimate.first_known:,} answered in the ledger, {estimate.asked:,} to be asked")
         for line in estimate.lines():
             say(f"  {line}")
         for line in why(self.out, np.array(split["pending"], np.int64)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,8 @@ from pipeline.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
 from pipeline.profile.histories import Histories
 from pipeline.profile.llm.cost import Estimate
 from pipeline.profile.llm.kit import Kit
-from pipeline.profile.llm.ledger import FOLDER, Index, Ledger, Lookup
+from pipeline.profile.llm.ledger import FOLDER, Index, Ledger, Lookup, heads_of
+from pipeline.profile.llm.requests import Request
 from pipeline.progress import track
 
 _BATCH_ROWS = 500
@@ -32,6 +34,7 @@ def estimate_of(kit: Kit, prepared: Artifact) -> tuple[Estimate, int]:
     """The estimate, and the number of users."""
     ledger = Ledger(prepared.storage, f"{FOLDER}/{kit.author.digest}")
     estimate, users = Estimate.nothing(kit.llm), 0
+    met: set[int] = set()
     columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if kit.llm.prompt.reviews else [])]
     with tempfile.TemporaryDirectory() as folder:
         kit.build(prepared, Path(folder))
@@ -46,6 +49,15 @@ def estimate_of(kit: Kit, prepared: Artifact) -> tuple[Estimate, int]:
                     for angle in kit.config.angles:
                         for told, _ in desk.tell(histories, reviews, angle):
                             if told.wanted:
-                                estimate = estimate.with_user(told.spent, sum(len(r.tokens) for r in told.wanted))
+                                estimate = estimate.with_user(told.spent, _new_lengths(told.wanted, met))
     return estimate, users
 
+
+def _new_lengths(wanted: Sequence[Request], met: set[int]) -> list[int]:
+    """Prompt tokens of the requests that nobody before has wanted; they are met from now on."""
+    lengths = []
+    for head, request in zip(heads_of([request.key for request in wanted]).tolist(), wanted, strict=True):
+        if head not in met:
+            met.add(head)
+            lengths.append(len(request.tokens))
+    return lengths
