@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from pipeline.columns import USER_IDX
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
-from tests.scripted_llm import Reply, ScriptedServer, scripted_server
+from tests.scripted_llm import Asked, Reply, ScriptedServer, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer
 
@@ -121,14 +122,21 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, config: ProfileCon
 
 @pytest.mark.timeout(900)
 def test_a_killed_asker_is_replaced(tmp_path: Path, config: ProfileConfig) -> None:
-    with scripted_server(lambda asked: Reply(wait_s=0.3)) as server:
+    killed = threading.Event()
+
+    def script(asked: Asked) -> Reply:  # from a third on, nothing is answered before the kill: it meets requests
+        return Reply(wait_s=0.3 if killed.is_set() or len(server.asked) <= USERS // 3 else 60.0)
+
+    with scripted_server(script) as server:
         config = at(config, server.url)
         process = start(tmp_path / "storage", config)
-        until(lambda: saved(tmp_path / "storage") >= USERS // 3, process)
-        child(process, "MapBatches(Client)").kill()
+        until(lambda: len(server.asked) > USERS // 3, process)
+        asker = child(process, "MapBatches(Client)")
+        killed.set()
+        asker.kill()
         end(process)
         finished(tmp_path / "storage", config)
-    assert repeated(server) <= config.engine.execution.in_flight  # type: ignore[union-attr]
+    assert 0 < repeated(server) <= config.engine.execution.in_flight  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")
