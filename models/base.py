@@ -19,6 +19,9 @@ from models.protocols import Encoded, TrainingInputs
 class Student(nn.Module):
     """A ``SequenceEncoder`` whose items are read from the table that scores them."""
 
+    packs = False
+    """Whether it can read several sequences in one row, see ``TransformerEncoder.forward``."""
+
     def __init__(self, config: StudentConfig, num_items: int, special_items: int = 0) -> None:
         """``special_items`` rows stand behind item n in the embedding table; they are never scored."""
         if num_items < 1:
@@ -38,15 +41,15 @@ class Student(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.item_embedding.weight[0])
 
-    def embed_BLD(self, inputs_BL: Tensor) -> Tensor:
-        """Item vectors of inputs, L ≤ max_length.
+    def embed_BLD(self, inputs_BL: Tensor, packed: bool = False) -> Tensor:
+        """Item vectors of inputs, L ≤ max_length unless they are packed.
 
         Scaled as in "Attention is all you need", §3.4: the scored table is small, the read vectors are not.
 
         Raises:
             DataError: the inputs are wider than max_length.
         """
-        if inputs_BL.shape[1] > self.max_length:
+        if inputs_BL.shape[1] > self.max_length and not packed:
             raise DataError(illegal("width of the inputs", inputs_BL.shape[1], f"at most max_length={self.max_length}",
                                     "cut them with Sequences.padded"))
         items_BLD: Tensor = self.item_embedding(inputs_BL)

@@ -15,8 +15,10 @@ from models.base import keep_last, last_state_BD
 from models.config import BERT4RecConfig
 from models.dropout import Dropout
 from models.hashing import position_bits
+from models.linear import Linear
+from models.packing import Packing
 from models.protocols import TrainingInputs
-from models.transformer import Attention, Block, TransformerEncoder
+from models.transformer import Attention, Block, TransformerEncoder, additive
 
 
 class BERT4RecBlock(Block):
@@ -27,8 +29,8 @@ class BERT4RecBlock(Block):
         self.attention_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
         self.attention = Attention(config)
         self.feed_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
-        self.expand = nn.Linear(config.hidden_dim, 4 * config.hidden_dim)
-        self.contract = nn.Linear(4 * config.hidden_dim, config.hidden_dim)
+        self.expand = Linear(config.hidden_dim, 4 * config.hidden_dim)
+        self.contract = Linear(4 * config.hidden_dim, config.hidden_dim)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
@@ -53,6 +55,10 @@ class BERT4Rec(TransformerEncoder):
         real_BL = inputs_BL != 0
         real_BL = torch.cat([torch.ones_like(real_BL[:, :1]), real_BL[:, 1:]], 1)
         return real_BL[:, None, None, :]
+
+    def packed_mask(self, packing: Packing) -> Tensor:
+        """All positions of the same sequence."""
+        return additive(packing.same_sequence())
 
     def training_inputs(self, items_BL: Tensor, users_B: Tensor, mask_seed: int) -> TrainingInputs:
         """The last max_length items with a seeded share masked, at least one per row; targets at the masked ones."""

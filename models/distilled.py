@@ -18,14 +18,15 @@ from models.config import DistillationConfig, RankingLossConfig
 from models.distillation import nothing_taught, teach
 from models.hashing import derive_seed
 from models.losses import build_ranking_loss, build_sampler
+from models.matmul import Precision
 from models.negatives import Negatives
+from models.packing import pack
 from models.parallel import gather_rows, gather_values, world_size
 from models.pooling import Pooling
 from models.profile_head import ProfileHead
-from models.protocols import SequenceEncoder, TrainingInputs
+from models.protocols import Encoded, SequenceEncoder, TrainingInputs
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
-from models.softmax import Precision
 
 _TEACHER_STREAM = 1
 
@@ -137,10 +138,9 @@ class DistilledRecommender(nn.Module):
         """
         active = self.distillation if alpha > 0 else None
         scored = self._scored([self.encoder.training_inputs(*piece, mask_seed) for piece in batch.split()], draw_seed)
-        read = [self._read(inputs_BL, chosen_N, scored, active)
-                for inputs_BL, chosen_N in zip(scored.inputs_BL, scored.chosen_N, strict=True)]
+        read = self._read(scored, active)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
-            hidden_ND, rows_N = torch.cat([piece.hidden_ND for piece in read]), scored.rows_N
+            hidden_ND, rows_N = read.hidden_ND, scored.rows_N
             ranking_sum = self.ranking_loss(hidden_ND, scored.weights_XD, rows_N, scored.negatives)
             rows_NC = self._sides(read, batch) if active else ranking_sum.new_zeros(0, 2)
             local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([len(rows_N), len(rows_NC)])])
@@ -177,9 +177,10 @@ class DistilledRecommender(nn.Module):
 
     def _scored(self, inputs: list[TrainingInputs], draw_seed: int) -> _Scored:
         """What this rank's encoder reads, its targets and the step's negatives, and the table that they are rows of."""
-        inputs_BL, flat_X = [piece.inputs_BL for piece in inputs], [piece.targets_BL.flatten() for piece in inputs]
-        chosen_N = [targets_X.nonzero().squeeze(1) for targets_X in flat_X]
-        targets_N = torch.cat([x.index_select(0, chosen) for x, chosen in zip(flat_X, chosen_N, strict=True)])
+        inputs_BL = [piece.inputs_BL for piece in inputs]
+        targets_X = torch.cat([piece.targets_BL.flatten() for piece in inputs])
+        chosen_N = targets_X.nonzero().squeeze(1)
+        targets_N = targets_X.index_select(0, chosen_N)
         negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
         if self._table is None:
             if negatives is not None:
@@ -207,31 +208,57 @@ class DistilledRecommender(nn.Module):
                                                    self.encoder.num_items)
         return rows_TD, ids_T, weights_VD
 
-    def _read(self, inputs_BL: Tensor, chosen_N: Tensor, scored: _Scored, active: DistillationConfig | None) -> _Read:
-        """One call of the encoder: the states that have a target, and H_k of every row."""
+    def _read(self, scored: _Scored, active: DistillationConfig | None) -> _Read:
+        """The states that have a target, and H_k of every row."""
         layer = active.layer if active else None
+        if isinstance(self.encoder, Student) and self.encoder.packs:
+            hidden_ND, layers_BLD = self._read_packed(self.encoder, scored, layer)
+        else:
+            encoded = [self._encode(scored, inputs_BL, layer) for inputs_BL in scored.inputs_BL]
+            hidden_XD = torch.cat([piece.hidden_BLD.flatten(0, 1) for piece in encoded])
+            hidden_ND = hidden_XD.index_select(0, scored.chosen_N)
+            layers_BLD = [piece.layer_BLD for piece in encoded if piece.layer_BLD is not None]
+        if active is None or len(layers_BLD) < len(scored.inputs_BL):
+            return _Read(hidden_ND)
+        real_BL = [inputs_BL != 0 for inputs_BL in scored.inputs_BL]
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            pooled = [self.pooling(layer_BLD.float(), real)
+                      for layer_BLD, real in zip(layers_BLD, real_BL, strict=True)]
+        return _Read(hidden_ND, torch.cat(pooled), torch.cat([real.any(1) for real in real_BL]))
+
+    def _read_packed(self, encoder: Student, scored: _Scored, layer: int | None) -> tuple[Tensor, list[Tensor]]:
+        """One call for all pieces: the states that have a target, and the layer's states piece by piece where asked
+        for. States of padding are those of some real position."""
+        sizes = [piece_BL.numel() for piece_BL in scored.inputs_BL]
+        packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in scored.inputs_BL],
+                       [piece_BL.shape[1] for piece_BL in scored.inputs_BL], scored.inputs_BL[0].device)
+        inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in scored.inputs_BL]))
+        encoded = self._encode(scored, inputs_RW, layer, packing)
+        hidden_ND = encoded.hidden_BLD.flatten(0, 1).index_select(0, packing.places_X[scored.chosen_N])
+        if encoded.layer_BLD is None:
+            return hidden_ND, []
+        layers_XD = encoded.layer_BLD.flatten(0, 1).index_select(0, packing.places_X).split(sizes)
+        return hidden_ND, [layer_XD.view(*piece_BL.shape, encoder.hidden_dim)
+                           for layer_XD, piece_BL in zip(layers_XD, scored.inputs_BL, strict=True)]
+
+    def _encode(self, scored: _Scored, *arguments: Any) -> Encoded:
+        """Call the encoder; it reads the rows that were taken from its item table, where they were."""
         if self._table is None or scored.read_TD is None:
-            encoded = self.encoder(inputs_BL, layer)
+            encoded: Encoded = self.encoder(*arguments)
         else:
             assert isinstance(self.encoder, nn.Module)
-            encoded = torch.func.functional_call(self.encoder, {self._table: scored.read_TD}, (inputs_BL, layer))
-        hidden_ND = encoded.hidden_BLD.flatten(0, 1).index_select(0, chosen_N)
-        if active is None or encoded.layer_BLD is None:
-            return _Read(hidden_ND)
-        real_BL = inputs_BL != 0
-        with torch.autocast(inputs_BL.device.type, enabled=False):
-            return _Read(hidden_ND, self.pooling(encoded.layer_BLD.float(), real_BL), real_BL.any(1))
+            encoded = torch.func.functional_call(self.encoder, {self._table: scored.read_TD}, arguments,
+                                                 tie_weights=False)
+        return encoded
 
-    def _sides(self, read: list[_Read], batch: Batch) -> Tensor:
+    def _sides(self, read: _Read, batch: Batch) -> Tensor:
         """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
-        pooled = [piece.pooled_BD for piece in read if piece.pooled_BD is not None]
-        if len(pooled) < len(read) or batch.profiles_BAP is None or batch.profiled_BA is None:
+        if read.pooled_BD is None or read.real_B is None or batch.profiles_BAP is None or batch.profiled_BA is None:
             raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA (zeros and False for "
                             "users without a profile), and an encoder that returns the states of the layer")
-        real_B = torch.cat([piece.real_B for piece in read if piece.real_B is not None])
-        chosen_N = (batch.profiled_BA.any(1) & real_B).nonzero().squeeze(1)
+        chosen_N = (batch.profiled_BA.any(1) & read.real_B).nonzero().squeeze(1)
         teacher_ND = self.head(batch.profiles_BAP[chosen_N].float(), batch.profiled_BA[chosen_N])
-        return torch.cat([torch.cat(pooled).index_select(0, chosen_N), teacher_ND], 1)
+        return torch.cat([read.pooled_BD.index_select(0, chosen_N), teacher_ND], 1)
 
 
 class _ReadAndScored(torch.autograd.Function):
@@ -268,18 +295,18 @@ class _Scored(NamedTuple):
 
     inputs_BL: list[Tensor]
     """Rows of ``read_TD``, or item ids where that is None."""
-    chosen_N: list[Tensor]
-    """Places of the targets in each flattened piece."""
+    chosen_N: Tensor
+    """Places of the targets in the flattened pieces, end to end."""
     read_TD: Tensor | None
     """The rows of the item table that the encoder reads; None: it reads a table that we do not know."""
     weights_XD: Tensor
     rows_N: Tensor
-    """The targets of all pieces, as rows of ``weights_XD``."""
+    """The targets, as rows of ``weights_XD``."""
     negatives: Negatives | None
 
 
 class _Read(NamedTuple):
-    """What one call of the encoder gives."""
+    """What the encoder gives for one rank's rows."""
 
     hidden_ND: Tensor
     pooled_BD: Tensor | None = None

@@ -20,5 +20,6 @@ class Dropout(nn.Dropout):
             return F.dropout(x, self.p)
         dropped = round(self.p * _LEVELS)
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = bits[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2
-        return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+        # 1 where the bits, a number from -_LEVELS / 2 on, reach a threshold, else 0; torch is slow at comparing.
+        kept = bits[: x.numel()].view(x.shape).float().sub_(dropped - _LEVELS // 2 - 1).clamp_(0, 1)
+        return x * kept.mul_(_LEVELS / (_LEVELS - dropped)).to(x.dtype)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from models.base import NextItem
 from models.config import ESASRecConfig
 from models.dropout import Dropout
+from models.linear import Linear
 from models.transformer import Attention, Block, TransformerEncoder
 
 
@@ -34,11 +35,11 @@ class LiGRBlock(Block):
         width, inner = config.hidden_dim, config.feed_multiple * config.hidden_dim
         self.attention_norm = nn.LayerNorm(width, eps=1e-8)
         self.attention = Attention(config)
-        self.attention_gate = nn.Linear(width, width)
+        self.attention_gate = Linear(width, width)
         self.feed_norm = nn.LayerNorm(width, eps=1e-8)
-        self.expand = nn.Linear(width, 2 * inner, bias=False)
-        self.contract = nn.Linear(inner, width, bias=False)
-        self.feed_gate = nn.Linear(width, width)
+        self.expand = Linear(width, 2 * inner, bias=False)
+        self.contract = Linear(inner, width, bias=False)
+        self.feed_gate = Linear(width, width)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.matmul import product
+
 _WORD = 8
 """Bytes of an int64: so many truth values are counted at once."""
 MAX_ITEMS = 255 * _WORD
@@ -109,8 +111,12 @@ class Tiles:
     def scores_BC(self, users: slice, items: slice) -> np.ndarray:
         """fp32, valid until the next call."""
         shape = (users.stop - users.start, items.stop - items.start)
-        scores_BC = self._scores[: shape[0] * shape[1]].view(shape)
-        torch.mm(self.states_ND[users], self.catalogue.items_VD[items].T, out=scores_BC)
+        states_BD, items_CD = self.states_ND[users], self.catalogue.items_VD[items]
+        if shape == (self.users, self.items):  # the shape that comes again
+            scores_BC = product(states_BD, items_CD)
+        else:
+            scores_BC = self._scores[: shape[0] * shape[1]].view(shape)
+            torch.mm(states_BD, items_CD.T, out=scores_BC)
         found: np.ndarray = scores_BC.numpy()
         return found
 

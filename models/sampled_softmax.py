@@ -5,12 +5,17 @@ Legend: N positions, D hidden width, X rows of the scoring table, K distinct neg
 
 from __future__ import annotations
 
+from math import e, log2
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from models.softmax import Precision, matmul_precision
+from models.matmul import ROWS, Precision, factor_type, gpu_rounding, product
+
+_BITS = log2(e)
+"""exp(x) = 2 ** (_BITS * x), and exp2 is the faster one on a CPU."""
 
 
 def own_hits(rows_N: Tensor, negatives_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +35,7 @@ def sampled_softmax(hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negat
         rows_N: rows of the targets.
         negatives_K: rows of the negatives, ascending, distinct, K ≥ 1 unless N = 0.
         bias_K: fp32 log weights of the negatives.
-        precision: of the matrix products' inputs.
+        precision: of the matrix products' factors, as in ``chunked_softmax``.
     """
     if len(rows_N) == 0:
         return hidden_ND.sum() + 0 * weights_XD.sum()
@@ -44,18 +49,30 @@ class _SampledSoftmax(torch.autograd.Function):
                 precision: Precision) -> Tensor:
         negative_KD, target_ND = weights_XD.index_select(0, negatives_K), weights_XD.index_select(0, rows_N)
         hit_H, place_N = own_hits(rows_N, negatives_K)
-        with matmul_precision(precision, hidden_ND.device):
-            scores_NK = torch.addmm(bias_K, hidden_ND, negative_KD.T)
-            scores_NK[hit_H, place_N[hit_H]] = -torch.inf
-            right_N = (hidden_ND * target_ND).sum(1)
-            top_N1 = torch.maximum(scores_NK.amax(1), right_N).unsqueeze(1)
-            exp_NK = scores_NK.sub_(top_N1).exp_()
-            own_N1 = (right_N.unsqueeze(1) - top_N1).exp_()
-            total_N1 = exp_NK.sum(1, keepdim=True) + own_N1
-            loss = (total_N1.log() + top_N1).sum() - right_N.sum()
-            pull_N1 = own_N1.div_(total_N1).sub_(1)
-            hidden_grad_ND = torch.mm(exp_NK, negative_KD).div_(total_N1).addcmul_(pull_N1, target_ND)
-            negative_grad_KD = torch.mm(exp_NK.T, hidden_ND / total_N1)
+        num_rows, num_negatives, factors = len(rows_N), len(negatives_K), factor_type(precision, hidden_ND.device)
+        factor_KD, factor_ND = _padded(negative_KD).to(factors), _padded(hidden_ND * _BITS).to(factors)
+        real = slice(num_negatives), slice(num_rows)
+        with gpu_rounding(precision):
+            # In powers of 2, and negatives as rows: so all three products read the scores as they lie.
+            padded_KN = product(factor_KD, factor_ND).float()
+            padded_KN[num_negatives:] = -torch.inf
+            scores_KN = padded_KN[real]
+            scores_KN += (bias_K * _BITS).unsqueeze(1)
+            scores_KN[place_N[hit_H], hit_H] = -torch.inf
+            right_N = (hidden_ND * target_ND).sum(1).mul_(_BITS)
+            top_N = torch.maximum(scores_KN.amax(0), right_N)
+            padded_KN -= F.pad(top_N, (0, padded_KN.shape[1] - num_rows))
+            exp_KN = padded_KN.exp2_()
+            own_N = (right_N - top_N).exp2_()
+            total_N = exp_KN.sum(0)[:num_rows] + own_N
+            loss = (total_N.log() + (top_N - right_N) / _BITS).sum()
+            pull_N1 = own_N.div_(total_N).sub_(1).unsqueeze(1)
+            factor_KN = exp_KN.to(factors)
+            hidden_grad_DN = product(factor_KD.T.contiguous(), factor_KN.T)
+            share_ND = _padded(hidden_ND / total_N.unsqueeze(1)).to(factors)
+            negative_grad_KD = product(factor_KN, share_ND.T)[:num_negatives].float()
+        hidden_grad_ND = hidden_grad_DN.T[:num_rows] / total_N.unsqueeze(1)
+        hidden_grad_ND.addcmul_(pull_N1, target_ND)
         ctx.save_for_backward(hidden_grad_ND, negative_grad_KD, pull_N1 * hidden_ND, rows_N, negatives_K)
         ctx.num_rows = len(weights_XD)
         return loss
@@ -67,3 +84,8 @@ class _SampledSoftmax(torch.autograd.Function):
         weights_grad_XD.index_copy_(0, negatives_K, negative_grad_KD * grads[0])
         weights_grad_XD.index_add_(0, rows_N, target_grad_ND * grads[0])
         return hidden_grad_ND * grads[0], weights_grad_XD, None, None, None, None
+
+
+def _padded(rows_XD: Tensor) -> Tensor:
+    """Rows of zeros below, up to a multiple of ROWS."""
+    return F.pad(rows_XD, (0, 0, 0, -len(rows_XD) % ROWS))

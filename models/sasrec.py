@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from models.base import NextItem
 from models.config import SASRecConfig
 from models.dropout import Dropout
-from models.transformer import Attention, Block, TransformerEncoder
+from models.linear import Linear
+from models.packing import Packing
+from models.transformer import Attention, Block, TransformerEncoder, additive
 
 
 class SASRecBlock(Block):
@@ -21,16 +23,14 @@ class SASRecBlock(Block):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
-        self.attention = Attention(config)
+        self.attention = Attention(config, config.padding_keys)
         self.feed_norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
-        self.expand = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.contract = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.expand = Linear(config.hidden_dim, config.hidden_dim)
+        self.contract = Linear(config.hidden_dim, config.hidden_dim)
         self.dropout = Dropout(config.dropout)
-        self.empty_steps = int(config.padding_keys)
 
     def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
-        memory_BKD = F.pad(hidden_BLD, (0, 0, self.empty_steps, 0))
-        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), memory_BKD, mask_B1LK)
+        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), hidden_BLD, mask_B1LK)
         hidden_BLD = self.feed_norm(hidden_BLD)
         inner_BLD = F.relu(self.dropout(self.expand(hidden_BLD)))
         output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))
@@ -49,8 +49,16 @@ class SASRec(NextItem, TransformerEncoder):
         if not self.padding_keys:
             return None
         length = inputs_BL.shape[1]
-        later_LL = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).triu(1)
-        causal_LL = torch.zeros(length, length, device=inputs_BL.device).masked_fill(later_LL, -torch.inf)
-        empty_B = (self.max_length - (inputs_BL != 0).sum(1)).to(causal_LL.dtype)
-        empty_BL1 = empty_B.log()[:, None, None].expand(-1, length, 1)
-        return torch.cat([empty_BL1, causal_LL.expand(len(inputs_BL), -1, -1)], 2).unsqueeze(1)
+        causal_LL = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).tril()
+        lengths_BL = (inputs_BL != 0).sum(1, keepdim=True).expand(-1, length)
+        return self._with_empty_steps(additive(causal_LL).expand(len(inputs_BL), -1, -1), lengths_BL).unsqueeze(1)
+
+    def packed_mask(self, packing: Packing) -> Tensor:
+        """The same for packed rows."""
+        mask_RWW = super().packed_mask(packing)
+        return self._with_empty_steps(mask_RWW, packing.lengths_RW) if self.padding_keys else mask_RWW
+
+    def _with_empty_steps(self, mask_BLL: Tensor, lengths_BL: Tensor) -> Tensor:
+        """[B, L, 1 + L]."""
+        empty_BL1 = (self.max_length - lengths_BL).to(mask_BLL.dtype).log().unsqueeze(2)
+        return torch.cat([empty_BL1, mask_BLL], 2)

@@ -1,34 +1,33 @@
 """Full cross-entropy over the catalogue in tiles that stay in cache; both gradients are made in the forward pass.
 
 One pass per chunk of positions while a chunk's scores over all items fit in cache: score, exponentiate in place, and
-multiply twice more. Larger catalogues take two passes over tiles of positions × items: the first adds up each
+multiply twice more. Larger catalogues take two passes over tiles of items × positions: the first adds up each
 position's normaliser and its own gradient, the second recomputes the tile's exponentials for the items' gradient.
-That is a third more arithmetic and far less memory traffic.
+That is a third more arithmetic and far less memory traffic. Items are the rows of a tile: so all three products read
+it as it lies. Powers are of 2, not of e: on a CPU torch's exp is several times slower than its exp2.
 
 Legend: N positions with a target, D hidden width, V items, R positions of a chunk, C items of a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from math import e, log2
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Precision = Literal["fp32", "bf16"]
+from models.matmul import ROWS, Precision, factor_type, gpu_rounding, product
 
 _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
 _GPU_BYTES = 2**30
-_ROWS, _TILE_ROWS, _TILE_ITEMS = 128, 256, 1024
-_BF16_ROWS = 64
-"""On a CPU each new shape of a bf16 product has code and buffers of its own made for it, and kept: shapes are few where
-positions come in multiples of this."""
+_CHUNK_ROWS, _TILE_ROWS, _TILE_ITEMS = 2 * ROWS, 256, 1024
 _SAFE_EXPONENT = 64.0
 """exp of scores up to this size, and their sums over any catalogue, are far from overflow and underflow in fp32."""
+_BITS = log2(e)
+"""exp(x) = 2 ** (_BITS * x)."""
 
 
 def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int | None = None,
@@ -40,9 +39,8 @@ def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk
         weights_VD: fp32 scoring vectors.
         rows_N: the targets, as rows of ``weights_VD``.
         chunk_rows: positions per chunk of the one-pass form; None: chosen by the size of the catalogue.
-        precision: of the matrix products' inputs; scores, exponentials, sums and the value are fp32 either way. With
-            bf16 on a CPU the products that make the gradients are also rounded to bf16, chunk by chunk, before they
-            are added up in fp32.
+        precision: of the matrix products' factors; sums and the value are fp32 either way. With bf16 on a CPU scores,
+            and the products that make the gradients are rounded to bf16 too, chunk by chunk.
     """
     return _ChunkedSoftmax.apply(hidden_ND, weights_VD, rows_N, chunk_rows, precision)  # type: ignore[no-any-return]
 
@@ -51,29 +49,22 @@ class _ChunkedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int | None,
                 precision: Precision) -> Tensor:
-        on_cpu = hidden_ND.device.type == "cpu"
-        cached = _CACHED_BYTES.get(hidden_ND.device.type, _GPU_BYTES) // (4 * len(weights_VD))
-        # A GPU rounds fp32 inputs as it reads them; a CPU would do so again for every chunk.
-        factors = torch.bfloat16 if on_cpu and precision == "bf16" else torch.float32
-        real_ND = hidden_ND
-        if factors != torch.float32:
-            hidden_ND = F.pad(hidden_ND, (0, 0, 0, -len(hidden_ND) % _BF16_ROWS))
-        with matmul_precision(precision, hidden_ND.device):
-            shift_N1 = _shift(hidden_ND, weights_VD)
-            if chunk_rows is not None or cached >= _ROWS:
-                best = cached if not on_cpu else _ROWS if factors == torch.float32 else min(cached, 2 * _ROWS)
-                rows = chunk_rows if chunk_rows is not None else best
-                totals_N, hidden_grad_ND, weights_grad_VD = _one_pass(hidden_ND, weights_VD, shift_N1, rows, factors)
+        count, device = len(hidden_ND), hidden_ND.device
+        padded_ND = F.pad(hidden_ND, (0, 0, 0, -count % ROWS)) if device.type == "cpu" else hidden_ND
+        cached = _CACHED_BYTES.get(device.type, _GPU_BYTES) // (4 * len(weights_VD))
+        if device.type == "cpu":
+            cached = min(cached // ROWS * ROWS, _CHUNK_ROWS)
+        with gpu_rounding(precision):
+            softmax = _Sums(padded_ND, weights_VD, factor_type(precision, device))
+            if chunk_rows or cached >= ROWS:
+                softmax.one_pass(chunk_rows or cached)
             else:
-                totals_N, hidden_grad_ND, weights_grad_VD = _two_passes(hidden_ND, weights_VD, shift_N1, factors)
-        real = slice(len(real_ND))
-        totals_N, hidden_grad_ND = totals_N[real], hidden_grad_ND[real]
+                softmax.two_passes()
+        hidden_grad_ND, weights_grad_VD = softmax.hidden_grad_DN.T[:count].contiguous(), softmax.weights_grad_VD
         targets_ND = weights_VD.index_select(0, rows_N)
-        right_N = (real_ND * targets_ND).sum(1)
-        loss = (totals_N.log() - right_N).sum() if shift_N1 is None else (
-            totals_N.log() + shift_N1[real].squeeze(1) - right_N).sum()
+        loss = (softmax.normalisers_N()[:count] - (hidden_ND * targets_ND).sum(1)).sum()
         hidden_grad_ND -= targets_ND
-        weights_grad_VD.index_add_(0, rows_N, real_ND, alpha=-1)
+        weights_grad_VD.index_add_(0, rows_N, hidden_ND, alpha=-1)
         ctx.save_for_backward(hidden_grad_ND, weights_grad_VD)
         return loss
 
@@ -84,100 +75,82 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return hidden_grad_ND.mul_(grads[0]), weights_grad_VD.mul_(grads[0]), None, None, None
 
 
-def _one_pass(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None, rows: int, factors: torch.dtype
-              ) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ_v exp, and the gradients of Σ log Σ exp."""
-    totals_N = hidden_ND.new_empty(len(hidden_ND))
-    hidden_grad_ND, weights_grad_VD = torch.zeros_like(hidden_ND), torch.zeros_like(weights_VD)
-    factor_VD = weights_VD.to(factors)
-    buffer_RV = hidden_ND.new_empty(min(rows, len(hidden_ND)), len(weights_VD))
-    rounded_RV = buffer_RV.to(factors)
-    for start in range(0, len(hidden_ND), rows):
-        part = slice(start, start + rows)
-        hidden_RD, total_R = hidden_ND[part], totals_N[part]
-        exp_RV = _exponentials(hidden_RD, weights_VD, shift_N1, part, buffer_RV[: len(hidden_RD)])
-        torch.sum(exp_RV, 1, out=total_R)
-        factor_RV = _rounded(exp_RV, rounded_RV[: len(hidden_RD)])
-        _add_product(hidden_grad_ND[part], factor_RV, factor_VD)
-        _add_product(weights_grad_VD, factor_RV.T, (hidden_RD / total_R.unsqueeze(1)).to(factors))
-    hidden_grad_ND /= totals_N.unsqueeze(1)
-    return totals_N, hidden_grad_ND, weights_grad_VD
+class _Sums:
+    """Σ_v exp(s_nv) for every position, and the gradients of Σ_n log Σ_v exp(s_nv)."""
 
+    def __init__(self, hidden_ND: Tensor, weights_VD: Tensor, factors: torch.dtype) -> None:
+        self.totals_N = hidden_ND.new_zeros(len(hidden_ND))
+        self.hidden_grad_DN = hidden_ND.new_zeros(hidden_ND.shape[::-1])
+        self.weights_grad_VD = torch.zeros_like(weights_VD)
+        self._hidden_ND, self._factors = hidden_ND, factors
+        self._scored_ND = (hidden_ND * _BITS).to(factors)
+        self._weights_VD = weights_VD.to(factors)
+        self._shift_N = self._shift(hidden_ND, weights_VD)
+        self._wide = torch.empty(0, device=hidden_ND.device)
 
-def _two_passes(hidden_ND: Tensor, weights_VD: Tensor, shift_N1: Tensor | None, factors: torch.dtype
-                ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in tiles; nothing larger than a tile exists beside the gradients."""
-    totals_N = hidden_ND.new_zeros(len(hidden_ND))
-    hidden_grad_ND, weights_grad_VD = torch.zeros_like(hidden_ND), torch.zeros_like(weights_VD)
-    factor_VD = weights_VD.to(factors)
-    buffer = hidden_ND.new_empty(_TILE_ROWS * _TILE_ITEMS)
-    rounded = buffer.to(factors)
-    tiles = [(slice(start, start + _TILE_ROWS), slice(first, first + _TILE_ITEMS))
-             for first in range(0, len(weights_VD), _TILE_ITEMS) for start in range(0, len(hidden_ND), _TILE_ROWS)]
-    scaled_ND = hidden_ND  # not read before the second pass
-    for recompute in (False, True):
-        for part, items in tiles:
-            hidden_RD, weights_CD = hidden_ND[part], weights_VD[items]
-            shape, size = (len(hidden_RD), len(weights_CD)), len(hidden_RD) * len(weights_CD)
-            exp_RC = _exponentials(hidden_RD, weights_CD, shift_N1, part, buffer[:size].view(shape))
-            factor_RC = _rounded(exp_RC, rounded[:size].view(shape))
-            if recompute:
-                _add_product(weights_grad_VD[items], factor_RC.T, scaled_ND[part])
-            else:
-                totals_N[part] += exp_RC.sum(1)
-                _add_product(hidden_grad_ND[part], factor_RC, factor_VD[items])
-        scaled_ND = (hidden_ND / totals_N.unsqueeze(1)).to(factors)
-    hidden_grad_ND /= totals_N.unsqueeze(1)
-    return totals_N, hidden_grad_ND, weights_grad_VD
+    def normalisers_N(self) -> Tensor:
+        """log Σ_v exp(s_nv)."""
+        logs_N = self.totals_N.log()
+        return logs_N if self._shift_N is None else logs_N + self._shift_N / _BITS
 
+    def one_pass(self, rows: int) -> None:
+        """Chunks of ``rows`` positions."""
+        weights_DV = self._weights_VD.T.contiguous()
+        for start in range(0, len(self._hidden_ND), rows):
+            part = slice(start, start + rows)
+            exp_VR, self.totals_N[part] = self._exponentials(self._weights_VD, part)
+            self.hidden_grad_DN[:, part] = product(weights_DV, exp_VR.T)
+            self.weights_grad_VD += product(exp_VR, self._shares(part).T)
+            del exp_VR  # so that the next chunk gets the same memory; new pages cost as much as a product
+        self.hidden_grad_DN /= self.totals_N
 
-def _rounded(exp_RC: Tensor, buffer_RC: Tensor) -> Tensor:
-    """The same numbers in the buffer's type."""
-    return exp_RC if exp_RC.dtype == buffer_RC.dtype else buffer_RC.copy_(exp_RC)
+    def two_passes(self) -> None:
+        """Tiles; nothing larger than a tile exists beside the gradients."""
+        parts = [slice(start, start + _TILE_ROWS) for start in range(0, len(self._hidden_ND), _TILE_ROWS)]
+        chunks = [slice(first, first + _TILE_ITEMS) for first in range(0, len(self._weights_VD), _TILE_ITEMS)]
+        for items in chunks:
+            weights_DC = self._weights_VD[items].T.contiguous()
+            for part in parts:
+                exp_CR, total_R = self._exponentials(self._weights_VD[items], part)
+                self.totals_N[part] += total_R
+                self.hidden_grad_DN[:, part] += product(weights_DC, exp_CR.T)
+        self.hidden_grad_DN /= self.totals_N
+        shares_DR = [self._shares(part).T.contiguous() for part in parts]
+        for items in chunks:
+            for part, share_DR in zip(parts, shares_DR, strict=True):
+                exp_CR, _ = self._exponentials(self._weights_VD[items], part)
+                self.weights_grad_VD[items] += product(exp_CR, share_DR)
 
+    def _exponentials(self, weights_CD: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """[C, R] as a factor, and their sums over the items, made before they are rounded to it: fp32 [R]."""
+        scores_CR = product(weights_CD, self._scored_ND[part])
+        if self._factors == torch.float32:
+            wide_CR = scores_CR
+        else:
+            if self._wide.numel() < scores_CR.numel():
+                self._wide = torch.empty(scores_CR.numel(), device=scores_CR.device)
+            wide_CR = self._wide[: scores_CR.numel()].view(scores_CR.shape).copy_(scores_CR)
+        if self._shift_N is not None:
+            wide_CR -= self._shift_N[part]
+        total_R = wide_CR.exp2_().sum(0)
+        return scores_CR.copy_(wide_CR) if wide_CR is not scores_CR else scores_CR, total_R
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """out += left @ right; sums inside the product are fp32."""
-    if left.dtype == out.dtype:
-        out.addmm_(left, right)
-    else:
-        out += left @ right
+    def _shares(self, part: slice) -> Tensor:
+        """What a position adds to an item's gradient per unit of that item's exponential: [R, D]."""
+        return (self._hidden_ND[part] / self.totals_N[part].unsqueeze(1)).to(self._factors)
 
+    def _shift(self, hidden_ND: Tensor, weights_VD: Tensor) -> Tensor | None:
+        """What to subtract from each position's scores, in powers of 2; None while |h|·|w| bounds them all safely.
 
-def _exponentials(hidden_RD: Tensor, weights_CD: Tensor, shift_N1: Tensor | None, part: slice, out_RC: Tensor
-                  ) -> Tensor:
-    torch.mm(hidden_RD, weights_CD.T, out=out_RC)
-    if shift_N1 is not None:
-        out_RC -= shift_N1[part]
-    return out_RC.exp_()
-
-
-def _shift(hidden_ND: Tensor, weights_VD: Tensor) -> Tensor | None:
-    """What to subtract from each position's scores before exp; None while |h|·|w| bounds them all safely.
-
-    Subtracting nothing saves two passes over the scores. Otherwise it is the largest score, at one more product.
-    """
-    bound = torch.linalg.vector_norm(hidden_ND, dim=1).max() * torch.linalg.vector_norm(weights_VD, dim=1).max()
-    if float(bound) <= _SAFE_EXPONENT:
-        return None
-    shift_N1 = hidden_ND.new_full((len(hidden_ND), 1), -torch.inf)
-    for start in range(0, len(hidden_ND), _TILE_ROWS):
-        part = slice(start, start + _TILE_ROWS)
-        for weights_CD in weights_VD.split(_TILE_ITEMS):
-            torch.maximum(shift_N1[part], (hidden_ND[part] @ weights_CD.T).amax(1, keepdim=True), out=shift_N1[part])
-    return shift_N1
-
-
-@contextmanager
-def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Products of fp32 matrices inside the block: inputs rounded where asked for (bf16 on a CPU, TF32 on a GPU), sums
-    in fp32 either way."""
-    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    backend, rounded = backend.matmul, "tf32" if device.type == "cuda" else "bf16"
-    wanted = "ieee" if precision == "fp32" else rounded
-    before = backend.fp32_precision
-    backend.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
+        Subtracting nothing saves two passes over the scores. Otherwise it is the largest score, at one more product.
+        """
+        bound = torch.linalg.vector_norm(hidden_ND, dim=1).max() * torch.linalg.vector_norm(weights_VD, dim=1).max()
+        if float(bound) <= _SAFE_EXPONENT:
+            return None
+        shift_N = hidden_ND.new_full((len(hidden_ND),), -torch.inf)
+        for start in range(0, len(hidden_ND), _TILE_ROWS):
+            part = slice(start, start + _TILE_ROWS)
+            for weights_CD in self._weights_VD.split(_TILE_ITEMS):
+                top_R = product(weights_CD, self._scored_ND[part]).amax(0).float()
+                torch.maximum(shift_N[part], top_R, out=shift_N[part])
+        return shift_N

@@ -3,7 +3,8 @@
 Positions are counted from the end of the real sequence (most recent item = 0), so neither the width of a batch nor the
 side of its padding changes a state.
 
-Legend: B batch, L positions, K keys (K = L unless said otherwise), D hidden width, H heads, E width of a head.
+Legend: B batch, L positions, K keys (K = L unless said otherwise), D hidden width, H heads, E width of a head,
+R packed rows, W their width.
 """
 
 from __future__ import annotations
@@ -17,29 +18,41 @@ from torch import Tensor, nn
 from models.base import Student
 from models.config import TransformerConfig
 from models.dropout import Dropout
+from models.linear import Linear
+from models.packing import Packing
 from models.protocols import Encoded
 
 
 class Attention(nn.Module):
     """Multi-head attention whose queries may come from other states than its keys and values."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, empty_step: bool = False) -> None:
+        """``empty_step``: a step whose state is zero stands before the others, for keys and values alone."""
         super().__init__()
         self.num_heads = config.num_heads
-        self.dropout = config.dropout
-        self.query = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.key_value = nn.Linear(config.hidden_dim, 2 * config.hidden_dim)
-        self.output = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.query = Linear(config.hidden_dim, config.hidden_dim)
+        self.key_value = Linear(config.hidden_dim, 2 * config.hidden_dim)
+        self.output = Linear(config.hidden_dim, config.hidden_dim)
+        self.dropout = Dropout(config.dropout)
+        self.empty_step = empty_step
 
-    def forward(self, query_BLD: Tensor, memory_BKD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+    def forward(self, query_BLD: Tensor, memory_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
         """[B, L, D]. ``mask_B1LK``: which keys may be attended to (bool), or what is added to their scores (float);
         it broadcasts; None: causal attention."""
         query_BHLE = self._split(self.query(query_BLD), 1)[0]
-        key_BHKE, value_BHKE = self._split(self.key_value(memory_BKD), 2)
-        mixed_BHLE = F.scaled_dot_product_attention(
-            query_BHLE, key_BHKE, value_BHKE, attn_mask=mask_B1LK, is_causal=mask_B1LK is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        memory_BKD = self.key_value(memory_BLD)
+        if self.empty_step:
+            memory_BKD = torch.cat([self.key_value.bias.expand(len(memory_BKD), 1, -1), memory_BKD], 1)
+        key_BHKE, value_BHKE = self._split(memory_BKD, 2)
+        added = mask_B1LK is not None and mask_B1LK.is_floating_point()
+        if added and self.training and self.dropout.p and query_BLD.device.type == "cpu":
+            # What torch would do too, with a dropout that costs it more than the attention.
+            scores_BHLK = (query_BHLE * query_BHLE.shape[-1] ** -0.5) @ key_BHKE.transpose(2, 3) + mask_B1LK
+            mixed_BHLE = self.dropout(scores_BHLK.softmax(3)) @ value_BHKE
+        else:
+            mixed_BHLE = F.scaled_dot_product_attention(
+                query_BHLE, key_BHKE, value_BHKE, attn_mask=mask_B1LK, is_causal=mask_B1LK is None,
+                dropout_p=self.dropout.p if self.training else 0.0)
         mixed_BLD: Tensor = self.output(mixed_BHLE.transpose(1, 2).flatten(2))
         return mixed_BLD
 
@@ -61,6 +74,8 @@ class Block(nn.Module):
 class TransformerEncoder(Student):
     """Item and position embeddings, blocks, final norm."""
 
+    packs = True
+
     def __init__(
         self, config: TransformerConfig, num_items: int, blocks: Iterable[Block], special_items: int = 0
     ) -> None:
@@ -70,11 +85,15 @@ class TransformerEncoder(Student):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.hidden_dim, eps=1e-8)
 
-    def forward(self, inputs_BL: Tensor, layer: int | None = None) -> Encoded:
-        """States of right-padded inputs, L ≤ max_length; ``layer`` k adds those after block k."""
-        hidden_BLD = self.embed_BLD(inputs_BL) + self.position_embedding(positions_from_end(inputs_BL))
+    def forward(self, inputs_BL: Tensor, layer: int | None = None, packing: Packing | None = None) -> Encoded:
+        """States of right-padded inputs, L ≤ max_length; ``layer`` k adds those after block k.
+
+        With ``packing``, its R rows of width W are the inputs and the states are [R, W, D].
+        """
+        from_end_BL = positions_from_end(inputs_BL) if packing is None else packing.from_end_RW
+        hidden_BLD = self.embed_BLD(inputs_BL, packing is not None) + self.position_embedding(from_end_BL)
         hidden_BLD, layer_BLD = self.dropout(hidden_BLD), None
-        mask_B1LK = self.attention_mask(inputs_BL)
+        mask_B1LK = self.attention_mask(inputs_BL) if packing is None else self.packed_mask(packing).unsqueeze(1)
         for index, block in enumerate(self.blocks):
             hidden_BLD = block(hidden_BLD, mask_B1LK)
             if index == layer:
@@ -84,6 +103,16 @@ class TransformerEncoder(Student):
     def attention_mask(self, inputs_BL: Tensor) -> Tensor | None:
         """None: causal, and then padding at the end needs no mask."""
         return None
+
+    def packed_mask(self, packing: Packing) -> Tensor:
+        """The same for packed rows, one mask for all heads: [R, W, K]."""
+        return additive(packing.same_sequence().tril())
+
+
+def additive(mask: Tensor) -> Tensor:
+    """0 where the mask is true, a number below every score elsewhere: what is added to scores. Made once, it serves
+    every block."""
+    return mask.float().sub_(1).mul_(torch.finfo(torch.float32).max)
 
 
 def positions_from_end(inputs_BL: Tensor) -> Tensor:

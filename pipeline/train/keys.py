@@ -11,7 +11,7 @@ from pipeline.artifacts import StageKey, is_fingerprint
 from pipeline.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
 
-VERSION = 3
+VERSION = 4
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
 

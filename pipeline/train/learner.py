@@ -78,7 +78,9 @@ class Learner:
             The step's global numbers, equal on every rank.
         """
         config = self._config
-        torch.manual_seed(derive_seed(self._seed, Stream.DROPOUT, step, rank))
+        # On a CPU torch.manual_seed would also queue a seed, with a stack trace, for every device that may yet appear.
+        seed = torch.default_generator.manual_seed if self._device.type == "cpu" else torch.manual_seed
+        seed(derive_seed(self._seed, Stream.DROPOUT, step, rank))
         self._optimizer.zero_grad(set_to_none=True)
         # On a CPU an encoder of these widths is slower under autocast: there only the loss's products are rounded.
         rounded = config.precision == "bf16" and self._device.type != "cpu"

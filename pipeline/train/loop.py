@@ -20,6 +20,7 @@ from models.sequences import Batch
 from models.students import build_encoder
 from pipeline.arrays import cases
 from pipeline.columns import USER_ID, USER_IDX
+from pipeline.memory import keep_freed_memory
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from pipeline.train.data import TrainingRows
 from pipeline.train.feed import feed
@@ -54,6 +55,7 @@ def train_loop(session: Session, spec: TrainSpec, storage: Storage, live: Path) 
         TrainingError: a loss or gradient is NaN or Inf; every rank raises it, the batch's users are saved.
         StorageError: a checkpoint cannot be written.
     """
+    keep_freed_memory()
     run = _Run(session, spec, storage, live)
     try:
         while not run.progress.finished:

@@ -90,13 +90,13 @@ def test_scores_too_large_for_exp_are_shifted(form: str, scale: float) -> None:
 
 def test_bf16_products_keep_sums_in_fp32(form: str) -> None:
     """The value moves by the rounding of the inputs alone, not by the 4 % of a bf16 sum."""
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = torch.backends.cuda.matmul.fp32_precision
     precise, rounded = run(dense), run(lambda h, w, r: chunked_softmax(h, w, r, None, "bf16"))
     assert rounded[0].dtype == torch.float32
     assert float(rounded[0]) == pytest.approx(float(precise[0]), rel=2e-3)
     for mine, other in zip(rounded[1:], precise[1:], strict=True):
         assert (mine - other).norm() < 0.02 * other.norm()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before, "the setting must not leak"
+    assert torch.backends.cuda.matmul.fp32_precision == before, "the setting must not leak"
 
 
 def test_half_precision_states_give_an_fp32_value() -> None:
