@@ -134,7 +134,15 @@ class Storage:
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file or a folder of Parquet files as one table."""
-        return pq.read_table(self.path(relative), columns=columns, filesystem=self.filesystem)
+        path = self.path(relative)
+        if self._info(path).type != pafs.FileType.File:
+            return pq.read_table(path, columns=columns, filesystem=self.filesystem)
+        # Without pyarrow.dataset, which imports pandas where that is installed: sixty megabytes in every worker.
+        with self.filesystem.open_input_file(path) as source:
+            table = pq.ParquetFile(source).read(columns)
+        if lacking := set(columns or ()) - set(table.column_names):
+            raise pa.ArrowInvalid(f"{path} lacks the columns {', '.join(sorted(lacking))}")
+        return table
 
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""

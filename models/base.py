@@ -63,6 +63,10 @@ class Student(nn.Module):
         """See ``SequenceEncoder``."""
         raise NotImplementedError
 
+    def last_states_BD(self, inputs_BL: Tensor) -> Tensor:
+        """The final state at each row's last real position, at the first one where there is none."""
+        return self(inputs_BL).hidden_BLD[last_positions(inputs_BL)]
+
     def training_inputs(self, items_BL: Tensor, users_B: Tensor, mask_seed: int) -> TrainingInputs:
         """See ``SequenceEncoder``."""
         raise NotImplementedError
@@ -86,7 +90,7 @@ class NextItem(Student):
     def user_states_BD(self, items_BL: Tensor) -> Tensor:
         """The state at the last real item."""
         inputs_BL = keep_last(items_BL, self.max_length)
-        return last_state_BD(self(inputs_BL).hidden_BLD, inputs_BL)
+        return self.last_states_BD(inputs_BL)
 
 
 def keep_last(items_BL: Tensor, count: int) -> Tensor:
@@ -100,7 +104,7 @@ def keep_last(items_BL: Tensor, count: int) -> Tensor:
     return items_BL.gather(1, source_BL) * (columns_L < lengths_B1)
 
 
-def last_state_BD(hidden_BLD: Tensor, inputs_BL: Tensor) -> Tensor:
-    """The state at each row's last real position; at the first one where there is none."""
+def last_positions(inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row, and its last real position; the first one where there is none: int64 [B] each."""
     last_B = ((inputs_BL != 0).sum(1) - 1).clamp(min=0)
-    return hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+    return torch.arange(len(last_B), device=last_B.device), last_B

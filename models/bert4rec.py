@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import keep_last, last_state_BD
+from models.base import keep_last
 from models.config import BERT4RecConfig
 from models.dropout import Dropout
 from models.hashing import position_bits
@@ -33,9 +33,10 @@ class BERT4RecBlock(Block):
         self.contract = Linear(4 * config.hidden_dim, config.hidden_dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None, memory_BKD: Tensor | None = None) -> Tensor:
         normed_BLD = self.attention_norm(hidden_BLD)
-        hidden_BLD = hidden_BLD + self.dropout(self.attention(normed_BLD, normed_BLD, mask_B1LK))
+        memory_BKD = normed_BLD if memory_BKD is None else self.attention_norm(memory_BKD)
+        hidden_BLD = hidden_BLD + self.dropout(self.attention(normed_BLD, memory_BKD, mask_B1LK))
         inner_BLD = F.gelu(self.expand(self.feed_norm(hidden_BLD)))
         output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))
         return output_BLD
@@ -73,4 +74,4 @@ class BERT4Rec(TransformerEncoder):
         items_BL = F.pad(keep_last(items_BL, self.max_length - 1), (0, 1))
         lengths_B1 = (items_BL != 0).sum(1, keepdim=True)
         inputs_BL = items_BL.scatter(1, lengths_B1, self.mask_id)[:, : self.max_length]
-        return last_state_BD(self(inputs_BL).hidden_BLD, inputs_BL)
+        return self.last_states_BD(inputs_BL)

@@ -42,9 +42,10 @@ class LiGRBlock(Block):
         self.feed_gate = Linear(width, width)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None, memory_BKD: Tensor | None = None) -> Tensor:
         normed_BLD = self.attention_norm(hidden_BLD)
-        mixed_BLD = self.dropout(self.attention(normed_BLD, normed_BLD, mask_B1LK))
+        memory_BKD = normed_BLD if memory_BKD is None else self.attention_norm(memory_BKD)
+        mixed_BLD = self.dropout(self.attention(normed_BLD, memory_BKD, mask_B1LK))
         hidden_BLD = torch.addcmul(hidden_BLD, torch.sigmoid(self.attention_gate(hidden_BLD)), mixed_BLD)
         first_BLM, third_BLM = self.expand(self.feed_norm(hidden_BLD)).chunk(2, -1)
         inner_BLM = self.dropout(F.silu(first_BLM) * third_BLM)

@@ -112,7 +112,7 @@ class Tiles:
         """fp32, valid until the next call."""
         shape = (users.stop - users.start, items.stop - items.start)
         states_BD, items_CD = self.states_ND[users], self.catalogue.items_VD[items]
-        if shape == (self.users, self.items):  # the shape that comes again
+        if shape[0] == self.users:  # a shape that comes again
             scores_BC = product(states_BD, items_CD)
         else:
             scores_BC = self._scores[: shape[0] * shape[1]].view(shape)

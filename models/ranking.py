@@ -26,8 +26,9 @@ from models.sequences import Cases, Sequences
 
 SHARD_USERS = 4096
 """Users whose states are held at once."""
-_ENCODE_ROWS = 128
-"""Sequences encoded at once, so that short ones are not padded to a long one's length."""
+_ENCODE_POSITIONS, _LEAST_ROWS = 2048, 64
+"""Positions encoded at once, padding counted, and sequences at once at least: of similar length, so that short ones are
+not padded to a long one's."""
 
 
 class Scorer(Protocol):
@@ -223,8 +224,12 @@ class EncoderScorer:
         self._module.eval()
         try:
             with torch.inference_mode():
-                for start in range(0, len(by_length), _ENCODE_ROWS):
-                    rows = by_length[start : start + _ENCODE_ROWS]
+                stop = len(by_length)
+                while stop:  # from the longest on: the first of a batch tells its width
+                    longest = int(histories.lengths_of(indices[by_length[stop - 1 : stop]])[0])
+                    width = max(min(longest, self._encoder.max_length), 1)
+                    start = max(stop - max(_ENCODE_POSITIONS // width, _LEAST_ROWS), 0)
+                    rows, stop = by_length[start:stop], start
                     items_BL = torch.from_numpy(histories.padded(indices[rows], self._encoder.max_length))
                     encoded_BD = self._encoder.user_states_BD(items_BL.to(self._device)).float()
                     states_BD[torch.from_numpy(rows).to(self._device)] = encoded_BD

@@ -29,8 +29,9 @@ class SASRecBlock(Block):
         self.contract = Linear(config.hidden_dim, config.hidden_dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
-        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), hidden_BLD, mask_B1LK)
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None, memory_BKD: Tensor | None = None) -> Tensor:
+        memory_BKD = hidden_BLD if memory_BKD is None else memory_BKD
+        hidden_BLD = hidden_BLD + self.attention(self.attention_norm(hidden_BLD), memory_BKD, mask_B1LK)
         hidden_BLD = self.feed_norm(hidden_BLD)
         inner_BLD = F.relu(self.dropout(self.expand(hidden_BLD)))
         output_BLD: Tensor = hidden_BLD + self.dropout(self.contract(inner_BLD))

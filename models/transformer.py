@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Student
+from models.base import Student, last_positions
 from models.config import TransformerConfig
 from models.dropout import Dropout
 from models.linear import Linear
@@ -66,8 +66,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One transformer block; the students differ in the order of norms and residuals."""
 
-    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None) -> Tensor:
-        """[B, L, D] → [B, L, D]; ``mask_B1LK`` as in ``Attention``."""
+    def forward(self, hidden_BLD: Tensor, mask_B1LK: Tensor | None, memory_BKD: Tensor | None = None) -> Tensor:
+        """[B, L, D] → [B, L, D]; ``mask_B1LK`` as in ``Attention``. ``memory_BKD``: states of all positions, where the
+        others are only some of them."""
         raise NotImplementedError
 
 
@@ -90,15 +91,37 @@ class TransformerEncoder(Student):
 
         With ``packing``, its R rows of width W are the inputs and the states are [R, W, D].
         """
-        from_end_BL = positions_from_end(inputs_BL) if packing is None else packing.from_end_RW
-        hidden_BLD = self.embed_BLD(inputs_BL, packing is not None) + self.position_embedding(from_end_BL)
-        hidden_BLD, layer_BLD = self.dropout(hidden_BLD), None
+        hidden_BLD, layer_BLD = self._embedded(inputs_BL, packing), None
         mask_B1LK = self.attention_mask(inputs_BL) if packing is None else self.packed_mask(packing).unsqueeze(1)
         for index, block in enumerate(self.blocks):
             hidden_BLD = block(hidden_BLD, mask_B1LK)
             if index == layer:
                 layer_BLD = hidden_BLD
         return Encoded(self.norm(hidden_BLD), layer_BLD)
+
+    def last_states_BD(self, inputs_BL: Tensor) -> Tensor:
+        """The final state at each row's last real position, at the first one where there is none. The last block
+        computes no other."""
+        hidden_BLD = self._embedded(inputs_BL, None)
+        mask_B1LK = self.attention_mask(inputs_BL)
+        *blocks, final = self.blocks
+        for block in blocks:
+            hidden_BLD = block(hidden_BLD, mask_B1LK)
+        rows_B, last_B = last_positions(inputs_BL)
+        if mask_B1LK is None:  # causal
+            steps_L = torch.arange(inputs_BL.shape[1], device=inputs_BL.device)
+            mask_B1LK = (steps_L <= last_B.unsqueeze(1))[:, None, None]
+        elif mask_B1LK.shape[2] > 1:
+            mask_B1LK = mask_B1LK[rows_B, :, last_B].unsqueeze(2)
+        last_B1D = final(hidden_BLD[rows_B, last_B].unsqueeze(1), mask_B1LK, hidden_BLD)
+        states_BD: Tensor = self.norm(last_B1D.squeeze(1))
+        return states_BD
+
+    def _embedded(self, inputs_BL: Tensor, packing: Packing | None) -> Tensor:
+        from_end_BL = positions_from_end(inputs_BL) if packing is None else packing.from_end_RW
+        items_BLD = self.embed_BLD(inputs_BL, packing is not None)
+        embedded_BLD: Tensor = self.dropout(items_BLD + self.position_embedding(from_end_BL))
+        return embedded_BLD
 
     def attention_mask(self, inputs_BL: Tensor) -> Tensor | None:
         """None: causal, and then padding at the end needs no mask."""

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.sequences import Cases, Sequences
-from pipeline.arrow import open_arrow
+from pipeline.arrow import numbers, open_arrow
 from pipeline.columns import HISTORY, ITEMS, TARGET, USER_IDX
 
 
@@ -17,17 +17,16 @@ def sequences(column: pa.ChunkedArray) -> Sequences:
     if column.num_chunks == 0:
         return Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    offsets = array.offsets.to_numpy()
-    return Sequences(array.values.to_numpy(), offsets)
+    return Sequences(numbers(array.values), numbers(array.offsets))
 
 
 def training_sequences(path: Path) -> tuple[np.ndarray, Sequences]:
     """``train.arrow`` → user indices int64 [N] and their training sequences."""
     table = open_arrow(path)
-    return table[USER_IDX].to_numpy(), sequences(table[ITEMS])
+    return numbers(table[USER_IDX]), sequences(table[ITEMS])
 
 
 def cases(path: Path) -> Cases:
     """``validation.arrow`` or ``test.arrow`` → ranking tasks."""
     table = open_arrow(path)
-    return Cases(table[USER_IDX].to_numpy(), sequences(table[HISTORY]), table[TARGET].to_numpy())
+    return Cases(numbers(table[USER_IDX]), sequences(table[HISTORY]), numbers(table[TARGET]))

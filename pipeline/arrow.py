@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -17,3 +18,15 @@ def write_arrow(path: str | Path, table: pa.Table) -> None:
     """One record batch, uncompressed, so that readers map it without a copy."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
+
+
+def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Numbers without nulls as numpy, zero-copy for one chunk.
+
+    pyarrow's ``to_numpy`` does the same, but imports pandas where that is installed: sixty megabytes in every worker.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 0:
+            return np.zeros(0, column.type.to_pandas_dtype())
+        column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    return np.from_dlpack(column)

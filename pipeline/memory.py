@@ -12,10 +12,11 @@ _KEPT_BYTES, _LARGEST_BYTES = 2**28, 2**25
 
 
 def keep_freed_memory() -> None:
-    """For the rest of the process, let a step's tensors lie where the last step's have lain.
+    """For the rest of the process, let tensors lie where freed ones have lain.
 
-    A training step frees what it has taken, megabytes at a time. glibc gives such pieces back to the system, and the
-    next step pays for every page again: a tenth of the time of a step on a CPU. Without glibc nothing changes.
+    A step of training or ranking frees what it has taken, megabytes at a time. glibc gives such pieces back to the
+    system, and the next step pays for every page again: a tenth of the time of a step on a CPU. Without glibc nothing
+    changes.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_BYTES)

@@ -20,6 +20,7 @@ from pipeline import arrays
 from pipeline.artifacts import Artifact
 from pipeline.evaluate.baselines import fit_baseline
 from pipeline.evaluate.config import Baseline, EvaluateConfig
+from pipeline.memory import keep_freed_memory
 from pipeline.progress import track
 from pipeline.threads import torch_threads
 from pipeline.train.export import load_model
@@ -81,6 +82,7 @@ def rank_cases(config: EvaluateConfig, prepared: Artifact, subject: Subject, num
 def rank_shard(config: EvaluateConfig, prepared: Artifact, model: TrainedModel | Scorer, start: int,
                stop: int) -> Ranks:
     """Ranks of the test cases start…stop-1."""
+    keep_freed_memory()
     cases = arrays.cases(prepared.local("test.arrow"))
     scorer = model.scorer() if isinstance(model, TrainedModel) else model
     with torch_threads(1):

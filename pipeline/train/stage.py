@@ -17,7 +17,7 @@ from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.config import ModelConfig
 from models.students import build_encoder
-from pipeline.arrow import open_arrow
+from pipeline.arrow import numbers, open_arrow
 from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.threads import torch_threads
@@ -71,7 +71,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         raise ConfigError("train.item_init and the `reduce/items` artifact go together: give both or neither")
     out.storage.delete(out.relative(FAILURE))
     items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
-    if not np.array_equal(items[ITEM_IDX].to_numpy(), np.arange(1, len(items) + 1)):
+    if not np.array_equal(numbers(items[ITEM_IDX]), np.arange(1, len(items) + 1)):
         raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
                             "rebuild the prepare artifact")
     rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, len(items), seed))

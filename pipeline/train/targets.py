@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError
-from pipeline.arrow import open_arrow, write_arrow
+from pipeline.arrow import numbers, open_arrow, write_arrow
 from pipeline.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
@@ -95,12 +95,12 @@ class Targets:
     def open(cls, path: Path, users_N: np.ndarray) -> Targets:
         """Memory-map the file of :func:`build_targets` for these training rows."""
         table = open_arrow(path)
-        users_R = table[USER_IDX].to_numpy()
+        users_R = numbers(table[USER_IDX])
         vectors, present = table[VECTOR].chunk(0), table[PRESENT].chunk(0)
         num_angles = present.type.list_size
         place_N = np.minimum(np.searchsorted(users_R, users_N), len(users_R) - 1)
-        return cls(vectors.values.to_numpy().reshape(len(users_R), num_angles, -1),
-                   present.values.to_numpy().reshape(len(users_R), num_angles).view(np.bool_),
+        return cls(numbers(vectors.values).reshape(len(users_R), num_angles, -1),
+                   numbers(present.values).reshape(len(users_R), num_angles).view(np.bool_),
                    np.where(users_R[place_N] == users_N, place_N, -1))
 
     def gather(self, rows_B: np.ndarray) -> tuple[Tensor, Tensor]:

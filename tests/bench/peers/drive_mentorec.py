@@ -15,6 +15,7 @@ from models.ranking import SHARD_USERS, EncoderScorer, rank_users, recommend
 from models.students import build_encoder
 from pipeline import arrays
 from pipeline.artifacts import begin, open_artifact
+from pipeline.memory import keep_freed_memory
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
@@ -59,6 +60,7 @@ class Mentorec:
         self._encoder = load_model(trained.local("model"))
 
     def top(self, k: int) -> np.ndarray:
+        keep_freed_memory()  # as every stage of ours that computes with torch on a CPU
         return recommend(EncoderScorer(self._encoder), self._histories, k, precision=self._settings["rank_precision"])
 
     def checks(self) -> dict[str, Any]:
