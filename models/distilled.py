@@ -111,6 +111,7 @@ class DistilledRecommender(nn.Module):
             self.head = ProfileHead(
                 distillation, profile_dim, num_angles, encoder.hidden_dim, derive_seed(seed, _TEACHER_STREAM)
             )
+        self._teacher = list(self.teacher_parameters())
 
     def forward(
         self,
@@ -153,7 +154,7 @@ class DistilledRecommender(nn.Module):
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
             local = ranking_sum / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
             # DDP waits for every parameter, also in steps that do not teach.
-            idle = sum((0 * p.sum() for p in self.teacher_parameters()), torch.zeros_like(ranking))
+            idle = sum((0 * p.sum() for p in self._teacher), torch.zeros_like(ranking))
             return LossTerms(
                 total=world_size() * local + idle, ranking=ranking, distillation=taught.distillation,
                 variance_floor=taught.floor, beta=taught.beta, num_positions=num_positions,

@@ -81,7 +81,8 @@ class Learner:
         # On a CPU torch.manual_seed would also queue a seed, with a stack trace, for every device that may yet appear.
         seed = torch.default_generator.manual_seed if self._device.type == "cpu" else torch.manual_seed
         seed(derive_seed(self._seed, Stream.DROPOUT, step, rank))
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._trained.values():
+            parameter.grad = None
         # On a CPU an encoder of these widths is slower under autocast: there only the loss's products are rounded.
         rounded = config.precision == "bf16" and self._device.type != "cpu"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=rounded):

@@ -242,6 +242,15 @@ def test_the_user_state_scores_the_next_item_from_the_end_of_the_row(config: Mod
 
 
 @every_student
+def test_the_last_states_are_those_of_all_positions(config: ModelConfig) -> None:
+    encoder = build(config)
+    inputs_BL = rows([3, 4, 5], [6], [1, 2, 3, 4, 5, 6], [7, 8], [])
+    hidden_BLD = encoder(inputs_BL).hidden_BLD
+    torch.testing.assert_close(encoder.last_states_BD(inputs_BL)[:4], hidden_BLD[[0, 1, 2, 3], [2, 0, 5, 1]])
+    assert encoder.last_states_BD(inputs_BL).isfinite().all()
+
+
+@every_student
 def test_dropout_acts_in_training_alone(config: ModelConfig) -> None:
     encoder, items_BL = build_encoder(config.model_copy(update={"dropout": 0.5}), NUM_ITEMS, 0), rows([1, 2, 3])
     assert not torch.equal(encoder(items_BL).hidden_BLD, encoder(items_BL).hidden_BLD)
