@@ -212,35 +212,34 @@ class DistilledRecommender(nn.Module):
     def _read(self, scored: _Scored, active: DistillationConfig | None) -> _Read:
         """The states that have a target, and H_k of every row."""
         layer = active.layer if active else None
+        packing, inputs_BL = None, scored.inputs_BL
         if isinstance(self.encoder, Student) and self.encoder.packs:
-            hidden_ND, layers_BLD = self._read_packed(self.encoder, scored, layer)
+            packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in inputs_BL],
+                           [piece_BL.shape[1] for piece_BL in inputs_BL], inputs_BL[0].device)
+            inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in inputs_BL]))
+            encoded = [self._encode(scored, inputs_RW, layer, packing)]
         else:
-            encoded = [self._encode(scored, inputs_BL, layer) for inputs_BL in scored.inputs_BL]
-            hidden_XD = torch.cat([piece.hidden_BLD.flatten(0, 1) for piece in encoded])
-            hidden_ND = hidden_XD.index_select(0, scored.chosen_N)
-            layers_BLD = [piece.layer_BLD for piece in encoded if piece.layer_BLD is not None]
-        if active is None or len(layers_BLD) < len(scored.inputs_BL):
+            encoded = [self._encode(scored, piece_BL, layer) for piece_BL in inputs_BL]
+        hidden_XD = torch.cat([piece.hidden_BLD.flatten(0, 1) for piece in encoded])
+        places_N = scored.chosen_N if packing is None else packing.places_X[scored.chosen_N]
+        hidden_ND = hidden_XD.index_select(0, places_N)
+        layers_BLD = [piece.layer_BLD for piece in encoded if piece.layer_BLD is not None]
+        if active is None or len(layers_BLD) < len(encoded):
             return _Read(hidden_ND)
-        real_BL = [inputs_BL != 0 for inputs_BL in scored.inputs_BL]
+        real_BL = [piece_BL != 0 for piece_BL in inputs_BL]
+        real_B = torch.cat([real.any(1) for real in real_BL])
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            pooled = [self.pooling(layer_BLD.float(), real)
-                      for layer_BLD, real in zip(layers_BLD, real_BL, strict=True)]
-        return _Read(hidden_ND, torch.cat(pooled), torch.cat([real.any(1) for real in real_BL]))
-
-    def _read_packed(self, encoder: Student, scored: _Scored, layer: int | None) -> tuple[Tensor, list[Tensor]]:
-        """One call for all pieces: the states that have a target, and the layer's states piece by piece where asked
-        for. States of padding are those of some real position."""
-        sizes = [piece_BL.numel() for piece_BL in scored.inputs_BL]
-        packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in scored.inputs_BL],
-                       [piece_BL.shape[1] for piece_BL in scored.inputs_BL], scored.inputs_BL[0].device)
-        inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in scored.inputs_BL]))
-        encoded = self._encode(scored, inputs_RW, layer, packing)
-        hidden_ND = encoded.hidden_BLD.flatten(0, 1).index_select(0, packing.places_X[scored.chosen_N])
-        if encoded.layer_BLD is None:
-            return hidden_ND, []
-        layers_XD = encoded.layer_BLD.flatten(0, 1).index_select(0, packing.places_X).split(sizes)
-        return hidden_ND, [layer_XD.view(*piece_BL.shape, encoder.hidden_dim)
-                           for layer_XD, piece_BL in zip(layers_XD, scored.inputs_BL, strict=True)]
+            states_XD = torch.cat([layer_BLD.float().flatten(0, 1) for layer_BLD in layers_BLD])
+            if packing is not None and self.pooling.pad_to is None:
+                return _Read(hidden_ND, self.pooling.packed(states_XD, packing, len(real_B)), real_B)
+            if packing is not None:
+                states_XD = states_XD.index_select(0, packing.places_X)
+            # What an encoder gives for padding is unknown; the pooling wants finite numbers.
+            states_XD = states_XD.masked_fill(~torch.cat([real.flatten() for real in real_BL]).unsqueeze(1), 0.0)
+            pieces_XD = states_XD.split([real.numel() for real in real_BL])
+            pooled = [self.pooling(piece_XD.view(*real.shape, self.encoder.hidden_dim), real)
+                      for piece_XD, real in zip(pieces_XD, real_BL, strict=True)]
+        return _Read(hidden_ND, torch.cat(pooled), real_B)
 
     def _encode(self, scored: _Scored, *arguments: Any) -> Encoded:
         """Call the encoder; it reads the rows that were taken from its item table, where they were."""

@@ -32,7 +32,9 @@ class ProfileHead(nn.Module):
 
     def forward(self, profiles_NAP: Tensor, real_NA: Tensor) -> Tensor:
         """fp32 [N, D]; at least one profile of each row must be real."""
-        projected_NAD = self.projection(profiles_NAP)
+        projected_NAD: Tensor = self.projection(profiles_NAP)
+        if real_NA.shape[1] == 1:
+            return projected_NAD.squeeze(1)
         scores_NA = projected_NAD.new_zeros(real_NA.shape)
         if self.attend:
             scores_NA = projected_NAD @ self.angle_weight + self.angle_bias

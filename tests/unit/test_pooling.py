@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from math import exp
 
+import numpy as np
 import pytest
 import torch
 
 from models.config import AttentionPooling, ExponentialPooling, MeanPooling, PoolingConfig
+from models.packing import pack
 from models.pooling import Pooling
 
 CONFIGS: list[PoolingConfig] = [MeanPooling(), ExponentialPooling(gamma=0.3), AttentionPooling()]
@@ -97,3 +99,19 @@ def test_upstream_and_paper_agree_without_padding() -> None:
     real_BL = torch.ones(1, 3, dtype=torch.bool)
     for config in CONFIGS:
         torch.testing.assert_close(make(config)(HIDDEN_BLD, real_BL), make(config, pad_to=3)(HIDDEN_BLD, real_BL))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.kind)
+def test_packed_rows_give_the_same(config: PoolingConfig) -> None:
+    pooling = make(config, 4, None)
+    lengths = [5, 0, 2, 1, 5, 3]
+    hidden_BLD = (3 * torch.randn(len(lengths), 5, 4)).requires_grad_()
+    real_BL = torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
+    packing = pack([np.array(lengths)], [5], torch.device("cpu"))
+    flat_XD = torch.cat([hidden_BLD.flatten(0, 1), torch.full((1, 4), 1e4)])  # what stands at padding
+    results = []
+    for pooled_BD in (pooling(hidden_BLD, real_BL),
+                      pooling.packed(flat_XD[packing.source_RW.flatten()], packing, len(lengths))):
+        gradient, = torch.autograd.grad(pooled_BD.square().sum(), hidden_BLD)
+        results.append((pooled_BD, gradient))
+    torch.testing.assert_close(results[0], results[1])
