@@ -24,6 +24,7 @@ from tests.bench.ledger import RESULTS, Ledger
 from tests.bench.peers import report
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.peers.environments import ENVIRONMENTS, FOLDER, python_of
+from tests.bench.peers.reach import epochs_to_reach
 from tests.bench.peers.worker import ray_worker
 from tests.bench.sections import check_parts
 
@@ -43,7 +44,7 @@ def main() -> None:
     """Measure what is named, or everything, and write the page."""
     names = [*OURS, *ENVIRONMENTS]
     parts = [*(f"{kind}-{threads}" for threads in (1, 2) for kind in ("slices", "rank")), "worker",
-             *(f"fit-{name}" for name in names)]
+             *(f"fit-{name}" for name in names), "reach"]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}; none: all")
     parser.add_argument("--environments", type=Path, default=FOLDER, metavar="FOLDER")
@@ -65,7 +66,8 @@ def main() -> None:
             if kind == "fit" and which not in bench.names:
                 continue
             work = {"slices": partial(bench.slices, which), "rank": partial(bench.rank, which),
-                    "fit": partial(bench.fit, which), "worker": bench.worker}[kind]
+                    "fit": partial(bench.fit, which), "worker": bench.worker,
+                    "reach": partial(bench.reach, ledger.figures("fit-"))}[kind]
             ledger.run(part, work)
             report.write(ledger, HYPERPARAMETERS)
 
@@ -125,6 +127,16 @@ class Bench:
         lists = np.load(request["to"])
         return {"epochs": self._epochs, "fit": driver.facts["fit"], "versions": driver.facts["versions"],
                 "rank": ranking, **self._quality(lists), **checks}
+
+    def reach(self, fits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """How many epochs ours needs for the best peer's validation NDCG@10 after its epochs: libraries make an epoch
+        of very different numbers of optimizer steps."""
+        peers = {name: each for name, each in fits.items() if name not in OURS}
+        if not peers:
+            raise SystemExit("error: nothing to reach; measure fit-rectools, fit-replay and fit-recbole first")
+        best = max(peers, key=lambda name: float(peers[name]["ndcg@10"]))
+        return {"peer": best, "peer_cpu_s": peers[best]["fit"]["cpu_s"], "goal": peers[best]["ndcg@10"],
+                **epochs_to_reach(self._prepared, {**HYPERPARAMETERS, **OURS["mentorec"]}, peers[best]["ndcg@10"])}
 
     def worker(self) -> dict[str, Any]:
         """One Ray Train worker: epoch seconds and its process's peak memory."""

@@ -48,6 +48,13 @@ def write(ledger: Ledger, hyperparameters: Mapping[str, Any]) -> None:
                          f"users unlike a dense product in double precision: {own['ranks_unlike_dense']} of "
                          f"{own['users']:,}; lists that differ between fp32 and bf16: "
                          f"{own['top10_unlike_between_fp32_and_bf16']}.")
+    reach = ledger.figures("reach").get("")
+    if reach:
+        verb = "reaches" if reach["reached"] else "does not reach"
+        parts.append(f"An epoch is not the same number of optimizer steps everywhere (RecBole makes one of every 128 "
+                     f"prefixes, ours one of every 128 users), so also by time: ours {verb} the "
+                     f"{reach['goal']:.4f} that {reach['peer']} has after {reach['peer_cpu_s']:.0f} CPU-s in "
+                     f"{reach['cpu_s']:.0f} CPU-s ({reach['epochs']} epochs, a validation after each included).")
     worker = ledger.figures("worker").get("")
     if worker:
         parts.append(f"The same training by one Ray Train worker, one thread: {worker['epoch_wall_s']:.1f} s per "
