@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
@@ -27,6 +28,11 @@ def product(left_MK: Tensor, right_NK: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
         return found
     return left_MK @ right_NK.T
+
+
+def padded(rows_XD: Tensor) -> Tensor:
+    """Rows of zeros below, up to a multiple of ROWS."""
+    return F.pad(rows_XD, (0, 0, 0, -len(rows_XD) % ROWS))
 
 
 def factor_type(precision: Precision, device: torch.device) -> torch.dtype:

@@ -5,17 +5,14 @@ Legend: N positions, D hidden width, X rows of the scoring table, K distinct neg
 
 from __future__ import annotations
 
-from math import e, log2
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.matmul import ROWS, Precision, factor_type, gpu_rounding, product
-
-_BITS = log2(e)
-"""exp(x) = 2 ** (_BITS * x), and exp2 is the faster one on a CPU."""
+from models.matmul import Precision, factor_type, gpu_rounding, padded, product
+from models.softmax import BITS
 
 
 def own_hits(rows_N: Tensor, negatives_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,26 +47,26 @@ class _SampledSoftmax(torch.autograd.Function):
         negative_KD, target_ND = weights_XD.index_select(0, negatives_K), weights_XD.index_select(0, rows_N)
         hit_H, place_N = own_hits(rows_N, negatives_K)
         num_rows, num_negatives, factors = len(rows_N), len(negatives_K), factor_type(precision, hidden_ND.device)
-        factor_KD, factor_ND = _padded(negative_KD).to(factors), _padded(hidden_ND * _BITS).to(factors)
+        factor_KD, factor_ND = padded(negative_KD).to(factors), padded(hidden_ND * BITS).to(factors)
         real = slice(num_negatives), slice(num_rows)
         with gpu_rounding(precision):
             # In powers of 2, and negatives as rows: so all three products read the scores as they lie.
-            padded_KN = product(factor_KD, factor_ND).float()
-            padded_KN[num_negatives:] = -torch.inf
-            scores_KN = padded_KN[real]
-            scores_KN += (bias_K * _BITS).unsqueeze(1)
+            wide_KN = product(factor_KD, factor_ND).float()
+            wide_KN[num_negatives:] = -torch.inf
+            scores_KN = wide_KN[real]
+            scores_KN += (bias_K * BITS).unsqueeze(1)
             scores_KN[place_N[hit_H], hit_H] = -torch.inf
-            right_N = (hidden_ND * target_ND).sum(1).mul_(_BITS)
+            right_N = (hidden_ND * target_ND).sum(1).mul_(BITS)
             top_N = torch.maximum(scores_KN.amax(0), right_N)
-            padded_KN -= F.pad(top_N, (0, padded_KN.shape[1] - num_rows))
-            exp_KN = padded_KN.exp2_()
+            wide_KN -= F.pad(top_N, (0, wide_KN.shape[1] - num_rows))
+            exp_KN = wide_KN.exp2_()
             own_N = (right_N - top_N).exp2_()
             total_N = exp_KN.sum(0)[:num_rows] + own_N
-            loss = (total_N.log() + (top_N - right_N) / _BITS).sum()
+            loss = (total_N.log() + (top_N - right_N) / BITS).sum()
             pull_N1 = own_N.div_(total_N).sub_(1).unsqueeze(1)
             factor_KN = exp_KN.to(factors)
             hidden_grad_DN = product(factor_KD.T.contiguous(), factor_KN.T)
-            share_ND = _padded(hidden_ND / total_N.unsqueeze(1)).to(factors)
+            share_ND = padded(hidden_ND / total_N.unsqueeze(1)).to(factors)
             negative_grad_KD = product(factor_KN, share_ND.T)[:num_negatives].float()
         hidden_grad_ND = hidden_grad_DN.T[:num_rows] / total_N.unsqueeze(1)
         hidden_grad_ND.addcmul_(pull_N1, target_ND)
@@ -84,8 +81,3 @@ class _SampledSoftmax(torch.autograd.Function):
         weights_grad_XD.index_copy_(0, negatives_K, negative_grad_KD * grads[0])
         weights_grad_XD.index_add_(0, rows_N, target_grad_ND * grads[0])
         return hidden_grad_ND * grads[0], weights_grad_XD, None, None, None, None
-
-
-def _padded(rows_XD: Tensor) -> Tensor:
-    """Rows of zeros below, up to a multiple of ROWS."""
-    return F.pad(rows_XD, (0, 0, 0, -len(rows_XD) % ROWS))

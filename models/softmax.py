@@ -15,10 +15,9 @@ from math import e, log2
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.matmul import ROWS, Precision, factor_type, gpu_rounding, product
+from models.matmul import ROWS, Precision, factor_type, gpu_rounding, padded, product
 
 _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
@@ -26,8 +25,8 @@ _GPU_BYTES = 2**30
 _CHUNK_ROWS, _TILE_ROWS, _TILE_ITEMS = 2 * ROWS, 256, 1024
 _SAFE_EXPONENT = 64.0
 """exp of scores up to this size, and their sums over any catalogue, are far from overflow and underflow in fp32."""
-_BITS = log2(e)
-"""exp(x) = 2 ** (_BITS * x)."""
+BITS = log2(e)
+"""exp(x) = 2 ** (BITS * x)."""
 
 
 def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int | None = None,
@@ -50,7 +49,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk_rows: int | None,
                 precision: Precision) -> Tensor:
         count, device = len(hidden_ND), hidden_ND.device
-        padded_ND = F.pad(hidden_ND, (0, 0, 0, -count % ROWS)) if device.type == "cpu" else hidden_ND
+        padded_ND = padded(hidden_ND) if device.type == "cpu" else hidden_ND
         cached = _CACHED_BYTES.get(device.type, _GPU_BYTES) // (4 * len(weights_VD))
         if device.type == "cpu":
             cached = min(cached // ROWS * ROWS, _CHUNK_ROWS)
@@ -83,7 +82,7 @@ class _Sums:
         self.hidden_grad_DN = hidden_ND.new_zeros(hidden_ND.shape[::-1])
         self.weights_grad_VD = torch.zeros_like(weights_VD)
         self._hidden_ND, self._factors = hidden_ND, factors
-        self._scored_ND = (hidden_ND * _BITS).to(factors)
+        self._scored_ND = (hidden_ND * BITS).to(factors)
         self._weights_VD = weights_VD.to(factors)
         self._shift_N = self._shift(hidden_ND, weights_VD)
         self._wide = torch.empty(0, device=hidden_ND.device)
@@ -91,7 +90,7 @@ class _Sums:
     def normalisers_N(self) -> Tensor:
         """log Σ_v exp(s_nv)."""
         logs_N = self.totals_N.log()
-        return logs_N if self._shift_N is None else logs_N + self._shift_N / _BITS
+        return logs_N if self._shift_N is None else logs_N + self._shift_N / BITS
 
     def one_pass(self, rows: int) -> None:
         """Chunks of ``rows`` positions."""

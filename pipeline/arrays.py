@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.sequences import Cases, Sequences
-from pipeline.arrow import numbers, open_arrow
+from pipeline.arrow import numbers, one_array, open_arrow
 from pipeline.columns import HISTORY, ITEMS, TARGET, USER_IDX
 
 
@@ -16,7 +16,7 @@ def sequences(column: pa.ChunkedArray) -> Sequences:
     """A large_list<int32> column as flat array and offsets, zero-copy for one chunk."""
     if column.num_chunks == 0:
         return Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    array = one_array(column)
     return Sequences(numbers(array.values), numbers(array.offsets))
 
 

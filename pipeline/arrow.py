@@ -28,5 +28,10 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         if column.num_chunks == 0:
             return np.zeros(0, column.type.to_pandas_dtype())
-        column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        column = one_array(column)
     return np.from_dlpack(column)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column of at least one chunk as one array, zero-copy for one chunk."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

@@ -78,9 +78,7 @@ def _targets(slices: Figures, ranks: Figures) -> str:
     own = slices[OURS]
     peers = {name: each for name, each in slices.items() if not name.startswith(OURS)}
     lines = []
-    for name in FULL if peers else ():
-        if name not in slices:
-            continue
+    for name in [each for each in FULL if peers and each in slices]:
         speed = min(each["epoch_cpu_s"] for each in peers.values()) / slices[name]["epoch_cpu_s"]
         memory = min(each["peak_bytes"] for each in peers.values()) / slices[name]["peak_bytes"]
         lines += [f"{name}, epoch: {speed:.1f} × faster than the fastest peer (target {SPEED_TARGET:g}): "
