@@ -61,6 +61,15 @@ class Sequences:
         return out_BL
 
 
+def flat_histories(histories: Sequences, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row (place in ``indices``), item and steps back from the history's end of every interaction, in time order."""
+    lengths = histories.lengths[indices]
+    rows = np.repeat(np.arange(len(indices)), lengths)
+    steps_back = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(rows)) - 1
+    items = histories.values[np.repeat(histories.offsets[1:][indices], lengths) - steps_back - 1]
+    return rows, items.astype(np.int64), steps_back
+
+
 @dataclass(frozen=True)
 class Cases:
     """Ranking tasks: what may be seen, and the item to be found."""

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from models import metrics
-from models.ranking import flat_histories
-from models.sequences import Cases
+from models.sequences import Cases, flat_histories
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.subjects import PROFILE
 from pipeline.report.statistics import intervals

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ranking import Scorer
+from models.scoring import Scorer
 from models.sequences import Cases, Sequences
 from pipeline.evaluate.baselines import Popularity
 from pipeline.evaluate.histories import weighted_histories

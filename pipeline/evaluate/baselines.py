@@ -12,8 +12,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from models.ranking import Scorer, flat_histories
-from models.sequences import Sequences
+from models.scoring import Scorer
+from models.sequences import Sequences, flat_histories
 from pipeline.evaluate.config import Baseline, EvaluateConfig, ItemKNNConfig, TransitionsConfig
 from pipeline.evaluate.ease import fit_ease
 from pipeline.evaluate.histories import train_counts, weighted_histories

@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from models.ranking import flat_histories
-from models.sequences import Sequences
+from models.sequences import Sequences, flat_histories
 
 _NOTHING = 1e-8
 """A history item of a smaller weight is left out: beside the newest item's 1 it is below float32's resolution."""

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from configs.errors import MentorecError, ResourceError
-from models.ranking import EncoderScorer, Ranks, Scorer, rank_users
+from models.ranking import rank_users
+from models.scoring import EncoderScorer, Ranks, Scorer
 from models.sequences import Cases, Sequences
 from pipeline import arrays
 from pipeline.artifacts import Artifact

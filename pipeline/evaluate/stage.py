@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import DataError, illegal
-from models.ranking import Ranks
+from models.scoring import Ranks
 from models.sequences import Cases
 from pipeline import arrays
 from pipeline.artifacts import Artifact, ArtifactDir, digest_ids

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from models import metrics
-from models.ranking import Ranks, flat_histories
-from models.sequences import Cases
+from models.scoring import Ranks
+from models.sequences import Cases, flat_histories
 from pipeline.artifacts import Artifact
 from pipeline.columns import CATEGORY, COUNT
 from pipeline.evaluate.config import EvaluateConfig

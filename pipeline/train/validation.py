@@ -10,7 +10,8 @@ import torch
 
 from models import metrics
 from models.protocols import SequenceEncoder
-from models.ranking import EncoderScorer, rank_users
+from models.ranking import rank_users
+from models.scoring import EncoderScorer
 from models.sequences import Cases
 from pipeline.train.config import TrainConfig
 from pipeline.train.seeds import Stream, generator

@@ -19,7 +19,8 @@ import torch
 
 import models.ranking
 from models.config import SASRecConfig
-from models.ranking import EncoderScorer, rank_users, recommend
+from models.ranking import rank_users, recommend
+from models.scoring import EncoderScorer
 from models.sequences import Cases, Sequences
 from models.students import build_encoder
 from tests.bench.dense import dense_lists, dense_ranks

@@ -14,7 +14,8 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, MentorecError, TrainingError
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.metrics import mean, per_user
-from models.ranking import EncoderScorer, rank_users
+from models.ranking import rank_users
+from models.scoring import EncoderScorer
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline import arrays, artifacts

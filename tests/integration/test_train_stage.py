@@ -16,7 +16,8 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
-from models.ranking import EncoderScorer, rank_users
+from models.ranking import rank_users
+from models.scoring import EncoderScorer
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline import artifacts

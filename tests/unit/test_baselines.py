@@ -7,7 +7,8 @@ from math import exp, sqrt
 import numpy as np
 import pytest
 
-from models.ranking import Scorer, rank_users
+from models.ranking import rank_users
+from models.scoring import Scorer
 from models.sequences import Cases, Sequences
 from pipeline.evaluate.baselines import fit_baseline, fit_item_knn, fit_transitions
 from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, ItemKNNConfig, TransitionsConfig

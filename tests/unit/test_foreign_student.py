@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from models.config import DistillationConfig, InfoNCEDistillation, MSEDistillation, SoftmaxLoss
 from models.distilled import DistilledRecommender
 from models.protocols import Encoded, SequenceEncoder, TrainingInputs
-from models.ranking import EncoderScorer, rank_users
+from models.ranking import rank_users
+from models.scoring import EncoderScorer
 from models.sequences import Cases, Sequences
 from tests.students import MAX_LENGTH, NUM_ITEMS, PROFILE_DIM, batch
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from configs.errors import DataError, TrainingError
-from models import products
+from models import products, ranking
 from models.config import SASRecConfig
 from models.ordering import tie_order
 from models.products import Ahead, Catalogue, Seen, Tiles, exact_scores
-from models.ranking import EncoderScorer, rank_users, recommend
+from models.ranking import rank_users, recommend
+from models.scoring import EncoderScorer
 from models.sequences import Cases, Sequences
 from models.students import build_encoder
 
@@ -100,6 +101,27 @@ def test_exact_scores_depend_on_the_pair_alone() -> None:
     np.testing.assert_allclose(together, (states_ND.double() @ items_VD.double().T).numpy().ravel(), rtol=1e-12)
     alone = [exact_scores(states_ND, items_VD, rows[i : i + 1], columns[i : i + 1])[0] for i in range(0, 4000, 97)]
     assert alone == together[::97].tolist()
+
+
+def test_shards_on_threads_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a training encoder drops nothing out, in whichever thread it encodes."""
+    scorer, cases = scorer_of(400), cases_of(90, 400)
+    whole, lists = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7)
+    monkeypatch.setattr(ranking, "SHARD_USERS", 20)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    encoder = build_encoder(SASRecConfig(hidden_dim=16, max_length=10, dropout=0.9), num_items=400, seed=0).train()
+    training = EncoderScorer(encoder)
+    try:
+        found, parts = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7)
+        dropped, again = recommend(training, cases.histories, 7), recommend(training, cases.histories, 7)
+    finally:
+        torch.set_num_threads(before)
+    for name in ("rank", "rank_unfiltered", "top", "top_unfiltered"):
+        assert getattr(found, name).tolist() == getattr(whole, name).tolist()
+    assert parts.tolist() == lists.tolist()
+    assert dropped.tolist() == again.tolist()
+    assert encoder.training
 
 
 def test_rough_products_widen_the_doubts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from configs.errors import DataError, TrainingError
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.metrics import per_user
 from models.ordering import keys, tie_order
-from models.ranking import EncoderScorer, Ranks, flat_histories, rank_users
-from models.sequences import Cases, Sequences
+from models.ranking import rank_users
+from models.scoring import EncoderScorer, Ranks
+from models.sequences import Cases, Sequences, flat_histories
 from models.students import build_encoder
 
 

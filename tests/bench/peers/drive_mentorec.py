@@ -11,7 +11,8 @@ from gate import Settings, drive
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import MentorecError
-from models.ranking import SHARD_USERS, EncoderScorer, rank_users, recommend
+from models.ranking import rank_users, recommend, shards
+from models.scoring import EncoderScorer
 from models.students import build_encoder
 from pipeline import arrays
 from pipeline.artifacts import begin, open_artifact
@@ -69,8 +70,7 @@ class Mentorec:
         scorer = EncoderScorer(self._encoder)
         found = rank_users(scorer, cases, top_k=0)
         wrong = 0
-        for start in range(0, len(cases), SHARD_USERS):
-            indices = np.arange(start, min(start + SHARD_USERS, len(cases)))
+        for indices in shards(len(cases)):
             states_BD = scorer.states(cases.histories, indices)  # the very same states, as they are encoded together
             for rows in np.array_split(np.arange(len(indices)), 16):
                 ranks = dense_ranks(states_BD[torch.from_numpy(rows)], scorer.items_VD, cases, indices[rows])
