@@ -144,6 +144,11 @@ class Storage:
             raise pa.ArrowInvalid(f"{path} lacks the columns {', '.join(sorted(lacking))}")
         return table
 
+    def read_batches(self, relative: str, columns: list[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
+        """The rows of one Parquet file, so many at a time."""
+        with self.filesystem.open_input_file(self.path(relative)) as source:
+            yield from pq.ParquetFile(source).iter_batches(rows, columns=columns)
+
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
         with self._writing(relative) as path:

@@ -13,7 +13,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,10 @@ class Artifact:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return self.storage.read_table(self.relative(name), columns)
+
+    def read_batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """A table that is too large to be read at once."""
+        return self.storage.read_batches(self.relative(name), columns)
 
     def read_json(self, name: str) -> Any:
         return self.storage.read_json(self.relative(name))

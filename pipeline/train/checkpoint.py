@@ -66,6 +66,16 @@ class Checkpoint:
     """``metrics.jsonl`` as it was."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training leaves, without what only going on would need."""
+
+    progress: Progress
+    best: dict[str, Tensor]
+    """Served parameters of the chosen epoch."""
+    metrics: bytes
+
+
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Fill an empty folder; the digests come last.
 
@@ -111,13 +121,23 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
     Raises:
         ArtifactError: it belongs to other settings.
     """
+    progress = _progress(folder, fingerprint)
+    best = load_file(folder / BEST) if (folder / BEST).exists() else None
+    return Checkpoint(progress, load_file(folder / MODEL), load_file(folder / OPTIMIZER), best,
+                      (folder / METRICS).read_bytes())
+
+
+def read_outcome(folder: Path, fingerprint: str) -> Outcome:
+    """The same of the last checkpoint: the last epoch is always validated, so there is a chosen one."""
+    return Outcome(_progress(folder, fingerprint), load_file(folder / BEST), (folder / METRICS).read_bytes())
+
+
+def _progress(folder: Path, fingerprint: str) -> Progress:
     progress = Progress(**json.loads((folder / STATE).read_text()))
     if progress.fingerprint != fingerprint:
         raise ArtifactError(f"checkpoint {folder} belongs to {progress.fingerprint}, not to {fingerprint}; an "
                             "unfinished training is never resumed with other settings: delete that folder")
-    best = load_file(folder / BEST) if (folder / BEST).exists() else None
-    return Checkpoint(progress, load_file(folder / MODEL), load_file(folder / OPTIMIZER), best,
-                      (folder / METRICS).read_bytes())
+    return progress
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

@@ -23,8 +23,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.progress import say
 from pipeline.threads import torch_threads
-from pipeline.train.checkpoint import Checkpoint as TrainCheckpoint
-from pipeline.train.checkpoint import read_checkpoint
+from pipeline.train.checkpoint import Outcome, read_outcome
 from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
@@ -70,7 +69,7 @@ class RaySession:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
+def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     """Train on Ray; the same spec and folder go on where a killed driver or worker stopped. Ray must be running.
 
     Args:
@@ -79,7 +78,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
         folder: of Ray Train's own files, relative to the storage root.
 
     Returns:
-        The last checkpoint.
+        What the last checkpoint holds of the result.
 
     Raises:
         TrainingError: the loss stopped being finite, or workers failed more often than ``max_failures``.
@@ -112,7 +111,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> TrainCheckpoint:
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
     with result.checkpoint.as_directory() as last:
-        return read_checkpoint(Path(last), spec.fingerprint)
+        return read_outcome(Path(last), spec.fingerprint)
 
 
 def drop_torn_snapshot(storage: Storage, path: str) -> None:

@@ -22,7 +22,7 @@ from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.threads import torch_threads
 from pipeline.train.bar import EpochBar, follow
-from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint
+from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import save_model
@@ -78,9 +78,10 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     shape, start = TargetShape(0, 0, 0), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and arm != "plain":
-            table = targets.read_table("targets.parquet", [USER_IDX, ANGLE, VECTOR])
-            shape = build_targets(table, rows.users_N, arm, seed, config.distillation.standardize_targets,
-                                  work / "targets.arrow")
+            shape = build_targets(
+                targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
+                targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, arm, seed,
+                config.distillation.standardize_targets, work / "targets.arrow")
         if config.init_from is not None:
             start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
         if item_vectors is not None:
@@ -119,8 +120,8 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
                             "with num_workers of 1 or more on a cluster that has one")
 
 
-def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Checkpoint:
-    """Train to the end; returns the last checkpoint."""
+def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome:
+    """Train to the end."""
     bar = EpochBar(f"train/{spec.arm}/seed-{spec.seed}", spec.config.epochs, spec.config.validation_metric)
     try:
         if spec.config.execution.num_workers == 0:
@@ -133,7 +134,7 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Checkpo
         bar.close()
 
 
-def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Checkpoint:
+def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Outcome:
     def report(record: dict[str, Any]) -> None:
         bar.show(record)
         if on_epoch is not None:
@@ -148,11 +149,10 @@ def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoc
     last = session.latest_checkpoint()
     if last is None:
         raise TrainingError(f"the last checkpoint in {out.path(CHECKPOINTS)} is damaged; run the same command again")
-    return read_checkpoint(last, spec.fingerprint)
+    return read_outcome(last, spec.fingerprint)
 
 
-def _export(spec: TrainSpec, last: Checkpoint, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:
-    assert last.best is not None  # the last epoch is always validated, and it lies in the fine-tuning phase
+def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:
     with out.storage.upload_folder(out.relative("model")) as folder:
         save_model(folder, last.best, spec.model, item_ids, {
             "fingerprint": spec.fingerprint, "arm": spec.arm, "seed": spec.seed,

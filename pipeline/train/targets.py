@@ -5,6 +5,7 @@ Legend: N training rows, R profiled training users, A angles, P profile width, B
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError
-from pipeline.arrow import numbers, open_arrow, write_arrow
+from pipeline.arrow import numbers, one_array, open_arrow, write_arrow
 from pipeline.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
@@ -23,6 +24,8 @@ PRESENT = "present"
 """fixed_size_list<uint8>[A]: 1 where the user has this profile."""
 _FLAT_STD = 1e-6
 """A dimension with a smaller spread is constant: it is centred and not scaled."""
+_COLUMNS = 8
+"""Dimensions that are standardised at once, in double precision."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class TargetShape:
     profile_dim: int
 
 
-def build_targets(table: pa.Table, users_N: np.ndarray, arm: Arm, seed: int, standardize: bool, path: Path
-                  ) -> TargetShape:
+def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: np.ndarray, arm: Arm, seed: int,
+                  standardize: bool, path: Path) -> TargetShape:
     """Write the dense targets of one arm for the training users.
 
     Args:
-        table: USER_IDX, ANGLE, VECTOR of the `reduce` artifact; users outside ``users_N`` are left out.
+        owners: USER_IDX, ANGLE of the `reduce` artifact's rows; users outside ``users_N`` are left out.
+        vectors: VECTOR of the same rows, batch after batch.
         users_N: internal indices of the users that are trained on.
         arm: ``distilled``: own vectors; ``shuffled``: those of another profiled user, by a seeded permutation that
             leaves nobody in place (all angles move together); ``random``: white noise of the same shape.
@@ -50,7 +54,7 @@ def build_targets(table: pa.Table, users_N: np.ndarray, arm: Arm, seed: int, sta
     Raises:
         DataError: no training user has a vector, one stands twice or is not finite, or there is nobody to shuffle with.
     """
-    users_R, vectors_RAP, present_RA = _dense(table, users_N)
+    users_R, vectors_RAP, present_RA = _dense(owners, vectors, users_N)
     if standardize:
         _standardize(vectors_RAP, present_RA)
     if arm == "shuffled":
@@ -115,36 +119,59 @@ class Targets:
         return torch.from_numpy(vectors_BAP), torch.from_numpy(present_BA)
 
 
-def _dense(table: pa.Table, users_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    table = table.filter(pa.array(np.isin(table[USER_IDX].to_numpy(), users_N))).combine_chunks()
-    if not len(table):
+def _dense(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: np.ndarray
+           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    owners_V = numbers(owners[USER_IDX])
+    kept_V = np.isin(owners_V, users_N)
+    if not kept_V.any():
         raise DataError("no training user has a profile vector; without them there is nothing to distil: "
                         "see `rejected.parquet` of the profile artifact, or train the plain arm alone")
-    owners = table[USER_IDX].to_numpy()
-    angles = table[ANGLE].to_pylist()
-    names = sorted(set(angles))
-    angle_of = {name: i for i, name in enumerate(names)}
-    angle_index = np.fromiter((angle_of[a] for a in angles), np.int64, len(angles))
-    flat = table[VECTOR].chunk(0)
-    vectors = flat.flatten().to_numpy().reshape(len(table), flat.type.list_size)
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise DataError(f"the profile vector of user_idx {owners[broken[0]]} (angle {angles[broken[0]]!r}) holds NaN "
-                        f"or Inf; so do {len(broken) - 1} others; rebuild the reduce artifact")
-    users_R, row = np.unique(owners, return_inverse=True)
+    names, angle_V = _angles(owners[ANGLE], kept_V)
+    users_R = np.unique(owners_V[kept_V])
+    row_V = np.searchsorted(users_R, owners_V)
     present_RA = np.zeros((len(users_R), len(names)), np.bool_)
-    present_RA[row, angle_index] = True
-    if present_RA.sum() != len(table):
+    present_RA[row_V[kept_V], angle_V[kept_V]] = True
+    if present_RA.sum() != kept_V.sum():
         raise DataError("a user has two vectors for one angle in targets.parquet; rebuild the reduce artifact")
-    vectors_RAP = np.zeros((len(users_R), len(names), vectors.shape[1]), np.float32)
-    vectors_RAP[row, angle_index] = vectors
+    vectors_RAP: np.ndarray | None = None
+    broken: list[int] = []
+    start = 0
+    for batch in vectors:
+        flat, width = batch[VECTOR], batch[VECTOR].type.list_size
+        chosen = np.flatnonzero(kept_V[start : start + len(flat)])
+        vectors_BP = numbers(flat.flatten()).reshape(len(flat), width)[chosen]
+        broken += (start + chosen[~np.isfinite(vectors_BP).all(axis=1)]).tolist()
+        if vectors_RAP is None:
+            vectors_RAP = np.zeros((len(users_R), len(names), width), np.float32)
+        vectors_RAP[row_V[start + chosen], angle_V[start + chosen]] = vectors_BP
+        start += len(flat)
+    if broken:
+        angle = owners[ANGLE][broken[0]].as_py()
+        raise DataError(f"the profile vector of user_idx {owners_V[broken[0]]} (angle {angle!r}) holds NaN or Inf; so "
+                        f"do {len(broken) - 1} others; rebuild the reduce artifact")
+    assert vectors_RAP is not None
     return users_R, vectors_RAP, present_RA
 
 
+def _angles(column: pa.ChunkedArray, kept_V: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The angles of the rows that are kept, sorted, and each row's place among them (of the others: any)."""
+    encoded = one_array(column).dictionary_encode()
+    codes_V = numbers(encoded.indices)
+    used = np.unique(codes_V[kept_V])
+    order = used[np.argsort([encoded.dictionary[int(code)].as_py() for code in used])]
+    place = np.zeros(len(encoded.dictionary), np.int64)
+    place[order] = np.arange(len(order))
+    return [encoded.dictionary[int(code)].as_py() for code in order], place[codes_V]
+
+
 def _standardize(vectors_RAP: np.ndarray, present_RA: np.ndarray) -> None:
-    for angle in range(vectors_RAP.shape[1]):
-        real = vectors_RAP[present_RA[:, angle], angle].astype(np.float64)
-        spread = real.std(axis=0)
-        real -= real.mean(axis=0)
-        real /= np.where(spread > _FLAT_STD, spread, 1.0)
-        vectors_RAP[present_RA[:, angle], angle] = real
+    _, num_angles, width = vectors_RAP.shape
+    for angle in range(num_angles):
+        rows = np.flatnonzero(present_RA[:, angle])
+        for start in range(0, width, _COLUMNS):
+            columns = np.arange(start, min(start + _COLUMNS, width))
+            real = vectors_RAP[rows[:, None], angle, columns].astype(np.float64)
+            spread = real.std(axis=0)
+            real -= real.mean(axis=0)
+            real /= np.where(spread > _FLAT_STD, spread, 1.0)
+            vectors_RAP[rows[:, None], angle, columns] = real

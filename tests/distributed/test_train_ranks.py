@@ -30,7 +30,7 @@ from models.config import (
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline.arrays import cases
-from pipeline.columns import USER_IDX
+from pipeline.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
@@ -127,7 +127,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Users with an even index only, and few of them: how many are in a batch differs from rank to rank.
     table = make_targets(storage, prepared, coverage=0.8).read_table("targets.parquet")
     table = table.filter(table[USER_IDX].to_numpy() % 3 == 0)
-    shape = build_targets(table, np.arange(USERS), "distilled", 0, True, root / "targets.arrow")
+    shape = build_targets(table.select([USER_IDX, ANGLE]), table.select([VECTOR]).to_batches(), np.arange(USERS),
+                          "distilled", 0, True, root / "targets.arrow")
     (root / "shape.json").write_text(json.dumps({
         "num_items": 40, "profile_dim": shape.profile_dim, "num_angles": shape.num_angles,
         **{name: prepared.relative(f"{name}.arrow") for name in ("train", "validation")},

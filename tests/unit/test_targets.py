@@ -11,7 +11,7 @@ import pytest
 
 from configs.errors import DataError
 from pipeline.columns import ANGLE, USER_IDX, VECTOR
-from pipeline.train.targets import Targets, build_targets, derangement
+from pipeline.train.targets import Targets, TargetShape, build_targets, derangement
 
 USERS = np.array([0, 2, 3, 5, 8])
 
@@ -28,8 +28,14 @@ ROWS = [(user, "overall", [first, 5.0]) for user, first in ((0, 1.0), (1, 100.0)
 def opened(tmp_path: Path, rows: Any = None, arm: Any = "distilled", seed: int = 0, standardize: bool = False
            ) -> Targets:
     path = tmp_path / "targets.arrow"
-    build_targets(table(rows or ROWS), USERS, arm, seed, standardize, path)
+    build(rows or ROWS, arm, seed, standardize, path)
     return Targets.open(path, USERS)
+
+
+def build(rows: list[tuple[int, str, list[float]]], arm: Any, seed: int, standardize: bool, path: Path) -> TargetShape:
+    whole = table(rows)
+    return build_targets(whole.select([USER_IDX, ANGLE]), whole.select([VECTOR]).to_batches(2), USERS, arm, seed,
+                         standardize, path)
 
 
 def test_own_vectors_and_masks(tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_own_vectors_and_masks(tmp_path: Path) -> None:
 
 
 def test_users_outside_training_do_not_count(tmp_path: Path) -> None:
-    shape = build_targets(table(ROWS), USERS, "distilled", 0, False, tmp_path / "t.arrow")
+    shape = build(ROWS, "distilled", 0, False, tmp_path / "t.arrow")
     assert (shape.num_profiled, shape.num_angles, shape.profile_dim) == (3, 1, 2)
 
 
