@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,14 @@ from models.base import Student
 from models.config import DistillationConfig, RankingLossConfig
 from models.distillation import nothing_taught, teach
 from models.hashing import derive_seed
+from models.item_rows import ItemRows, Scored
 from models.losses import build_ranking_loss, build_sampler
 from models.matmul import Precision
-from models.negatives import Negatives
 from models.packing import pack
 from models.parallel import gather_rows, gather_values, world_size
 from models.pooling import Pooling
 from models.profile_head import ProfileHead
-from models.protocols import Encoded, SequenceEncoder, TrainingInputs
+from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
 
@@ -102,8 +102,7 @@ class DistilledRecommender(nn.Module):
         self.encoder: SequenceEncoder = encoder
         self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
-        self._table: str | None = "item_embedding.weight" if isinstance(encoder, Student) else None
-        self._rows: RowwiseTable | None = None
+        self._items = ItemRows(encoder, self.sampler)
         self.distillation = distillation
         if distillation is not None:
             pad_to = encoder.max_length if compat == "upstream" else None
@@ -138,7 +137,8 @@ class DistilledRecommender(nn.Module):
             DataError: α > 0 and the batch carries no profile columns.
         """
         active = self.distillation if alpha > 0 else None
-        scored = self._scored([self.encoder.training_inputs(*piece, mask_seed) for piece in batch.split()], draw_seed)
+        inputs = [self.encoder.training_inputs(*piece, mask_seed) for piece in batch.split()]
+        scored = self._items.look_up(inputs, draw_seed)
         read = self._read(scored, active)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
             hidden_ND, rows_N = read.hidden_ND, scored.rows_N
@@ -171,45 +171,9 @@ class DistilledRecommender(nn.Module):
         Raises:
             ConfigError: the loss scores the whole catalogue.
         """
-        if self.sampler is None:
-            raise ConfigError("train.optimizer.table: rowwise needs a loss with sampled negatives, but softmax touches "
-                              "every item in every step; choose sampled_softmax, bce or gbce, or dense")
-        self._table, self._rows = table.name, table
+        self._items.train_rows_of(table)
 
-    def _scored(self, inputs: list[TrainingInputs], draw_seed: int) -> _Scored:
-        """What this rank's encoder reads, its targets and the step's negatives, and the table that they are rows of."""
-        inputs_BL = [piece.inputs_BL for piece in inputs]
-        targets_X = torch.cat([piece.targets_BL.flatten() for piece in inputs])
-        chosen_N = targets_X.nonzero().squeeze(1)
-        targets_N = targets_X.index_select(0, chosen_N)
-        negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
-        if self._table is None:
-            if negatives is not None:
-                negatives = negatives.located(negatives.items_K - 1)
-            return _Scored(inputs_BL, chosen_N, None, self.encoder.item_weights_VD(), targets_N - 1, negatives)
-        # 0 is always among them, so padding stays row 0.
-        named = [targets_N.new_zeros(1), *(x.flatten() for x in inputs_BL)]
-        if negatives is not None:
-            named += [targets_N, negatives.items_K]
-        rows_TD, ids_T, weights_VD = self._take(torch.cat(named))
-        inputs_BL = [torch.searchsorted(ids_T, x.contiguous()) for x in inputs_BL]
-        if negatives is None:
-            return _Scored(inputs_BL, chosen_N, rows_TD, weights_VD, targets_N - 1, None)
-        rows_N, rows_K = torch.searchsorted(ids_T, targets_N), torch.searchsorted(ids_T, negatives.items_K)
-        return _Scored(inputs_BL, chosen_N, rows_TD, rows_TD, rows_N, negatives.located(rows_K))
-
-    def _take(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The item table's rows that ``ids`` name, those ids in ascending order, and rows 1…n of the table."""
-        assert isinstance(self.encoder, nn.Module) and self._table is not None
-        if self._rows is not None:
-            rows_TD, ids_T = self._rows.take(ids)
-            return rows_TD, ids_T, self.encoder.item_weights_VD()
-        ids_T = ids.unique()
-        rows_TD, weights_VD = _ReadAndScored.apply(self.encoder.get_parameter(self._table), ids_T,
-                                                   self.encoder.num_items)
-        return rows_TD, ids_T, weights_VD
-
-    def _read(self, scored: _Scored, active: DistillationConfig | None) -> _Read:
+    def _read(self, scored: Scored, active: DistillationConfig | None) -> _Read:
         """The states that have a target, and H_k of every row."""
         layer = active.layer if active else None
         packing, inputs_BL = None, scored.inputs_BL
@@ -217,9 +181,9 @@ class DistilledRecommender(nn.Module):
             packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in inputs_BL],
                            [piece_BL.shape[1] for piece_BL in inputs_BL], inputs_BL[0].device)
             inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in inputs_BL]))
-            encoded = [self._encode(scored, inputs_RW, layer, packing)]
+            encoded = [self._items.encode(scored, inputs_RW, layer, packing)]
         else:
-            encoded = [self._encode(scored, piece_BL, layer) for piece_BL in inputs_BL]
+            encoded = [self._items.encode(scored, piece_BL, layer) for piece_BL in inputs_BL]
         hidden_XD = torch.cat([piece.hidden_BLD.flatten(0, 1) for piece in encoded])
         places_N = scored.chosen_N if packing is None else packing.places_X[scored.chosen_N]
         hidden_ND = hidden_XD.index_select(0, places_N)
@@ -241,16 +205,6 @@ class DistilledRecommender(nn.Module):
                       for piece_XD, real in zip(pieces_XD, real_BL, strict=True)]
         return _Read(hidden_ND, torch.cat(pooled), real_B)
 
-    def _encode(self, scored: _Scored, *arguments: Any) -> Encoded:
-        """Call the encoder; it reads the rows that were taken from its item table, where they were."""
-        if self._table is None or scored.read_TD is None:
-            encoded: Encoded = self.encoder(*arguments)
-        else:
-            assert isinstance(self.encoder, nn.Module)
-            encoded = torch.func.functional_call(self.encoder, {self._table: scored.read_TD}, arguments,
-                                                 tie_weights=False)
-        return encoded
-
     def _sides(self, read: _Read, batch: Batch) -> Tensor:
         """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
         if read.pooled_BD is None or read.real_B is None or batch.profiles_BAP is None or batch.profiled_BA is None:
@@ -259,50 +213,6 @@ class DistilledRecommender(nn.Module):
         chosen_N = (batch.profiled_BA.any(1) & read.real_B).nonzero().squeeze(1)
         teacher_ND = self.head(batch.profiles_BAP[chosen_N].float(), batch.profiled_BA[chosen_N])
         return torch.cat([read.pooled_BD.index_select(0, chosen_N), teacher_ND], 1)
-
-
-class _ReadAndScored(torch.autograd.Function):
-    """Some rows of a table, and its rows 1…n. Both gradients become the table's in one pass over it; reading the table
-    itself would take one pass for every call of the encoder, and two for the scored rows."""
-
-    @staticmethod
-    def forward(ctx: Any, table_XD: Tensor, ids_T: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(ids_T)
-        ctx.set_materialize_grads(False)
-        ctx.shape, ctx.scored = table_XD.shape, slice(1, num_items + 1)
-        return table_XD.index_select(0, ids_T), table_XD[ctx.scored]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None]:
-        read_TD, scored_VD = grads
-        given = read_TD if scored_VD is None else scored_VD
-        if given is None:
-            return None, None, None
-        if scored_VD is None:
-            grad_XD = given.new_zeros(ctx.shape)
-        else:
-            grad_XD = given.new_empty(ctx.shape)
-            grad_XD[: ctx.scored.start] = 0
-            grad_XD[ctx.scored] = scored_VD
-            grad_XD[ctx.scored.stop :] = 0
-        if read_TD is not None:
-            grad_XD.index_add_(0, ctx.saved_tensors[0], read_TD)
-        return grad_XD, None, None
-
-
-class _Scored(NamedTuple):
-    """What one rank reads, piece by piece, and must score."""
-
-    inputs_BL: list[Tensor]
-    """Rows of ``read_TD``, or item ids where that is None."""
-    chosen_N: Tensor
-    """Places of the targets in the flattened pieces, end to end."""
-    read_TD: Tensor | None
-    """The rows of the item table that the encoder reads; None: it reads a table that we do not know."""
-    weights_XD: Tensor
-    rows_N: Tensor
-    """The targets, as rows of ``weights_XD``."""
-    negatives: Negatives | None
 
 
 class _Read(NamedTuple):

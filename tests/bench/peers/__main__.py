@@ -32,8 +32,10 @@ OURS = {
     "mentorec": {"loss": {"kind": "softmax"}},
     "mentorec-bf16": {"loss": {"kind": "softmax"}, "precision": "bf16"},
     "mentorec-sampled": {"loss": {"kind": "sampled_softmax"}},
+    "mentorec-22-users": {"loss": {"kind": "softmax"}, "batch_size": 22},
 }
-"""Variants of ours: what differs from the first, which is the one that is compared."""
+"""Variants of ours: what differs from the first, which is the one that is compared. 22 users have about the 128 targets
+that RecBole calls a batch of 128."""
 EPOCHS, TOP, WARM_STEPS = 3, 10, 4
 ROUNDS, SLICE_STEPS, SLICES = 2, 20, 10
 """A slice is so many steps, or that part of an epoch where it is more; ours is so fast that a slice is an epoch
