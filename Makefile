@@ -9,7 +9,7 @@ LLM_INSTALLED := $(LLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
-	bench-rank bench-scale bench-m2
+	bench-rank bench-scale bench-losses bench-m2
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
@@ -22,8 +22,9 @@ help:
 	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
 	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
 	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
-	@echo "make bench-scale    set up, growth with users and items: an hour"
-	@echo "make bench-m2       set up, every stage at the size of Amazon-M2: an hour"
+	@echo "make bench-scale    set up, growth with users and items: a few minutes"
+	@echo "make bench-losses   set up, sampled losses beside the full softmax, trained to the end: an hour"
+	@echo "make bench-m2       set up, every stage at the size of Amazon-M2: a quarter of an hour and UMAP's time"
 	@echo "make setup          only the environment, in $(VENV)"
 	@echo "make clean          remove the environment and caches; results stay"
 
@@ -76,7 +77,7 @@ bench-llm: setup-llm
 	$(LLM_BIN)/python -m tests.bench.llm_throughput
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
-bench-peers bench-train bench-rank bench-scale bench-m2: setup
+bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 clean:
