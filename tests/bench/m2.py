@@ -278,8 +278,8 @@ def _write(ledger: Ledger) -> None:
         "## The size of Amazon-M2",
         f"Generated sessions ({USERS:,} users, a catalogue of {ITEMS:,} items, mean length {INTERACTIONS / USERS:.2f}; "
         "signal built in: shows that the machinery works), 2 cores. Each stage is the real command in a process of its "
-        "own. Memory in GB: the driver's resident peak; the sum of resident bytes of the driver and all below it, pages "
-        "that they share counted in each; the same with shared pages divided among their owners (PSS).",
+        "own. Memory in GB: the driver's resident peak; the sum of resident bytes of the driver and all below it, "
+        "pages that they share counted in each; the same with shared pages divided among their owners (PSS).",
         table(("stage", "seconds", "driver", "sum RSS", "sum PSS", ""), rows),
         table(("", "target", "found", "met"), checks)]))
 
