@@ -65,26 +65,25 @@ def measure(loss: str, given: argparse.Namespace) -> dict[str, Any]:
                                           begin(storage, key))
     info = trained.manifest.info
     return {"seed": given.seed, "validation": info["validation"],
-            **{name: info[name] for name in ("best_epoch", "epochs", "steps", "seconds", "stopped_early")}}
+            **{name: info[name] for name in ("best_epoch", "epochs", "steps", "stopped_early")}}
 
 
 def _write(ledger: Ledger) -> None:
     found = ledger.figures()
     full = found[FULL]["validation"][METRIC] if FULL in found else None
     rows = []
-    for name, each in found.items():
+    for name, each in sorted(found.items(), key=lambda pair: [*LOSSES].index(pair[0])):
         value = each["validation"][METRIC]
         share = value / full if full else None
         rows.append((name, f"{value:.4f}", "" if share is None else f"{100 * share:.1f} %",
                      verdict(None if share is None or name == FULL else share >= TARGET),
-                     f"{each['best_epoch']} of {each['epochs']}", f"{each['seconds'] / each['epochs']:.1f}"))
+                     f"{each['best_epoch']} of {each['epochs']}"))
     ledger.show("\n\n".join([
         "## Losses at convergence",
         f"Real Beauty data, `{CONFIG}`, the plain arm trained to its end on one thread, seed "
         f"{', '.join(sorted({str(each['seed']) for each in found.values()}))}; validation NDCG@10 of the chosen epoch "
-        f"(target for sampled losses: {100 * TARGET:g} % of the full softmax's). Seconds are wall time with "
-        "validations and whatever else the machine did.",
-        table(("loss", "validation NDCG@10", "of the full softmax's", "met", "epoch", "s / epoch"), rows)]))
+        f"(target for sampled losses: {100 * TARGET:g} % of the full softmax's).",
+        table(("loss", "validation NDCG@10", "of the full softmax's", "met", "epoch"), rows)]))
 
 
 if __name__ == "__main__":
