@@ -132,5 +132,3 @@ def _require_finite(scores_BC: Tensor, users: np.ndarray, start: int) -> None:
     if len(wrong):
         row, column = wrong[0].tolist()
         not_finite(int(users[row]), start + column, float(scores_BC[row, column]))
-
-

@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import Storage
 from configs.loader import load
-from pipeline.artifacts import Artifact, begin, find
+from pipeline.artifacts import begin, find
 from pipeline.config import RunConfig
-from pipeline.prepare.keys import key as prepare_key
-from pipeline.prepare.stage import prepare
-from pipeline.train.keys import key as train_key
+from pipeline.train.keys import key
 from pipeline.train.stage import train
+from tests.bench.beauty import prepare_beauty
 from tests.bench.ledger import RESULTS, Ledger, table, verdict
 from tests.bench.sections import check_parts
 
@@ -52,17 +50,16 @@ def main() -> None:
 
 def measure(loss: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train to the end, or find the model, and read how it validated."""
-    overrides = [f"storage.uri={given.scratch.resolve()}", f"train.loss={LOSSES[loss]}"]
+    overrides = [f"train.loss={LOSSES[loss]}"]
     if given.epochs:
         overrides += [f"train.epochs={given.epochs}", "train.distill_epochs=0"]
     config = load(RunConfig, CONFIG, [*overrides, "train.execution.num_workers=0",
                                       "train.execution.threads_per_worker=1"])
-    storage = Storage.from_config(config.storage)
-    key = prepare_key(config.prepare)
-    prepared: Artifact = find(storage, key) or prepare(config.prepare, begin(storage, key))
-    key = train_key(config.train, config.model, "plain", given.seed, prepared.fingerprint, None)
-    trained = find(storage, key) or train(config.train, config.model, "plain", given.seed, prepared, None,
-                                          begin(storage, key))
+    prepared = prepare_beauty(given.scratch.resolve())
+    storage = prepared.storage
+    stage_key = key(config.train, config.model, "plain", given.seed, prepared.fingerprint, None)
+    trained = find(storage, stage_key) or train(config.train, config.model, "plain", given.seed, prepared, None,
+                                          begin(storage, stage_key))
     info = trained.manifest.info
     return {"seed": given.seed, "validation": info["validation"],
             **{name: info[name] for name in ("best_epoch", "epochs", "steps", "stopped_early")}}
