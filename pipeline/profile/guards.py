@@ -8,13 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.errors import LeakageError
 from pipeline.artifacts import Artifact
 from pipeline.columns import ITEM_IDX, ITEMS, SPLIT, TRAIN, USER_IDX
-
-_BATCH_ROWS = 65_536
 
 
 def check_training_part(prepared: Artifact) -> None:
@@ -44,7 +41,7 @@ def _digest(pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> tuple[str, int]:
 
 
 def _training_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for batch in _batches(prepared, prepared.path("interactions.parquet"), [USER_IDX, ITEM_IDX, SPLIT]):
+    for batch in prepared.read_batches("interactions.parquet", [USER_IDX, ITEM_IDX, SPLIT]):
         split = batch[SPLIT]
         train = batch.filter(pc.equal(split.cast(pa.string()), TRAIN))
         yield train[USER_IDX].to_numpy(), train[ITEM_IDX].to_numpy()
@@ -52,11 +49,6 @@ def _training_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 def _history_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for file in prepared.storage.files(prepared.relative("histories")):
-        for batch in _batches(prepared, prepared.storage.path(file), [USER_IDX, ITEMS]):
+        for batch in prepared.storage.read_batches(file, [USER_IDX, ITEMS]):
             lengths = pc.fill_null(pc.list_value_length(batch[ITEMS]), 0).to_numpy(zero_copy_only=False)
             yield np.repeat(batch[USER_IDX].to_numpy(), lengths), pc.list_flatten(batch[ITEMS]).to_numpy()
-
-
-def _batches(prepared: Artifact, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, filesystem=prepared.storage.filesystem) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
