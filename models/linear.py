@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.matmul import ROWS, product
+from models.matmul import ROWS, by_onednn, product
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``; on a CPU, and where positions come in multiples of ``matmul.ROWS``, by ``matmul.product``."""
+    """``nn.Linear``; by ``matmul.product`` where that pays and positions come in multiples of ``matmul.ROWS``."""
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.numel() // self.in_features
-        if not self.training or x.device.type != "cpu" or positions % ROWS or x.dtype != torch.float32:
+        if not self.training or not by_onednn(x.device) or positions % ROWS or x.dtype != torch.float32:
             return super().forward(x)
         y: Tensor = _Linear.apply(x.reshape(positions, self.in_features), self.weight, self.bias)
         return y.view(*x.shape[:-1], self.out_features)

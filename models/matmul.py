@@ -1,8 +1,8 @@
 """Products of matrices with the precision that training asks for, by the library that makes them fastest.
 
 torch hands fp32 products on a CPU to MKL, which on AMD's processors leaves half of the vector units idle; oneDNN, which
-torch carries too, does not, and is no slower on Intel's. It makes code for each new shape (milliseconds, and most of a
-megabyte that stays), so it is for shapes that come again: callers pad to multiples of ``ROWS``.
+torch carries too, does not, but on Intel's is a tenth slower. It makes code for each new shape (milliseconds, and most
+of a megabyte that stays), so it is for shapes that come again: callers pad to multiples of ``ROWS``.
 """
 
 from __future__ import annotations
@@ -19,15 +19,29 @@ Precision = Literal["fp32", "bf16"]
 
 ROWS = 64
 """Shapes are few where rows come in multiples of this."""
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+           and "Intel" not in torch.cpu.get_capabilities().get("cpu_name", ""))
+
+
+def by_onednn(device: torch.device) -> bool:
+    """Whether oneDNN makes fp32 products faster there than torch's own choice."""
+    return _ONEDNN and device.type == "cpu"
 
 
 def product(left_MK: Tensor, right_NK: Tensor) -> Tensor:
-    """``left @ right.T``, [M, N], in the type of both; sums are fp32. Not differentiable."""
-    if _ONEDNN and left_MK.device.type == "cpu":
+    """``left @ right.T``, fp32 [M, N]. Not differentiable."""
+    if by_onednn(left_MK.device):
         found: Tensor = torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
         return found
     return left_MK @ right_NK.T
+
+
+def add_product(sum_MN: Tensor, left_MK: Tensor, right_NK: Tensor) -> None:
+    """``sum += left @ right.T``, fp32, in place. Not differentiable."""
+    if by_onednn(left_MK.device):
+        sum_MN += product(left_MK, right_NK)
+    else:
+        sum_MN.addmm_(left_MK, right_NK.T)
 
 
 def padded(rows_XD: Tensor) -> Tensor:
@@ -35,18 +49,15 @@ def padded(rows_XD: Tensor) -> Tensor:
     return F.pad(rows_XD, (0, 0, 0, -len(rows_XD) % ROWS))
 
 
-def factor_type(precision: Precision, device: torch.device) -> torch.dtype:
-    """What to store the factors of products in: a GPU rounds fp32 factors as it reads them, see ``gpu_rounding``."""
-    return torch.bfloat16 if precision == "bf16" and device.type == "cpu" else torch.float32
-
-
 @contextmanager
-def gpu_rounding(precision: Precision) -> Iterator[None]:
-    """Products of fp32 matrices on a GPU inside the block: factors rounded to TF32 where bf16 is asked for."""
-    backend = torch.backends.cuda.matmul
-    before = backend.fp32_precision
-    backend.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+def rounding(precision: Precision) -> Iterator[None]:
+    """fp32 products inside the block round their factors as they read them where bf16 is asked for: a CPU to bf16 if
+    it has instructions for that, a GPU to TF32. Sums and results are fp32 either way."""
+    rounded = precision == "bf16"
+    cpu, gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = cpu.fp32_precision, gpu.fp32_precision
+    cpu.fp32_precision, gpu.fp32_precision = ("bf16", "tf32") if rounded else ("ieee", "ieee")
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        cpu.fp32_precision, gpu.fp32_precision = before

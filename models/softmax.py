@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.matmul import ROWS, Precision, factor_type, gpu_rounding, padded, product
+from models.matmul import ROWS, Precision, add_product, padded, product, rounding
 
 _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
 _GPU_BYTES = 2**30
-_CHUNK_ROWS, _TILE_ROWS, _TILE_ITEMS = 2 * ROWS, 256, 1024
+_CHUNK_ROWS, _TILE_ROWS, _TILE_ITEMS = 4 * ROWS, 256, 1024
 _SAFE_EXPONENT = 64.0
 """exp of scores up to this size, and their sums over any catalogue, are far from overflow and underflow in fp32."""
 BITS = log2(e)
@@ -38,8 +38,7 @@ def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk
         weights_VD: fp32 scoring vectors.
         rows_N: the targets, as rows of ``weights_VD``.
         chunk_rows: positions per chunk of the one-pass form; None: chosen by the size of the catalogue.
-        precision: of the matrix products' factors; sums and the value are fp32 either way. With bf16 on a CPU scores,
-            and the products that make the gradients are rounded to bf16 too, chunk by chunk.
+        precision: of the matrix products' factors; scores, sums and the value are fp32 either way.
     """
     return _ChunkedSoftmax.apply(hidden_ND, weights_VD, rows_N, chunk_rows, precision)  # type: ignore[no-any-return]
 
@@ -53,8 +52,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
         cached = _CACHED_BYTES.get(device.type, _GPU_BYTES) // (4 * len(weights_VD))
         if device.type == "cpu":
             cached = min(cached // ROWS * ROWS, _CHUNK_ROWS)
-        with gpu_rounding(precision):
-            softmax = _Sums(padded_ND, weights_VD, factor_type(precision, device))
+        with rounding(precision):
+            softmax = _Sums(padded_ND, weights_VD)
             if chunk_rows or cached >= ROWS:
                 softmax.one_pass(chunk_rows or cached)
             else:
@@ -77,15 +76,13 @@ class _ChunkedSoftmax(torch.autograd.Function):
 class _Sums:
     """Σ_v exp(s_nv) for every position, and the gradients of Σ_n log Σ_v exp(s_nv)."""
 
-    def __init__(self, hidden_ND: Tensor, weights_VD: Tensor, factors: torch.dtype) -> None:
+    def __init__(self, hidden_ND: Tensor, weights_VD: Tensor) -> None:
         self.totals_N = hidden_ND.new_zeros(len(hidden_ND))
         self.hidden_grad_DN = hidden_ND.new_zeros(hidden_ND.shape[::-1])
-        self.weights_grad_VD = torch.zeros_like(weights_VD)
-        self._hidden_ND, self._factors = hidden_ND, factors
-        self._scored_ND = (hidden_ND * BITS).to(factors)
-        self._weights_VD = weights_VD.to(factors)
-        self._shift_N = self._shift(hidden_ND, weights_VD)
-        self._wide = torch.empty(0, device=hidden_ND.device)
+        self.weights_grad_VD = weights_VD.new_zeros(())
+        self._hidden_ND, self._weights_VD = hidden_ND, weights_VD
+        self._scored_ND = hidden_ND * BITS
+        self._shift_N = self._shift()
 
     def normalisers_N(self) -> Tensor:
         """log Σ_v exp(s_nv)."""
@@ -99,7 +96,10 @@ class _Sums:
             part = slice(start, start + rows)
             exp_VR, self.totals_N[part] = self._exponentials(self._weights_VD, part)
             self.hidden_grad_DN[:, part] = product(weights_DV, exp_VR.T)
-            self.weights_grad_VD += product(exp_VR, self._shares(part).T)
+            if start:
+                add_product(self.weights_grad_VD, exp_VR, self._shares(part).T)
+            else:
+                self.weights_grad_VD = product(exp_VR, self._shares(part).T)
             del exp_VR  # so that the next chunk gets the same memory; new pages cost as much as a product
         self.hidden_grad_DN /= self.totals_N
 
@@ -112,44 +112,39 @@ class _Sums:
             for part in parts:
                 exp_CR, total_R = self._exponentials(self._weights_VD[items], part)
                 self.totals_N[part] += total_R
-                self.hidden_grad_DN[:, part] += product(weights_DC, exp_CR.T)
+                add_product(self.hidden_grad_DN[:, part], weights_DC, exp_CR.T)
         self.hidden_grad_DN /= self.totals_N
+        self.weights_grad_VD = torch.zeros_like(self._weights_VD)
         shares_DR = [self._shares(part).T.contiguous() for part in parts]
         for items in chunks:
             for part, share_DR in zip(parts, shares_DR, strict=True):
                 exp_CR, _ = self._exponentials(self._weights_VD[items], part)
-                self.weights_grad_VD[items] += product(exp_CR, share_DR)
+                add_product(self.weights_grad_VD[items], exp_CR, share_DR)
 
     def _exponentials(self, weights_CD: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """[C, R] as a factor, and their sums over the items, made before they are rounded to it: fp32 [R]."""
+        """[C, R], and their sums over the items: [R]."""
         scores_CR = product(weights_CD, self._scored_ND[part])
-        if self._factors == torch.float32:
-            wide_CR = scores_CR
-        else:
-            if self._wide.numel() < scores_CR.numel():
-                self._wide = torch.empty(scores_CR.numel(), device=scores_CR.device)
-            wide_CR = self._wide[: scores_CR.numel()].view(scores_CR.shape).copy_(scores_CR)
         if self._shift_N is not None:
-            wide_CR -= self._shift_N[part]
-        total_R = wide_CR.exp2_().sum(0)
-        return scores_CR.copy_(wide_CR) if wide_CR is not scores_CR else scores_CR, total_R
+            scores_CR -= self._shift_N[part]
+        exp_CR = scores_CR.exp2_()
+        return exp_CR, exp_CR.sum(0)
 
     def _shares(self, part: slice) -> Tensor:
         """What a position adds to an item's gradient per unit of that item's exponential: [R, D]."""
-        return (self._hidden_ND[part] / self.totals_N[part].unsqueeze(1)).to(self._factors)
+        return self._hidden_ND[part] / self.totals_N[part].unsqueeze(1)
 
-    def _shift(self, hidden_ND: Tensor, weights_VD: Tensor) -> Tensor | None:
+    def _shift(self) -> Tensor | None:
         """What to subtract from each position's scores, in powers of 2; None while |h|·|w| bounds them all safely.
 
         Subtracting nothing saves two passes over the scores. Otherwise it is the largest score, at one more product.
         """
-        bound = torch.linalg.vector_norm(hidden_ND, dim=1).max() * torch.linalg.vector_norm(weights_VD, dim=1).max()
-        if float(bound) <= _SAFE_EXPONENT:
+        longest = [torch.linalg.vector_norm(rows_XD, dim=1).max() for rows_XD in (self._hidden_ND, self._weights_VD)]
+        if float(longest[0] * longest[1]) <= _SAFE_EXPONENT:
             return None
-        shift_N = hidden_ND.new_full((len(hidden_ND),), -torch.inf)
-        for start in range(0, len(hidden_ND), _TILE_ROWS):
+        shift_N = self.totals_N.new_full((len(self.totals_N),), -torch.inf)
+        for start in range(0, len(shift_N), _TILE_ROWS):
             part = slice(start, start + _TILE_ROWS)
             for weights_CD in self._weights_VD.split(_TILE_ITEMS):
-                top_R = product(weights_CD, self._scored_ND[part]).amax(0).float()
+                top_R = product(weights_CD, self._scored_ND[part]).amax(0)
                 torch.maximum(shift_N[part], top_R, out=shift_N[part])
         return shift_N

@@ -10,28 +10,36 @@ from torch import nn
 
 from models import matmul
 from models.linear import Linear
-from models.matmul import ROWS, factor_type, gpu_rounding, product
+from models.matmul import ROWS, Precision, add_product, product, rounding
 
 
 @pytest.mark.parametrize("library", ["oneDNN", "torch"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_products_in_every_layout(library: str, dtype: torch.dtype, tolerance: float,
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_products_in_every_layout(library: str, precision: Precision, tolerance: float,
                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    if library == "oneDNN" and not matmul._ONEDNN:
+    if library == "oneDNN" and not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
+                                                                                     "_linear_pointwise")):
         pytest.skip("torch was built without oneDNN")
     monkeypatch.setattr(matmul, "_ONEDNN", library == "oneDNN")
-    left_MK, right_NK = torch.randn(96, 33).to(dtype), torch.randn(50, 33).to(dtype)
-    for left in (left_MK, left_MK.T.contiguous().T, torch.cat([left_MK, left_MK], 1)[:, :33]):
-        for right in (right_NK, right_NK.T.contiguous().T, torch.cat([right_NK, right_NK])[:50]):
-            found = product(left, right)
-            assert found.dtype == dtype
-            torch.testing.assert_close(found.float(), left_MK.float() @ right_NK.float().T, rtol=tolerance,
-                                       atol=tolerance * 10)
+    left_MK, right_NK = torch.randn(96, 33), torch.randn(50, 33)
+    expected_MN = left_MK.double() @ right_NK.double().T
+    with rounding(precision):
+        for left in (left_MK, left_MK.T.contiguous().T, torch.cat([left_MK, left_MK], 1)[:, :33]):
+            for right in (right_NK, right_NK.T.contiguous().T, torch.cat([right_NK, right_NK])[:50]):
+                found_MN = product(left, right)
+                wide_MX = torch.ones(96, 60)
+                add_product(wide_MX[:, 5:55], left, right)
+                for close in (found_MN, wide_MX[:, 5:55] - 1):
+                    assert close.dtype == torch.float32
+                    torch.testing.assert_close(close.double(), expected_MN, rtol=tolerance, atol=tolerance * 10)
+                assert bool((wide_MX[:, :5] == 1).all()) and bool((wide_MX[:, 55:] == 1).all())
 
 
 @pytest.mark.parametrize("shape", [(ROWS,), (2, ROWS), (3, 5)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_layer_is_torchs_own_in_value_and_gradients(shape: tuple[int, ...], bias: bool) -> None:
+def test_the_layer_is_torchs_own_in_value_and_gradients(shape: tuple[int, ...], bias: bool,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_ONEDNN", hasattr(torch.ops.mkldnn, "_linear_pointwise"))
     torch.manual_seed(0)
     mine = Linear(7, 11, bias)
     theirs = nn.Linear(7, 11, bias)
@@ -45,11 +53,25 @@ def test_the_layer_is_torchs_own_in_value_and_gradients(shape: tuple[int, ...], 
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_factors_are_rounded_before_a_product_only_on_a_cpu() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert factor_type("bf16", cpu) == torch.bfloat16 and factor_type("fp32", cpu) == torch.float32
-    assert factor_type("bf16", gpu) == torch.float32
-    before = torch.backends.cuda.matmul.fp32_precision
-    with gpu_rounding("bf16"):
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == before
+def test_rounding_lasts_as_long_as_its_block() -> None:
+    cpu, gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = cpu.fp32_precision, gpu.fp32_precision
+    with rounding("bf16"):
+        assert (cpu.fp32_precision, gpu.fp32_precision) == ("bf16", "tf32")
+        with rounding("fp32"):
+            assert (cpu.fp32_precision, gpu.fp32_precision) == ("ieee", "ieee")
+        assert (cpu.fp32_precision, gpu.fp32_precision) == ("bf16", "tf32")
+    with pytest.raises(ZeroDivisionError), rounding("bf16"):
+        raise ZeroDivisionError
+    assert (cpu.fp32_precision, gpu.fp32_precision) == before
+
+
+def test_factors_are_rounded_where_the_cpu_can() -> None:
+    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+        pytest.skip("this CPU has no bf16 instructions")
+    left_MK, right_NK = torch.randn(ROWS, 32), torch.randn(ROWS, 32)
+    expected_MN = left_MK.bfloat16().double() @ right_NK.bfloat16().double().T
+    with rounding("bf16"):
+        found_MN = product(left_MK, right_NK)
+    torch.testing.assert_close(found_MN.double(), expected_MN, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found_MN, product(left_MK, right_NK), rtol=1e-5, atol=1e-5)
