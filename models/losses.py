@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import BCELoss, GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
-from models.matmul import Precision, rounding
+from models.matmul import Precision, factor, rounding
 from models.negatives import Negatives, NegativeSampler
 from models.sampled_softmax import own_hits, sampled_softmax
 from models.softmax import chunked_softmax
@@ -68,8 +68,9 @@ class BinaryRankingLoss:
     def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
         assert negatives is not None
         hidden_ND, weights_XD = hidden_ND.float(), weights_XD.float()
+        negative_KD = weights_XD.index_select(0, negatives.items_K)
         with rounding(self._precision):
-            scores_NK = hidden_ND @ weights_XD.index_select(0, negatives.items_K).T
+            scores_NK = (factor(hidden_ND, self._precision) @ factor(negative_KD, self._precision).T).float()
         hit_N, place_N = own_hits(rows_N, negatives.items_K)
         against_NK = F.softplus(scores_NK) * negatives.counts_K
         own = against_NK[hit_N, place_N[hit_N]].sum()

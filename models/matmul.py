@@ -3,6 +3,8 @@
 torch hands fp32 products on a CPU to MKL, which on AMD's processors leaves half of the vector units idle; oneDNN, which
 torch carries too, does not, but on Intel's is a tenth slower. It makes code for each new shape (milliseconds, and most
 of a megabyte that stays), so it is for shapes that come again: callers pad to multiples of ``ROWS``.
+
+In bf16 Intel's matrix units (AMX) round fp32 factors as they read them; AMD's bf16 instructions want them stored so.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ Precision = Literal["fp32", "bf16"]
 
 ROWS = 64
 """Shapes are few where rows come in multiples of this."""
-_ONEDNN = (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-           and "Intel" not in torch.cpu.get_capabilities().get("cpu_name", ""))
+_CPU = torch.cpu.get_capabilities()
+_INTEL = "Intel" in _CPU.get("cpu_name", "")
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not _INTEL
+_STORE_BF16 = bool(_CPU.get("avx512_bf16")) and not _INTEL
 
 
 def by_onednn(device: torch.device) -> bool:
@@ -29,19 +33,25 @@ def by_onednn(device: torch.device) -> bool:
 
 
 def product(left_MK: Tensor, right_NK: Tensor) -> Tensor:
-    """``left @ right.T``, fp32 [M, N]. Not differentiable."""
+    """``left @ right.T`` of two factors, fp32 [M, N]. Not differentiable."""
     if by_onednn(left_MK.device):
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
-        return found
-    return left_MK @ right_NK.T
+        found_MN: Tensor = torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
+    else:
+        found_MN = left_MK @ right_NK.T
+    return found_MN.float()
 
 
 def add_product(sum_MN: Tensor, left_MK: Tensor, right_NK: Tensor) -> None:
-    """``sum += left @ right.T``, fp32, in place. Not differentiable."""
-    if by_onednn(left_MK.device):
+    """``sum += left @ right.T`` of two factors, in place. Not differentiable."""
+    if by_onednn(left_MK.device) or left_MK.dtype != sum_MN.dtype:
         sum_MN += product(left_MK, right_NK)
     else:
         sum_MN.addmm_(left_MK, right_NK.T)
+
+
+def factor(x: Tensor, precision: Precision) -> Tensor:
+    """An fp32 matrix as products inside ``rounding(precision)`` read it fastest: itself, or rounded to bf16."""
+    return x.bfloat16() if precision == "bf16" and _STORE_BF16 and x.device.type == "cpu" else x
 
 
 def padded(rows_XD: Tensor) -> Tensor:
@@ -51,8 +61,8 @@ def padded(rows_XD: Tensor) -> Tensor:
 
 @contextmanager
 def rounding(precision: Precision) -> Iterator[None]:
-    """fp32 products inside the block round their factors as they read them where bf16 is asked for: a CPU to bf16 if
-    it has instructions for that, a GPU to TF32. Sums and results are fp32 either way."""
+    """fp32 products inside the block round their factors as they read them where bf16 is asked for: a CPU with matrix
+    units to bf16, a GPU to TF32. Sums and results are fp32 either way."""
     rounded = precision == "bf16"
     cpu, gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul  # type: ignore[attr-defined]
     before = cpu.fp32_precision, gpu.fp32_precision

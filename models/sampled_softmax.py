@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.matmul import Precision, padded, product, rounding
+from models.matmul import Precision, factor, padded, product, rounding
 from models.softmax import BITS
 
 
@@ -47,11 +47,11 @@ class _SampledSoftmax(torch.autograd.Function):
         negative_KD, target_ND = weights_XD.index_select(0, negatives_K), weights_XD.index_select(0, rows_N)
         hit_H, place_N = own_hits(rows_N, negatives_K)
         num_rows, num_negatives = len(rows_N), len(negatives_K)
-        negative_KD, padded_ND = padded(negative_KD), padded(hidden_ND)
+        factor_KD, factor_ND = (factor(padded(rows_XD), precision) for rows_XD in (negative_KD, hidden_ND * BITS))
         real = slice(num_negatives), slice(num_rows)
         with rounding(precision):
             # In powers of 2, and negatives as rows: so all three products read the scores as they lie.
-            wide_KN = product(negative_KD, padded_ND * BITS)
+            wide_KN = product(factor_KD, factor_ND)
             wide_KN[num_negatives:] = -torch.inf
             scores_KN = wide_KN[real]
             scores_KN += (bias_K * BITS).unsqueeze(1)
@@ -64,9 +64,10 @@ class _SampledSoftmax(torch.autograd.Function):
             total_N = exp_KN.sum(0)[:num_rows] + own_N
             loss = (total_N.log() + (top_N - right_N) / BITS).sum()
             pull_N1 = own_N.div_(total_N).sub_(1).unsqueeze(1)
-            hidden_grad_DN = product(negative_KD.T.contiguous(), exp_KN.T)
-            share_ND = padded(hidden_ND / total_N.unsqueeze(1))
-            negative_grad_KD = product(exp_KN, share_ND.T)[:num_negatives]
+            factor_KN = factor(exp_KN, precision)
+            hidden_grad_DN = product(factor_KD.T.contiguous(), factor_KN.T)
+            share_ND = factor(padded(hidden_ND / total_N.unsqueeze(1)), precision)
+            negative_grad_KD = product(factor_KN, share_ND.T)[:num_negatives]
         hidden_grad_ND = hidden_grad_DN.T[:num_rows] / total_N.unsqueeze(1)
         hidden_grad_ND.addcmul_(pull_N1, target_ND)
         ctx.save_for_backward(hidden_grad_ND, negative_grad_KD, pull_N1 * hidden_ND, rows_N, negatives_K)

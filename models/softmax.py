@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.matmul import ROWS, Precision, add_product, padded, product, rounding
+from models.matmul import ROWS, Precision, add_product, factor, padded, product, rounding
 
 _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
@@ -38,7 +38,7 @@ def chunked_softmax(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, chunk
         weights_VD: fp32 scoring vectors.
         rows_N: the targets, as rows of ``weights_VD``.
         chunk_rows: positions per chunk of the one-pass form; None: chosen by the size of the catalogue.
-        precision: of the matrix products' factors; scores, sums and the value are fp32 either way.
+        precision: of the matrix products' factors; sums and the value are fp32 either way.
     """
     return _ChunkedSoftmax.apply(hidden_ND, weights_VD, rows_N, chunk_rows, precision)  # type: ignore[no-any-return]
 
@@ -53,7 +53,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         if device.type == "cpu":
             cached = min(cached // ROWS * ROWS, _CHUNK_ROWS)
         with rounding(precision):
-            softmax = _Sums(padded_ND, weights_VD)
+            softmax = _Sums(padded_ND, weights_VD, precision)
             if chunk_rows or cached >= ROWS:
                 softmax.one_pass(chunk_rows or cached)
             else:
@@ -76,13 +76,13 @@ class _ChunkedSoftmax(torch.autograd.Function):
 class _Sums:
     """Σ_v exp(s_nv) for every position, and the gradients of Σ_n log Σ_v exp(s_nv)."""
 
-    def __init__(self, hidden_ND: Tensor, weights_VD: Tensor) -> None:
+    def __init__(self, hidden_ND: Tensor, weights_VD: Tensor, precision: Precision) -> None:
         self.totals_N = hidden_ND.new_zeros(len(hidden_ND))
         self.hidden_grad_DN = hidden_ND.new_zeros(hidden_ND.shape[::-1])
         self.weights_grad_VD = weights_VD.new_zeros(())
-        self._hidden_ND, self._weights_VD = hidden_ND, weights_VD
-        self._scored_ND = hidden_ND * BITS
-        self._shift_N = self._shift()
+        self._hidden_ND, self._precision = hidden_ND, precision
+        self._weights_VD, self._scored_ND = factor(weights_VD, precision), factor(hidden_ND * BITS, precision)
+        self._shift_N = self._shift(weights_VD)
 
     def normalisers_N(self) -> Tensor:
         """log Σ_v exp(s_nv)."""
@@ -114,7 +114,7 @@ class _Sums:
                 self.totals_N[part] += total_R
                 add_product(self.hidden_grad_DN[:, part], weights_DC, exp_CR.T)
         self.hidden_grad_DN /= self.totals_N
-        self.weights_grad_VD = torch.zeros_like(self._weights_VD)
+        self.weights_grad_VD = torch.zeros_like(self._weights_VD, dtype=self.totals_N.dtype)
         shares_DR = [self._shares(part).T.contiguous() for part in parts]
         for items in chunks:
             for part, share_DR in zip(parts, shares_DR, strict=True):
@@ -122,23 +122,23 @@ class _Sums:
                 add_product(self.weights_grad_VD[items], exp_CR, share_DR)
 
     def _exponentials(self, weights_CD: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """[C, R], and their sums over the items: [R]."""
+        """[C, R] as a factor, and their sums over the items: fp32 [R]."""
         scores_CR = product(weights_CD, self._scored_ND[part])
         if self._shift_N is not None:
             scores_CR -= self._shift_N[part]
         exp_CR = scores_CR.exp2_()
-        return exp_CR, exp_CR.sum(0)
+        return factor(exp_CR, self._precision), exp_CR.sum(0)
 
     def _shares(self, part: slice) -> Tensor:
         """What a position adds to an item's gradient per unit of that item's exponential: [R, D]."""
-        return self._hidden_ND[part] / self.totals_N[part].unsqueeze(1)
+        return factor(self._hidden_ND[part] / self.totals_N[part].unsqueeze(1), self._precision)
 
-    def _shift(self) -> Tensor | None:
+    def _shift(self, weights_VD: Tensor) -> Tensor | None:
         """What to subtract from each position's scores, in powers of 2; None while |h|·|w| bounds them all safely.
 
         Subtracting nothing saves two passes over the scores. Otherwise it is the largest score, at one more product.
         """
-        longest = [torch.linalg.vector_norm(rows_XD, dim=1).max() for rows_XD in (self._hidden_ND, self._weights_VD)]
+        longest = [torch.linalg.vector_norm(rows_XD, dim=1).max() for rows_XD in (self._hidden_ND, weights_VD)]
         if float(longest[0] * longest[1]) <= _SAFE_EXPONENT:
             return None
         shift_N = self.totals_N.new_full((len(self.totals_N),), -torch.inf)

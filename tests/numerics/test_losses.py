@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import softmax
+from models import matmul, softmax
 from models.config import BCELoss, GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
 from models.losses import build_ranking_loss, gbce_exponent
 from models.negatives import Negatives
@@ -61,6 +61,17 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+@pytest.fixture(params=["torch", "oneDNN", "stored"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Products as on Intel's CPUs and on AMD's; bf16 factors rounded by the matrix units, or stored so."""
+    library = request.param != "torch"
+    if library and not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(matmul, "_ONEDNN", library)
+    monkeypatch.setattr(matmul, "_STORE_BF16", request.param == "stored")
+    return str(request.param)
+
+
 def test_softmax_value_equals_plain_loops(form: str) -> None:
     hidden_ND, table, rows_N = inputs(rows=5, items=7, width=3)
     weights = table[1:-1].tolist()
@@ -71,7 +82,7 @@ def test_softmax_value_equals_plain_loops(form: str) -> None:
     assert float(chunked_softmax(hidden_ND, table[1:-1], rows_N)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_softmax_equals_dense_cross_entropy(form: str) -> None:
+def test_softmax_equals_dense_cross_entropy(form: str, products: str) -> None:
     agree(run(chunked_softmax), run(dense))
 
 
@@ -88,7 +99,7 @@ def test_scores_too_large_for_exp_are_shifted(form: str, scale: float) -> None:
     agree((hidden_grad, table_grad), expected[1:], tolerance=1e-4)
 
 
-def test_bf16_products_keep_sums_in_fp32(form: str) -> None:
+def test_bf16_products_keep_sums_in_fp32(form: str, products: str) -> None:
     """The value moves by the rounding of the inputs alone, not by the 4 % of a bf16 sum."""
     before = torch.backends.cuda.matmul.fp32_precision
     precise, rounded = run(dense), run(lambda h, w, r: chunked_softmax(h, w, r, None, "bf16"))
@@ -155,7 +166,7 @@ SAMPLED: dict[str, tuple[RankingLossConfig, Loss]] = {
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_sampled_losses_equal_their_dense_forms(name: str) -> None:
+def test_sampled_losses_equal_their_dense_forms(name: str, products: str) -> None:
     config, reference = SAMPLED[name]
     loss = build_ranking_loss(config, ITEMS)
     agree(run(lambda h, w, r: loss(h, w, r, negatives()), scale=0.5), run(reference, scale=0.5))
@@ -179,9 +190,11 @@ def test_the_whole_catalogue_as_negatives_is_the_full_softmax() -> None:
     agree(run(lambda h, w, r: loss(h, w, r, everything)), run(dense))
 
 
-def test_bf16_products_of_the_sampled_softmax() -> None:
-    loss = build_ranking_loss(SampledSoftmaxLoss(), ITEMS, "bf16")
-    precise, rounded = run(dense_sampled(log_q=True)), run(lambda h, w, r: loss(h, w, r, negatives()))
+@pytest.mark.parametrize("name", SAMPLED)
+def test_bf16_products_of_sampled_losses(name: str, products: str) -> None:
+    config, reference = SAMPLED[name]
+    loss = build_ranking_loss(config, ITEMS, "bf16")
+    precise, rounded = run(reference), run(lambda h, w, r: loss(h, w, r, negatives()))
     assert float(rounded[0]) == pytest.approx(float(precise[0]), rel=5e-3)
 
 

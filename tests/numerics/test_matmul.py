@@ -10,7 +10,7 @@ from torch import nn
 
 from models import matmul
 from models.linear import Linear
-from models.matmul import ROWS, Precision, add_product, product, rounding
+from models.matmul import ROWS, Precision, add_product, factor, product, rounding
 
 
 @pytest.mark.parametrize("library", ["oneDNN", "torch"])
@@ -66,12 +66,22 @@ def test_rounding_lasts_as_long_as_its_block() -> None:
     assert (cpu.fp32_precision, gpu.fp32_precision) == before
 
 
-def test_factors_are_rounded_where_the_cpu_can() -> None:
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
-        pytest.skip("this CPU has no bf16 instructions")
+@pytest.mark.parametrize("stored", [True, False])
+def test_factors_are_rounded_by_us_or_by_the_processor(stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not stored and not torch.cpu.get_capabilities().get("amx_bf16"):
+        pytest.skip("this CPU has no matrix units")
+    monkeypatch.setattr(matmul, "_STORE_BF16", stored)
     left_MK, right_NK = torch.randn(ROWS, 32), torch.randn(ROWS, 32)
     expected_MN = left_MK.bfloat16().double() @ right_NK.bfloat16().double().T
     with rounding("bf16"):
-        found_MN = product(left_MK, right_NK)
-    torch.testing.assert_close(found_MN.double(), expected_MN, rtol=1e-5, atol=1e-5)
+        found_MN = product(factor(left_MK, "bf16"), factor(right_NK, "bf16"))
+    tolerance = 2e-2 if stored else 1e-5  # stored factors give a product that is rounded too
+    torch.testing.assert_close(found_MN.double(), expected_MN, rtol=tolerance, atol=tolerance)
+    assert found_MN.dtype == torch.float32
     assert not torch.allclose(found_MN, product(left_MK, right_NK), rtol=1e-5, atol=1e-5)
+
+
+def test_factors_in_full_precision_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_STORE_BF16", True)
+    x = torch.randn(3, 4)
+    assert factor(x, "fp32") is x
