@@ -20,7 +20,6 @@ from torch import Tensor
 from configs.errors import DataError, illegal
 from models.best import Best
 from models.blocks import rank_blocks
-from models.ordering import tie_order
 from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles
 from models.scoring import EncoderScorer, Ranks, Scorer, not_finite
 from models.sequences import Cases, Sequences, flat_histories
@@ -78,12 +77,12 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         raise DataError(illegal("top_k", top_k, "1 or more"))
     nobody = Cases(np.arange(len(histories)), histories, np.zeros(0, np.int32))
     _check(nobody, scorer.num_items, 1, 1, top_k)
-    catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
+    catalogue = scorer.catalogue(tie_seed)
 
     def shard(indices: np.ndarray) -> np.ndarray:
         no_pairs = np.zeros(0, np.int64)
         seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
-        tiles = Tiles(_finite_states(scorer, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
+        tiles = Tiles(_finite_states(scorer, catalogue, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
         best = Best(tiles, top_k)
         for users, items in tiles:
             if precision == "bf16" and items.start:
@@ -97,12 +96,12 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
 
 def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_items: int, top_k: int, tie_seed: int
                    ) -> Ranks:
-    catalogue = Catalogue(scorer.items_VD, tie_order(scorer.num_items, tie_seed))
+    catalogue = scorer.catalogue(tie_seed)
 
     def shard(indices: np.ndarray) -> Ranks:
         targets_N = cases.targets[indices].astype(np.int64)
         seen = _seen_pairs(cases.histories, indices, targets_N)
-        tiles = Tiles(_finite_states(scorer, cases, indices), catalogue, seen, tile_users, tile_items)
+        tiles = Tiles(_finite_states(scorer, catalogue, cases, indices), catalogue, seen, tile_users, tile_items)
         ahead, best = Ahead(tiles, targets_N - 1), Best(tiles, top_k) if top_k else None
         for users, items in tiles:
             scores_BC = tiles.scores_BC(users, items)
@@ -147,7 +146,7 @@ def _seen_pairs(histories: Sequences, indices: np.ndarray, targets_N: np.ndarray
     return Seen(pairs // width, pairs % width - 1)
 
 
-def _finite_states(scorer: EncoderScorer, cases: Cases, indices: np.ndarray) -> Tensor:
+def _finite_states(scorer: EncoderScorer, catalogue: Catalogue, cases: Cases, indices: np.ndarray) -> Tensor:
     """The users' states, [N, D].
 
     Raises:
@@ -155,7 +154,7 @@ def _finite_states(scorer: EncoderScorer, cases: Cases, indices: np.ndarray) -> 
     """
     states_ND = scorer.states(cases.histories, indices)
     norms_N = torch.linalg.vector_norm(states_ND, dim=1)
-    norms_V = torch.linalg.vector_norm(scorer.items_VD, dim=1)
+    norms_V = torch.from_numpy(catalogue.norms_V)
     if not torch.isfinite(norms_N.amax() * norms_V.amax()):
         row, column = ((-norms).nan_to_num(-torch.inf).argmin() for norms in (norms_N, norms_V))
         not_finite(int(cases.users[indices[row]]), int(column) + 1, float(norms_N[row] * norms_V[column]))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.errors import TrainingError
+from models.ordering import tie_order
+from models.products import Catalogue
 from models.protocols import SequenceEncoder
 from models.sequences import Sequences
 
@@ -62,8 +64,15 @@ class EncoderScorer:
         self._encoder = encoder
         self._module = cast(nn.Module, encoder).to(device)
         self._device = torch.device(device)
+        self._catalogues: dict[int, Catalogue] = {}
         with torch.inference_mode():
             self.items_VD = encoder.item_weights_VD().detach().float().contiguous()
+
+    def catalogue(self, tie_seed: int) -> Catalogue:
+        """The items on the CPU with their order by this seed, made once however many blocks of users are ranked."""
+        if tie_seed not in self._catalogues:
+            self._catalogues[tie_seed] = Catalogue(self.items_VD, tie_order(self.num_items, tie_seed))
+        return self._catalogues[tie_seed]
 
     def states(self, histories: Sequences, indices: np.ndarray) -> Tensor:
         """fp32 [B, D], encoded in batches of similar length, without dropout."""
