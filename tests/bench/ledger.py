@@ -68,19 +68,28 @@ class Ledger:
         page.write_text(content, encoding="utf-8")
 
     def _source(self) -> str:
-        """One line: commands, dates, commits, machine and versions of the runs."""
+        """One line: commands, dates, commits, machines and versions of the runs."""
         sources = [run["provenance"] for run in self.runs.values()]
         if not sources:
             return "nothing measured yet"
-        last = sources[-1]
-        machine, versions = last["machine"], ", ".join(f"{k} {v}" for k, v in last["versions"].items())
+        last = max(sources, key=lambda each: str(each["date"]))
+        versions = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
         dates = sorted({each["date"][:10] for each in sources})
         commits = sorted({str(each["commit"]) for each in sources})
         loads = [run["load_before"] for run in self.runs.values()]
         commands = ", ".join(f"`{each}`" for each in dict.fromkeys(each["command"] for each in sources))
-        return (f"{commands} · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit "
-                f"{', '.join(commits)} · {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-                f"{machine['system']}, load before {min(loads)}–{max(loads)} · Python {last['python']}, {versions}")
+        return (f"{commands} · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit {', '.join(commits)} · "
+                f"{self._machines()}, load before {min(loads)}–{max(loads)} · Python {last['python']}, {versions}")
+
+    def _machines(self) -> str:
+        """The machines; where there are several, with the runs of each."""
+        runs_on: dict[str, list[str]] = {}
+        for name, run in self.runs.items():
+            machine = run["provenance"]["machine"]
+            words = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
+            runs_on.setdefault(words, []).append(name)
+        return "; ".join(words if len(runs_on) == 1 else f"{words} ({', '.join(names)})"
+                         for words, names in runs_on.items())
 
 
 def table(header: Sequence[object], rows: Cells) -> str:
