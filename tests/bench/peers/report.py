@@ -104,4 +104,4 @@ def _faster(peers: Collection[Mapping[str, Any]], own: Mapping[str, Any], kind: 
     for clock, words in (("cpu_s", "CPU-seconds"), ("wall_s", "seconds")):
         ratio = min(each[kind + clock] for each in peers) / own[kind + clock]
         found.append(f"{ratio:.1f} × by {words}: {verdict(ratio >= target)}")
-    return f"faster than the fastest peer (target {target:g}), {', '.join(found)}"
+    return f"{', '.join(found)} (times the fastest peer's speed, target {target:g})"
