@@ -65,8 +65,8 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         histories: what each user had, in time order.
         top_k: items per user.
         filter_seen: leave out what the user had.
-        precision: of the pass that finds candidates; they are ordered exactly, so the lists are the same. bf16 is
-            faster where the processor has matrix units for it.
+        precision: of the pass that finds candidates; they are ordered exactly, so the lists are the same. bf16 pays
+            with hundreds of thousands of items (``make bench-rank``).
         tie_seed: seed of the order of items with equal scores.
 
     Raises:
