@@ -23,7 +23,8 @@ ROWS = 64
 """Shapes are few where rows come in multiples of this."""
 _CPU = torch.cpu.get_capabilities()
 _INTEL = "Intel" in _CPU.get("cpu_name", "")
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and not _INTEL
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = HAS_ONEDNN and not _INTEL
 _STORE_BF16 = bool(_CPU.get("avx512_bf16")) and not _INTEL
 
 
@@ -63,10 +64,9 @@ def padded(rows_XD: Tensor) -> Tensor:
 def rounding(precision: Precision) -> Iterator[None]:
     """fp32 products inside the block round their factors as they read them where bf16 is asked for: a CPU with matrix
     units to bf16, a GPU to TF32. Sums and results are fp32 either way."""
-    rounded = precision == "bf16"
     cpu, gpu = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul  # type: ignore[attr-defined]
     before = cpu.fp32_precision, gpu.fp32_precision
-    cpu.fp32_precision, gpu.fp32_precision = ("bf16", "tf32") if rounded else ("ieee", "ieee")
+    cpu.fp32_precision, gpu.fp32_precision = ("bf16", "tf32") if precision == "bf16" else ("ieee", "ieee")
     try:
         yield
     finally:

@@ -79,7 +79,7 @@ class _Sums:
     def __init__(self, hidden_ND: Tensor, weights_VD: Tensor, precision: Precision) -> None:
         self.totals_N = hidden_ND.new_zeros(len(hidden_ND))
         self.hidden_grad_DN = hidden_ND.new_zeros(hidden_ND.shape[::-1])
-        self.weights_grad_VD = weights_VD.new_zeros(())
+        self.weights_grad_VD = torch.zeros_like(weights_VD)
         self._hidden_ND, self._precision = hidden_ND, precision
         self._weights_VD, self._scored_ND = factor(weights_VD, precision), factor(hidden_ND * BITS, precision)
         self._shift_N = self._shift(weights_VD)
@@ -96,10 +96,7 @@ class _Sums:
             part = slice(start, start + rows)
             exp_VR, self.totals_N[part] = self._exponentials(self._weights_VD, part)
             self.hidden_grad_DN[:, part] = product(weights_DV, exp_VR.T)
-            if start:
-                add_product(self.weights_grad_VD, exp_VR, self._shares(part).T)
-            else:
-                self.weights_grad_VD = product(exp_VR, self._shares(part).T)
+            add_product(self.weights_grad_VD, exp_VR, self._shares(part).T)
             del exp_VR  # so that the next chunk gets the same memory; new pages cost as much as a product
         self.hidden_grad_DN /= self.totals_N
 
@@ -114,7 +111,6 @@ class _Sums:
                 self.totals_N[part] += total_R
                 add_product(self.hidden_grad_DN[:, part], weights_DC, exp_CR.T)
         self.hidden_grad_DN /= self.totals_N
-        self.weights_grad_VD = torch.zeros_like(self._weights_VD, dtype=self.totals_N.dtype)
         shares_DR = [self._shares(part).T.contiguous() for part in parts]
         for items in chunks:
             for part, share_DR in zip(parts, shares_DR, strict=True):

@@ -59,7 +59,7 @@ def measure(loss: str, given: argparse.Namespace) -> dict[str, Any]:
     storage = prepared.storage
     stage_key = key(config.train, config.model, "plain", given.seed, prepared.fingerprint, None)
     trained = find(storage, stage_key) or train(config.train, config.model, "plain", given.seed, prepared, None,
-                                          begin(storage, stage_key))
+                                                begin(storage, stage_key))
     info = trained.manifest.info
     return {"seed": given.seed, "validation": info["validation"],
             **{name: info[name] for name in ("best_epoch", "epochs", "steps", "stopped_early")}}

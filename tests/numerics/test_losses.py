@@ -65,7 +65,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Products as on Intel's CPUs and on AMD's; bf16 factors rounded by the matrix units, or stored so."""
     library = request.param != "torch"
-    if library and not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if library and not matmul.HAS_ONEDNN:
         pytest.skip("torch was built without oneDNN")
     monkeypatch.setattr(matmul, "_ONEDNN", library)
     monkeypatch.setattr(matmul, "_STORE_BF16", request.param == "stored")
