@@ -12,12 +12,12 @@ from typing import Final
 from cluster.connect import joins_cluster, local_cpus
 from cluster.storage import Storage
 from configs.loader import dump
-from pipeline import columns as c
 from pipeline.config import RunConfig
 from pipeline.plan import STAGES, PlannedStep, plan
 from pipeline.profile.engines import engine_of
-from pipeline.rows import ROW_ID
-from pipeline.text import table
+from pipeline.store import columns as c
+from pipeline.store.rows import ROW_ID
+from pipeline.work.text import table
 
 
 @dataclass(frozen=True)

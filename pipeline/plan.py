@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from cluster.storage import Storage
 from configs.errors import ConfigError, illegal
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
 from pipeline.audit import keys as audit_keys
 from pipeline.config import RunConfig
-from pipeline.digests import DigestCache
 from pipeline.encode import keys as encode_keys
 from pipeline.evaluate import keys as evaluate_keys
 from pipeline.evaluate.config import Baseline
 from pipeline.prepare import keys as prepare_keys
 from pipeline.profile import keys as profile_keys
 from pipeline.reduce import keys as reduce_keys
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.digests import DigestCache
 from pipeline.train import keys as train_keys
 from pipeline.train.config import Arm
 

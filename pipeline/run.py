@@ -13,13 +13,13 @@ from typing import Any
 from cluster.connect import connect
 from cluster.storage import Storage
 from configs.errors import ArtifactError
-from pipeline import artifacts, leases
-from pipeline.artifacts import Artifact, ArtifactDir
 from pipeline.config import RunConfig
 from pipeline.describe import shortage
 from pipeline.plan import PlannedStep, built_audit, plan, run_folder
-from pipeline.progress import say
 from pipeline.report import keys as report_keys
+from pipeline.store import artifacts, leases
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.work.progress import say
 
 RESUMABLE = ("profile", "encode", "train")
 """Stages that take up the files of a killed attempt; the others start their attempt anew."""

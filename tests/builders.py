@@ -11,10 +11,10 @@ import pyarrow as pa
 from cluster.storage import Storage
 from models.config import ModelConfig
 from models.sequences import Sequences
-from pipeline import artifacts
-from pipeline.arrow import write_arrow
-from pipeline.artifacts import Artifact, StageKey, digest_ids
-from pipeline.columns import (
+from pipeline.store import artifacts
+from pipeline.store.arrow import write_arrow
+from pipeline.store.artifacts import Artifact, StageKey, digest_ids
+from pipeline.store.columns import (
     ANGLE,
     ATTRIBUTES,
     CATEGORY,

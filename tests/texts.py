@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import (
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import (
     CATEGORY,
     COUNT,
     FIELDS,

@@ -14,12 +14,12 @@ from cluster.connect import connect
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError
 from configs.loader import load, resolve_path, validate
-from pipeline import leases
-from pipeline.artifacts import changed_keys
 from pipeline.config import RunConfig
 from pipeline.plan import STAGES, plan
-from pipeline.progress import say
 from pipeline.run import run
+from pipeline.store import leases
+from pipeline.store.artifacts import changed_keys
+from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig, Uniform
 from tuning.trial import assign, searched_arm, trial
 

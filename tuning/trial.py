@@ -10,9 +10,9 @@ from typing import Any
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from configs.loader import merge, validate
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
 from pipeline.config import RunConfig
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.train import keys as train_keys
 from pipeline.train.config import Arm
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import StageKey
 from pipeline.audit.config import AuditConfig
+from pipeline.store.artifacts import StageKey
 
 VERSION = 1
 

@@ -14,14 +14,14 @@ import pyarrow as pa
 from configs.errors import DataError
 from models.ranking import rank_users
 from models.sequences import Cases
-from pipeline import arrays
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.figures import by_chance, candidates, of_ranks, summarize
 from pipeline.audit.subjects import CHANCE, Audited, ItemTexts
-from pipeline.columns import COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
-from pipeline.progress import say, track
 from pipeline.reduce.vectors import VectorTable
+from pipeline.store import arrays
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.work.progress import say, track
 
 FIGURES, RANKS = "audit.json", "ranks.parquet"
 SUBJECT = "subject"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.tables import PROTOCOL_TITLES, Table, signed
-from pipeline.text import table as aligned
+from pipeline.work.text import table as aligned
 
 _WORDS = {
     "profile": "the user's own profile", "shuffled": "another user's profile",

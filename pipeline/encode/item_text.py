@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import rows
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.columns import FIELDS, ITEM_IDX, TEXT, TITLE
+from pipeline.store import rows
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.columns import FIELDS, ITEM_IDX, TEXT, TITLE
 
 FOLDER = f"{rows.WORK}/texts"
 _BATCH_ITEMS = 20_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.artifacts import StageKey
-from pipeline.digests import DigestCache
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.sources import identity
+from pipeline.store.artifacts import StageKey
+from pipeline.store.digests import DigestCache
 
 VERSION = 1
 ITEM_TEXT_VERSION = 1

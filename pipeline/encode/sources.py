@@ -10,10 +10,10 @@ import importlib.util
 from pathlib import Path
 
 from configs.errors import ConfigError, MissingExtraError, illegal
-from pipeline import hub
-from pipeline.digests import DigestCache
 from pipeline.encode.config import EncodeConfig
-from pipeline.hub import ModelFiles
+from pipeline.store.digests import DigestCache
+from pipeline.work import hub
+from pipeline.work.hub import ModelFiles
 
 __all__ = ["ModelFiles", "identity", "locate"]
 

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ArtifactError, DataError
-from pipeline import rows
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, ITEM_IDX, PROFILE, REASON, TEXT, USER_IDX, VECTOR
 from pipeline.encode import item_text
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.sources import ModelFiles, locate
-from pipeline.mapping import map_rows
-from pipeline.progress import say
+from pipeline.store import rows
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, REASON, TEXT, USER_IDX, VECTOR
+from pipeline.work.mapping import map_rows
+from pipeline.work.progress import say
 
 TOKENS = "tokens"
 """Column: tokens of the whole text, int32."""

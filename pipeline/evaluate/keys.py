@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import StageKey
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.store.artifacts import StageKey
 
 VERSION = 1
 BASELINE = "baseline:"

@@ -17,14 +17,14 @@ from configs.errors import MentorecError, ResourceError
 from models.ranking import rank_users
 from models.scoring import EncoderScorer, Ranks, Scorer
 from models.sequences import Cases, Sequences
-from pipeline import arrays
-from pipeline.artifacts import Artifact
 from pipeline.evaluate.baselines import fit_baseline
 from pipeline.evaluate.config import Baseline, EvaluateConfig
-from pipeline.memory import keep_freed_memory
-from pipeline.progress import track
-from pipeline.threads import torch_threads
+from pipeline.store import arrays
+from pipeline.store.artifacts import Artifact
 from pipeline.train.export import load_model
+from pipeline.work.memory import keep_freed_memory
+from pipeline.work.progress import track
+from pipeline.work.threads import torch_threads
 
 SHARD_USERS = 4096
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 from configs.errors import DataError, illegal
 from models.scoring import Ranks
 from models.sequences import Cases
-from pipeline import arrays
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.evaluate.config import Baseline, EvaluateConfig
 from pipeline.evaluate.sharding import BaselineModel, Subject, TrainedModel, rank_cases
 from pipeline.evaluate.summary import protocol, summarize, target_counts
-from pipeline.progress import say
+from pipeline.store import arrays
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.work.progress import say
 
 HISTORY_LENGTH, TARGET_COUNT = "history_length", "target_count"
 TOP, TOP_UNFILTERED = "top", "top_unfiltered"

@@ -13,9 +13,9 @@ import pyarrow as pa
 from models import metrics
 from models.scoring import Ranks
 from models.sequences import Cases, flat_histories
-from pipeline.artifacts import Artifact
-from pipeline.columns import CATEGORY, COUNT
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import CATEGORY, COUNT
 
 SEEN_REMOVED, ALL_ITEMS = "seen_removed", "all_items"
 HISTORY_BINS = (("0", 0), ("1-2", 1), ("3-5", 3), ("6-10", 6), ("11-20", 11), ("21-50", 21), ("51+", 51))

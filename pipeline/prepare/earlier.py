@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError
-from pipeline.artifacts import is_fingerprint, open_artifact
-from pipeline.columns import ITEM_ID, ITEM_IDX, USER_ID, USER_IDX
+from pipeline.store.artifacts import is_fingerprint, open_artifact
+from pipeline.store.columns import ITEM_ID, ITEM_IDX, USER_ID, USER_IDX
 
 _SHOWN = 3
 

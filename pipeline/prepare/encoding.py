@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
 from pipeline.prepare.raw import RAW_ROW, RawTables, TimeUnit
 from pipeline.prepare.tables import readable, scanned_files
 from pipeline.prepare.times import LATEST_S, PER_SECOND, resolve_unit
+from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
 
 _PROBLEM: Final = "problem"
 _PROBLEMS: Final[dict[str, str]] = {

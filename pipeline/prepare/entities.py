@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.raw import FIELD, TAG, RawTables
 from pipeline.prepare.tables import readable, scanned_files
+from pipeline.store.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
 
 MAX_TAGS = 20
 """Most frequent tags told per item."""

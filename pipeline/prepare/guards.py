@@ -17,8 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import DataError, LeakageError
-from pipeline.arrays import cases, training_sequences
-from pipeline.columns import (
+from pipeline.prepare.config import LeaveOneOutSplit, SessionsSplit, SplitConfig
+from pipeline.prepare.writing import (
+    HISTORIES_FOLDER,
+    INTERACTIONS_FILE,
+    ITEMS_FILE,
+    TEST_FILE,
+    TRAIN_FILE,
+    USERS_FILE,
+    VALIDATION_FILE,
+)
+from pipeline.store.arrays import cases, training_sequences
+from pipeline.store.columns import (
     ITEM_ID,
     ITEM_IDX,
     ITEMS,
@@ -32,16 +42,6 @@ from pipeline.columns import (
     TRAIN,
     USER_ID,
     USER_IDX,
-)
-from pipeline.prepare.config import LeaveOneOutSplit, SessionsSplit, SplitConfig
-from pipeline.prepare.writing import (
-    HISTORIES_FOLDER,
-    INTERACTIONS_FILE,
-    ITEMS_FILE,
-    TEST_FILE,
-    TRAIN_FILE,
-    USERS_FILE,
-    VALIDATION_FILE,
 )
 
 _DEFECT = "this is a defect of prepare, or the file was changed: delete the artifact and run again"

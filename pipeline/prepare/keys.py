@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.artifacts import StageKey, is_fingerprint
-from pipeline.digests import DigestCache
 from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.files import source_files
+from pipeline.store.artifacts import StageKey, is_fingerprint
+from pipeline.store.digests import DigestCache
 
 STAGE = "prepare"
 VERSION = 1

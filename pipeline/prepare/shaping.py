@@ -9,11 +9,11 @@ from typing import Final
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import InteractionColumns
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TimeUnit
 from pipeline.prepare.tables import TableReader
 from pipeline.prepare.times import no_times, times
+from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 _ENTITIES: Final = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#34;": '"', "&#39;": "'", "&apos;": "'",
                     "&nbsp;": " "}

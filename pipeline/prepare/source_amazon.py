@@ -8,12 +8,12 @@ from pathlib import Path
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import AmazonM2Source, AmazonReviewsSource, InteractionColumns
 from pipeline.prepare.files import INTERACTIONS, ITEMS, Files
 from pipeline.prepare.raw import FIELD, RAW_ROW, RawTables
 from pipeline.prepare.shaping import clean, printed_list, read_interactions, read_items
 from pipeline.prepare.tables import TableReader
+from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 USER_NAMES = ("UserId", "reviewerID", "user_id")
 ITEM_NAMES = ("ProductId", "asin", "parent_asin", "item_id")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipeline.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import InteractionColumns
 from pipeline.prepare.files import INTERACTIONS, ITEMS, TAGS, Files
 from pipeline.prepare.raw import FIELD, TAG, RawTables
 from pipeline.prepare.shaping import clean, read_interactions
 from pipeline.prepare.tables import TableReader
 from pipeline.prepare.times import whole_seconds
+from pipeline.store.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
 
 COLUMNS = InteractionColumns(user="userId", item="movieId", timestamp="timestamp", signal="rating")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.files import INTERACTIONS, ITEMS, Files
 from pipeline.prepare.raw import FIELD, RAW_ROW, RawTables
 from pipeline.prepare.shaping import clean
 from pipeline.prepare.tables import TableReader
+from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 _LINE = "line"
 

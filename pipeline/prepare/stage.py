@@ -10,8 +10,6 @@ from typing import Any, Final
 import numpy as np
 
 from cluster.storage import Storage
-from pipeline import columns as c
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.prepare import writing
 from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.earlier import EarlierIds
@@ -25,7 +23,9 @@ from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stats import statistics
 from pipeline.prepare.writing import Kept
-from pipeline.progress import say
+from pipeline.store import columns as c
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.work.progress import say
 
 COLUMNS: Final = {
     writing.INTERACTIONS_FILE: (c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP, c.SIGNAL, c.POSITION, c.SPLIT),

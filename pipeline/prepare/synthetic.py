@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.raw import FIELD, RAW_ROW, RawTables
 from pipeline.prepare.synthetic_catalogue import Catalogue, catalogue
 from pipeline.prepare.synthetic_text import BRAND, DESCRIPTION, INDEX, PRICE, text_blocks
 from pipeline.prepare.synthetic_users import Block, block, num_blocks
-from pipeline.progress import track
+from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
+from pipeline.work.progress import track
 
 NOTICE: Final = "signal built in: shows that the machinery works"
 """Stands beside every figure on generated data."""

@@ -14,8 +14,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.arrow import write_arrow
-from pipeline.columns import (
+from pipeline.prepare.entities import text_maps
+from pipeline.prepare.ordering import Users
+from pipeline.prepare.raw import ATTRIBUTE, FIELD
+from pipeline.prepare.splits import TRAIN_CODE, CaseRows, Split
+from pipeline.store.arrow import write_arrow
+from pipeline.store.columns import (
     ATTRIBUTES,
     CATEGORY,
     COUNT,
@@ -40,10 +44,6 @@ from pipeline.columns import (
     USER_IDX,
     VALIDATION,
 )
-from pipeline.prepare.entities import text_maps
-from pipeline.prepare.ordering import Users
-from pipeline.prepare.raw import ATTRIBUTE, FIELD
-from pipeline.prepare.splits import TRAIN_CODE, CaseRows, Split
 
 INTERACTIONS_FILE = "interactions.parquet"
 ITEMS_FILE = "items.parquet"

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrow import write_arrow
-from pipeline.columns import CATEGORY, FIELDS, TITLE
 from pipeline.profile import fields as f
 from pipeline.profile.features import Kind
 from pipeline.profile.tokens import clean, segments
+from pipeline.store.arrow import write_arrow
+from pipeline.store.columns import CATEGORY, FIELDS, TITLE
 
 MIN_ITEMS = 2
 """A word, category or attribute of a single item would name that item; it is never told."""

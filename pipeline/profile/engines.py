@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.digests import DigestCache
 from pipeline.profile.config import ProfileConfig
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.digests import DigestCache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,8 +84,8 @@ class KeywordsSpec:
     def prepare(self, prepared: Artifact, out: ArtifactDir) -> dict[str, int]:
         import pyarrow.parquet as pq
 
-        from pipeline.columns import CATEGORY, FIELDS, TITLE
         from pipeline.profile import catalogue
+        from pipeline.store.columns import CATEGORY, FIELDS, TITLE
 
         columns = [TITLE, CATEGORY, FIELDS]
         with pq.ParquetFile(prepared.path("items.parquet"), filesystem=prepared.storage.filesystem) as file, \

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrow import open_arrow
+from pipeline.store.arrow import open_arrow
 
 _SMOOTHING = 5.0
 """A feature of so few items gets half its weight: it hardly ever tells two users alike."""

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import LeakageError
-from pipeline.artifacts import Artifact
-from pipeline.columns import ITEM_IDX, ITEMS, SPLIT, TRAIN, USER_IDX
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ITEM_IDX, ITEMS, SPLIT, TRAIN, USER_IDX
 
 
 def check_training_part(prepared: Artifact) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import ArtifactError
-from pipeline.columns import ITEMS, SIGNALS, USER_IDX
 from pipeline.profile.config import Angle
+from pipeline.store.columns import ITEMS, SIGNALS, USER_IDX
 
 RECENT_SHARE = 3
 """The recent angle is the latest 1/3 of a history, rounded up."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import StageKey
-from pipeline.digests import DigestCache
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
+from pipeline.store.artifacts import StageKey
+from pipeline.store.digests import DigestCache
 
 VERSION = 1
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import DataError
-from pipeline import rows
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
-from pipeline.progress import say
+from pipeline.store import rows
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.work.progress import say
 
 PART_USERS = 50_000
 """Users per file of profiles."""

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.config import ActorExecution
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, SIGNALS, USER_IDX
-from pipeline.mapping import map_rows
 from pipeline.profile.config import Angle, ProfileConfig
 from pipeline.profile.histories import Histories
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.columns import ANGLE, ITEMS, PROFILE, REASON, SIGNALS, USER_IDX
+from pipeline.work.mapping import map_rows
 
 
 @dataclass(frozen=True)

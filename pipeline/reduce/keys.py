@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.artifacts import StageKey
 from pipeline.reduce.config import ReduceConfig
+from pipeline.store.artifacts import StageKey
 
 VERSION = 1
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from pipeline.progress import track
 from pipeline.reduce.reducer import Reducer
 from pipeline.reduce.vectors import VectorTable
+from pipeline.work.progress import track
 
 
 class TransformActor:

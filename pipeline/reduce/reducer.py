@@ -13,9 +13,9 @@ import safetensors.numpy
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, illegal
-from pipeline.artifacts import Artifact
 from pipeline.reduce.linear import LinearMap
 from pipeline.reduce.umap_map import UMAPMap
+from pipeline.store.artifacts import Artifact
 
 FOLDER = "reducer"
 _FORMAT = 1

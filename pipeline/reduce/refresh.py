@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from configs.errors import ArtifactError, ConfigError
-from pipeline.artifacts import Artifact, changed_keys, open_artifact
-from pipeline.columns import VECTOR
 from pipeline.reduce.config import ReduceConfig
 from pipeline.reduce.keys import fit_values
 from pipeline.reduce.reducer import Reducer, load_reducer
 from pipeline.reduce.vectors import VectorTable
+from pipeline.store.artifacts import Artifact, changed_keys, open_artifact
+from pipeline.store.columns import VECTOR
 
 _SAME = 1e-4
 """Greatest change of a coordinate of a text's vector between two encodings: batches pad differently."""

@@ -15,9 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import ConfigError, illegal
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
-from pipeline.progress import say
 from pipeline.reduce import umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.linear import principal_components, whitening
@@ -27,6 +24,9 @@ from pipeline.reduce.reducer import FOLDER, Map, Reducer
 from pipeline.reduce.refresh import fitted_before
 from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.work.progress import say
 
 TARGETS = "targets.parquet"
 ITEM_VECTORS = "items.parquet"

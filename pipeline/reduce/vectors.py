@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from cluster.storage import Storage
 from configs.errors import DataError
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 
 FOLDER = "vectors"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.sequences import Cases
-from pipeline.arrays import cases, training_sequences
-from pipeline.artifacts import Artifact
-from pipeline.columns import CATEGORY, COUNT, ITEM_ID, TITLE
-from pipeline.text import shorten
+from pipeline.store.arrays import cases, training_sequences
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, TITLE
+from pipeline.work.text import shorten
 
 _TITLE_WIDTH = 90
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.artifacts import Artifact
+from pipeline.store.artifacts import Artifact
 from pipeline.train.config import Arm
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, REASON, USER_ID, USER_IDX
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.samples import texts_of
 from pipeline.report.teacher import quantiles
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_ID, USER_IDX
 
 _HISTORY = 8
 _BINS = 30

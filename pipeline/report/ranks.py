@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from configs.errors import ArtifactError
 from models import metrics
-from pipeline.artifacts import Artifact
-from pipeline.columns import RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import RANK, RANK_UNFILTERED, TARGET, USER_IDX
 
 Protocol = Literal["seen_removed", "all_items"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("seen_removed", "all_items")

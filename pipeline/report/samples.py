@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, USER_IDX
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.ranks import Cases, Protocol, Ranked
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, USER_IDX
 
 _HISTORY = 8
 _OFFERED = 5

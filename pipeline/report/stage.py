@@ -8,7 +8,6 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
 from pipeline.plan import run_folder
-from pipeline.provenance import provenance
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.keys import VERSION
@@ -20,6 +19,7 @@ from pipeline.report.samples import samples
 from pipeline.report.scores import Answers
 from pipeline.report.teacher import profile_map, teacher
 from pipeline.report.training import balance, curves
+from pipeline.work.provenance import provenance
 
 
 def write_report(config: RunConfig, storage: Storage, inputs: ReportInputs) -> dict[str, Any]:

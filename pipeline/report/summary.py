@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.tables import PROTOCOL_TITLES, headline, verdicts
-from pipeline.text import table
+from pipeline.work.text import table
 
 
 def summary_table(metrics: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, USER_IDX, VECTOR
 from pipeline.reduce.linear import principal_components
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.tables import OTHER
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, USER_IDX, VECTOR
 
 _MAP_USERS = 1500
 _MAP_CATEGORIES = 8

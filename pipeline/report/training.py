@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.artifacts import Artifact
+from pipeline.store.artifacts import Artifact
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.schedule import Schedule
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.progress import is_quiet
 from pipeline.train.metrics_log import METRICS_FILE
+from pipeline.work.progress import is_quiet
 
 _POLL_SECONDS = 1.0
 

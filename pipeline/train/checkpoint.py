@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import ArtifactError, DataError, StorageError
-from pipeline.digests import digest_file
+from pipeline.store.digests import digest_file
 
 STATE = "state.json"
 DIGESTS = "digests.json"

@@ -14,7 +14,7 @@ import torch
 from configs.errors import DataError
 from models.protocols import SequenceEncoder
 from models.sequences import Batch, Sequences, pieces
-from pipeline.arrays import training_sequences
+from pipeline.store.arrays import training_sequences
 from pipeline.train.targets import Targets
 
 _COUNTED_AT_ONCE = 2**22

@@ -19,8 +19,8 @@ from configs.loader import flatten
 from models.base import Student
 from models.config import ModelConfig
 from models.students import build_encoder
-from pipeline.artifacts import digest_ids
-from pipeline.columns import ITEM_ID
+from pipeline.store.artifacts import digest_ids
+from pipeline.store.columns import ITEM_ID
 
 WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
 TRAINING_ONLY = ("dropout", "mask_probability")

@@ -22,8 +22,8 @@ from models.base import Student
 from models.config import ModelConfig
 from models.item_init import item_parameter, start_items
 from models.students import build_encoder
-from pipeline.artifacts import is_fingerprint, open_artifact
-from pipeline.columns import ITEM_IDX, VECTOR
+from pipeline.store.artifacts import is_fingerprint, open_artifact
+from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import item_ids, load_model
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from models.config import ModelConfig
-from pipeline.artifacts import StageKey, is_fingerprint
-from pipeline.digests import digest_file
+from pipeline.store.artifacts import StageKey, is_fingerprint
+from pipeline.store.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
 
 VERSION = 4

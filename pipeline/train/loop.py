@@ -18,9 +18,8 @@ from configs.errors import TrainingError
 from models.losses import samples_by_count
 from models.sequences import Batch
 from models.students import build_encoder
-from pipeline.arrays import cases
-from pipeline.columns import USER_ID, USER_IDX
-from pipeline.memory import keep_freed_memory
+from pipeline.store.arrays import cases
+from pipeline.store.columns import USER_ID, USER_IDX
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from pipeline.train.data import TrainingRows
 from pipeline.train.feed import feed
@@ -33,6 +32,7 @@ from pipeline.train.session import Session
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import Targets
 from pipeline.train.validation import Validator
+from pipeline.work.memory import keep_freed_memory
 
 FAILURE = "non_finite_batch.json"
 """In the attempt folder: where and on which users the loss or its gradient stopped being finite."""

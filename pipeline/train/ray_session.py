@@ -21,13 +21,13 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from cluster.machine import cpu_count
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
-from pipeline.progress import say
-from pipeline.threads import torch_threads
 from pipeline.train.checkpoint import Outcome, read_outcome
 from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
+from pipeline.work.progress import say
+from pipeline.work.threads import torch_threads
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of checkpoints; it is not written in one piece."""

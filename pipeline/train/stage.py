@@ -17,10 +17,9 @@ from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.config import ModelConfig
 from models.students import build_encoder
-from pipeline.arrow import numbers, open_arrow
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
-from pipeline.threads import torch_threads
+from pipeline.store.arrow import numbers, open_arrow
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.config import Arm, TrainConfig
@@ -32,6 +31,7 @@ from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape, build_targets
+from pipeline.work.threads import torch_threads
 
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
 """Folders of an attempt that the finished artifact does not keep."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError
-from pipeline.arrow import numbers, one_array, open_arrow, write_arrow
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.store.arrow import numbers, one_array, open_arrow, write_arrow
+from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
 

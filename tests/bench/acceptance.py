@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.provenance import provenance
+from pipeline.work.provenance import provenance
 from tests.bench import asking, help, jobs, kill, parity, reuse, search
 from tests.bench.sections import Section, check_parts, note, record
 from tests.bench.workshop import Workshop

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.columns import REASON, USER_IDX
-from pipeline.hub import ModelFiles
 from pipeline.profile.llm.chat import ChatTokenizer
+from pipeline.store.columns import REASON, USER_IDX
+from pipeline.work.hub import ModelFiles
 from tests.bench.ratings import write_grown, write_ratings
 from tests.bench.sections import Section
 from tests.bench.workshop import Workshop, done, kill_when

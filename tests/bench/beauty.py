@@ -8,10 +8,10 @@ from typing import Any
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from models.config import SASRecConfig
-from pipeline.artifacts import Artifact, begin, find
-from pipeline.columns import ITEM_IDX
 from pipeline.prepare.config import PrepareConfig, SequencesSource
 from pipeline.prepare.keys import key
+from pipeline.store.artifacts import Artifact, begin, find
+from pipeline.store.columns import ITEM_IDX
 
 HYPERPARAMETERS: dict[str, Any] = {"dim": 64, "blocks": 2, "heads": 1, "dropout": 0.2, "max_length": 50,
                                    "batch_size": 128, "lr": 1e-3, "seed": 0}

@@ -10,9 +10,9 @@ import pyarrow as pa
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from models.sequences import Cases, Sequences
-from pipeline.arrow import write_arrow
-from pipeline.artifacts import Artifact, StageKey, begin, digest_ids, find
-from pipeline.columns import HISTORY, ITEM_ID, ITEM_IDX, ITEMS, TARGET, USER_ID, USER_IDX
+from pipeline.store.arrow import write_arrow
+from pipeline.store.artifacts import Artifact, StageKey, begin, digest_ids, find
+from pipeline.store.columns import HISTORY, ITEM_ID, ITEM_IDX, ITEMS, TARGET, USER_ID, USER_IDX
 
 POPULARITY = 0.8
 """Exponent of the items' power law."""

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline.columns import ANGLE, USER_IDX
-from pipeline.rows import DONE, RAW
+from pipeline.store.columns import ANGLE, USER_IDX
+from pipeline.store.rows import DONE, RAW
 from tests.bench.ratings import write_ratings
 from tests.bench.sections import Section
 from tests.bench.workshop import Killed, Workshop, done, kill_when, watching

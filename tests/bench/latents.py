@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import rows
-from pipeline.arrays import training_sequences
-from pipeline.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.encode.stage import PART_ROWS
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.synthetic_catalogue import catalogue
+from pipeline.store import rows
+from pipeline.store.arrays import training_sequences
+from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
+from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 
 WIDTH, NOISE = 128, 0.3
 

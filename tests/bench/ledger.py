@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.provenance import provenance
+from pipeline.work.provenance import provenance
 from tests.bench.sections import note, without_folders
 from tests.tools import ROOT
 

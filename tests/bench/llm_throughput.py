@@ -65,10 +65,10 @@ def stage(given: argparse.Namespace) -> dict[str, Any]:
 
     from cluster.config import ActorExecution, StorageConfig
     from cluster.storage import Storage
-    from pipeline import artifacts
     from pipeline.profile import keys
     from pipeline.profile.config import ProfileConfig
     from pipeline.profile.stage import profile
+    from pipeline.store import artifacts
     from tests.texts import make_text_prepared
 
     config = ProfileConfig(
@@ -150,7 +150,7 @@ def _figures(output: int, prompt: int, requests: int, seconds: float, start: flo
 
 def record(given: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
     """``bench-llm.json`` and ``bench-llm.md``."""
-    from pipeline.provenance import provenance
+    from pipeline.work.provenance import provenance
 
     speed = {way: figures["output_tokens_per_second"] for way, figures in found.items()}
     ratios = {way: round(speed["stage"] / speed[way], 2) for way in TARGETS}

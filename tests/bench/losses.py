@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.loader import load
-from pipeline.artifacts import begin, find
 from pipeline.config import RunConfig
+from pipeline.store.artifacts import begin, find
 from pipeline.train.keys import key
 from pipeline.train.stage import train
 from tests.bench.beauty import prepare_beauty

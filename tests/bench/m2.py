@@ -21,13 +21,13 @@ from typing import Any
 
 from cluster.storage import Storage
 from configs.loader import load
-from pipeline.artifacts import begin, find, open_artifact
 from pipeline.config import RunConfig
 from pipeline.encode import keys as encode_keys
 from pipeline.plan import steps
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource
 from pipeline.profile import keys as profile_keys
+from pipeline.store.artifacts import begin, find, open_artifact
 from tests.bench.beauty import driver_settings
 from tests.bench.latents import write_vectors
 from tests.bench.ledger import RESULTS, Ledger, table, verdict

@@ -73,10 +73,10 @@ def measure(folder: Path) -> dict[str, Any]:
     from cluster.config import StorageConfig
     from cluster.storage import Storage
     from configs.loader import load
-    from pipeline import artifacts
     from pipeline.config import RunConfig
     from pipeline.prepare.keys import key
     from pipeline.prepare.stage import prepare
+    from pipeline.store import artifacts
 
     config = load(RunConfig, CONFIG, [f"prepare.source.folder={json.dumps(str(folder))}"]).prepare
     load_before = os.getloadavg()[0]

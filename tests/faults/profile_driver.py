@@ -13,13 +13,13 @@ from pathlib import Path
 
 from cluster.config import ActorExecution, StorageConfig
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import ArtifactDir
 from pipeline.profile import keys, stage
 from pipeline.profile.config import Angle, ProfileConfig
 from pipeline.profile.engines import KeywordsSpec
 from pipeline.profile.histories import Histories
 from pipeline.profile.writing import Draft, Writer
+from pipeline.store import artifacts
+from pipeline.store.artifacts import ArtifactDir
 from tests.texts import make_text_prepared
 
 CONFIG = ProfileConfig(execution=ActorExecution(actors=2, num_cpus=0.5, batch_rows=10, block_rows=10))

@@ -8,10 +8,10 @@ import sys
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from pipeline import artifacts
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.stage import profile
+from pipeline.store import artifacts
 from tests.texts import make_text_prepared
 
 

@@ -11,9 +11,6 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import DataError
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
-from pipeline.columns import USER_ID
 from pipeline.prepare import keys
 from pipeline.prepare.config import (
     AmazonM2Source,
@@ -29,6 +26,9 @@ from pipeline.prepare.config import (
     TableSource,
 )
 from pipeline.prepare.stage import prepare
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import USER_ID
 
 HEADER = "user_id,item_id,timestamp,rating\n"
 GOOD = HEADER + "".join(f"u{u},i{i},{1_500_000_000 + 60 * u + i},4\n" for u in range(6) for i in range(4))

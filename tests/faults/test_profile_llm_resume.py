@@ -17,12 +17,12 @@ import pytest
 
 from cluster.config import ActorExecution, StorageConfig
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
-from pipeline.columns import USER_IDX
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import USER_IDX
 from tests.scripted_llm import Asked, Reply, ScriptedServer, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer

@@ -14,10 +14,10 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError
-from pipeline import artifacts, rows
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import USER_IDX
 from pipeline.profile import keys
+from pipeline.store import artifacts, rows
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import USER_IDX
 from tests.faults.profile_driver import CONFIG, USERS
 from tests.texts import make_text_prepared
 

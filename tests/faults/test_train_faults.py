@@ -22,9 +22,9 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, StorageError, TrainingError
 from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
 from models.sequences import Batch, Sequences
-from pipeline import artifacts
-from pipeline.artifacts import Artifact
-from pipeline.digests import digest_file
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
+from pipeline.store.digests import digest_file
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import loop
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution

@@ -15,14 +15,14 @@ from cluster.storage import Storage
 from configs.errors import DataError
 from models.ordering import tie_order
 from models.sequences import Cases, Sequences
-from pipeline import arrays, artifacts
-from pipeline.artifacts import Artifact, StageKey
 from pipeline.audit import keys, stage
 from pipeline.audit.config import AuditConfig, AuditExecution
 from pipeline.audit.figures import by_chance, candidates, of_ranks
 from pipeline.audit.stage import audit
 from pipeline.audit.tables import plain_text, tables
-from pipeline.columns import ANGLE, COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, USER_IDX, VECTOR
+from pipeline.store import arrays, artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ANGLE, COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, USER_IDX, VECTOR
 from tests.builders import make_prepared, make_sequences
 from tests.integration.conftest import TINY, Cli
 

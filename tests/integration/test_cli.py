@@ -50,7 +50,7 @@ def test_the_blocker_blocks(without_heavy: dict[str, str]) -> None:
 
 
 def test_the_command_line_imports_only_typer_before_a_command_runs() -> None:
-    code = "import pipeline.cli, sys; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    code = "import pipeline.commands.cli, sys; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(process.stdout.split())
     assert not loaded & {*HEAVY, "pyarrow", "numpy", "pydantic", "yaml", "rich", "tqdm"}

@@ -15,9 +15,9 @@ from configs.errors import ConfigError
 from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ITEM_IDX, VECTOR
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.config import Arm, TextItemInit, TrainConfig, TrainExecution
 from pipeline.train.keys import key
 from pipeline.train.stage import train

@@ -10,13 +10,13 @@ import pytest
 
 from cluster.storage import Storage
 from configs.loader import SHIPPED, load
-from pipeline import artifacts
 from pipeline.config import RunConfig
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.raw_layouts import write_raw_layout
 from pipeline.prepare.stage import prepare
 from pipeline.reduce.config import UMAPReducer
+from pipeline.store import artifacts
 from tests.builders import make_targets, train_arm
 
 GENERATED = SyntheticSource(users=300, items=90, mean_length=9.0, tastes=8, seed=4)

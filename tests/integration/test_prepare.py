@@ -19,10 +19,25 @@ from hypothesis import strategies as st
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import DataError
-from pipeline import artifacts
-from pipeline.arrays import cases, training_sequences
-from pipeline.artifacts import Artifact, digest_ids
-from pipeline.columns import (
+from pipeline.prepare import keys
+from pipeline.prepare.config import (
+    FilterConfig,
+    GlobalTemporalSplit,
+    InteractionColumns,
+    LeaveOneOutSplit,
+    MovieLensSource,
+    PrepareConfig,
+    PrepareExecution,
+    SequencesSource,
+    SessionsSplit,
+    SplitConfig,
+    TableSource,
+)
+from pipeline.prepare.stage import COLUMNS, prepare
+from pipeline.store import artifacts
+from pipeline.store.arrays import cases, training_sequences
+from pipeline.store.artifacts import Artifact, digest_ids
+from pipeline.store.columns import (
     ATTRIBUTES,
     CATEGORY,
     COUNT,
@@ -41,22 +56,7 @@ from pipeline.columns import (
     USER_ID,
     USER_IDX,
 )
-from pipeline.digests import DigestCache
-from pipeline.prepare import keys
-from pipeline.prepare.config import (
-    FilterConfig,
-    GlobalTemporalSplit,
-    InteractionColumns,
-    LeaveOneOutSplit,
-    MovieLensSource,
-    PrepareConfig,
-    PrepareExecution,
-    SequencesSource,
-    SessionsSplit,
-    SplitConfig,
-    TableSource,
-)
-from pipeline.prepare.stage import COLUMNS, prepare
+from pipeline.store.digests import DigestCache
 
 TABLES = ("interactions.parquet", "items.parquet", "users.parquet", "histories")
 ARRAYS = ("train.arrow", "validation.arrow", "test.arrow")
@@ -270,7 +270,7 @@ def test_number_of_threads_and_engine_change_no_byte(tmp_path: Path) -> None:
     run(config, Storage.from_config(StorageConfig(uri=str(tmp_path / "here"))))
     script = (
         "import sys\nfrom cluster.config import StorageConfig\nfrom cluster.storage import Storage\n"
-        "from pipeline import artifacts\nfrom pipeline.prepare import keys\n"
+        "from pipeline.store import artifacts\nfrom pipeline.prepare import keys\n"
         "from pipeline.prepare.config import PrepareConfig\nfrom pipeline.prepare.stage import prepare\n"
         "config = PrepareConfig.model_validate_json(sys.argv[1])\n"
         "prepare(config, artifacts.begin(Storage.from_config(StorageConfig(uri=sys.argv[2])), keys.key(config)))\n")

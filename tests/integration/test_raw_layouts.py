@@ -11,8 +11,6 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from configs.loader import SHIPPED, load
-from pipeline import artifacts
-from pipeline.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.config import RunConfig
 from pipeline.prepare.config import (
     AmazonM2Source,
@@ -27,6 +25,8 @@ from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, RawTables
 from pipeline.prepare.raw_layouts import LAYOUTS, write_raw_layout
 from pipeline.prepare.sources import read_source
 from pipeline.prepare.stage import prepare
+from pipeline.store import artifacts
+from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 CONFIG = SyntheticSource(users=300, items=120, mean_length=9.0, tastes=70, seed=2)
 ROW = [USER_ID, ITEM_ID, TIMESTAMP, SIGNAL]

@@ -14,9 +14,6 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, ITEM_ID, ITEMS, PROFILE, USER_ID, USER_IDX, VECTOR
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import LeaveOneOutSplit, MovieLensSource, PrepareConfig, SyntheticSource
 from pipeline.prepare.raw_layouts import write_raw_layout
@@ -24,6 +21,9 @@ from pipeline.prepare.stage import prepare
 from pipeline.reduce import keys as reduce_keys
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.stage import reduce
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ANGLE, ITEM_ID, ITEMS, PROFILE, USER_ID, USER_IDX, VECTOR
 from tests.integration.conftest import TINY, Cli
 
 USERS, ITEMS_COUNT = 150, 90

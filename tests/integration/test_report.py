@@ -15,15 +15,15 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from models.sequences import Sequences
-from pipeline import artifacts
-from pipeline.arrays import cases
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, COUNT, PROFILE, RANK, RANK_UNFILTERED, REASON, TARGET, USER_IDX, VECTOR
 from pipeline.config import RunConfig
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import escape_markdown, markdown
 from pipeline.report.stage import write_report
 from pipeline.report.summary import summary_table
+from pipeline.store import artifacts
+from pipeline.store.arrays import cases
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ANGLE, COUNT, PROFILE, RANK, RANK_UNFILTERED, REASON, TARGET, USER_IDX, VECTOR
 from tests.builders import make_prepared
 
 EPOCHS, DISTIL, TOP = 6, 3, 20

@@ -144,7 +144,7 @@ def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(
 
 def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
     storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
-    from pipeline import leases
+    from pipeline.store import leases
 
     storage.write_json("runs/tiny/lock.json", leases.mine())  # this test's process holds the run
     process = cli("run", "--config", str(tiny_config))

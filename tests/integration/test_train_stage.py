@@ -20,9 +20,9 @@ from models.ranking import rank_users
 from models.scoring import EncoderScorer
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline import artifacts
-from pipeline.arrays import cases
-from pipeline.artifacts import Artifact
+from pipeline.store import artifacts
+from pipeline.store.arrays import cases
+from pipeline.store.artifacts import Artifact
 from pipeline.train.config import Arm, EarlyStoppingConfig, TrainConfig, TrainExecution
 from pipeline.train.export import load_model
 from pipeline.train.keys import key

@@ -13,8 +13,8 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError
-from pipeline import leases
-from pipeline.artifacts import ArtifactDir, StageKey, begin, changed_keys, digest_ids, find, open_artifact
+from pipeline.store import leases
+from pipeline.store.artifacts import ArtifactDir, StageKey, begin, changed_keys, digest_ids, find, open_artifact
 
 KEY = StageKey("demo", 1, {"alpha": 0.4, "names": ["a"]}, {"prepare": "0" * 16}, {"raw.csv": "1" * 32})
 DEAD = {"host": leases.mine()["host"], "pid": 2**22 + 1, "created": 0.0}

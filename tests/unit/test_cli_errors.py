@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from configs.errors import ConfigError, DataError, MissingExtraError
-from pipeline import cli
+from pipeline.commands import cli
 
 
 def _raised_by_a_task(error: Exception) -> Exception:

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import DataError
-from pipeline import digests
-from pipeline.digests import CACHE_FILE, DigestCache, digest_file
+from pipeline.store import digests
+from pipeline.store.digests import CACHE_FILE, DigestCache, digest_file
 
 
 def write_settled(path: Path, data: bytes) -> None:

@@ -14,23 +14,6 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import DataError, LeakageError
-from pipeline import artifacts
-from pipeline.arrow import open_arrow, write_arrow
-from pipeline.artifacts import Artifact
-from pipeline.columns import (
-    HISTORY,
-    ITEM_ID,
-    ITEM_IDX,
-    ITEMS,
-    POSITION,
-    SPLIT,
-    TARGET,
-    TIMESTAMP,
-    TRAIN,
-    USER_ID,
-    USER_IDX,
-    VALIDATION,
-)
 from pipeline.prepare import keys
 from pipeline.prepare.config import (
     GlobalTemporalSplit,
@@ -45,6 +28,23 @@ from pipeline.prepare.config import (
 from pipeline.prepare.guards import Written, check_cases, check_written
 from pipeline.prepare.stage import prepare
 from pipeline.profile.guards import check_training_part
+from pipeline.store import artifacts
+from pipeline.store.arrow import open_arrow, write_arrow
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import (
+    HISTORY,
+    ITEM_ID,
+    ITEM_IDX,
+    ITEMS,
+    POSITION,
+    SPLIT,
+    TARGET,
+    TIMESTAMP,
+    TRAIN,
+    USER_ID,
+    USER_IDX,
+    VALIDATION,
+)
 
 SPLITS: dict[str, SplitConfig] = {
     "leave_one_out": LeaveOneOutSplit(), "global_temporal": GlobalTemporalSplit(), "sessions": SessionsSplit()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ALLOWED = {
 }
 """Folder → our folders that it may import."""
 
-COMPOSITION_ROOT = "pipeline/cli.py"
+COMPOSITION_ROOT = "pipeline/commands/cli.py"
 """The only module of `pipeline` that may import `tuning`, and only inside a command's function."""
 
 HEAVY = {"torch", "ray", "polars", "sentence_transformers", "umap", "matplotlib", "scipy", "sklearn", "vllm",
@@ -30,9 +31,10 @@ LIGHT = [
     *(str(path.relative_to(ROOT)) for folder in ALLOWED for path in (ROOT / folder).rglob("*.py")
       if path.name in ("config.py", "keys.py", "__init__.py")),
     *(str(path.relative_to(ROOT)) for folder in ("cluster", "configs") for path in (ROOT / folder).glob("*.py")),
-    *(f"pipeline/{name}.py" for name in ("__main__", "artifacts", "cli", "columns", "config", "describe", "digests",
-                                         "invocation", "jobs", "leases", "outcome", "plan", "progress", "run", "show",
-                                         "text")),
+    *(f"pipeline/{name}.py" for name in (
+        "__main__", "config", "describe", "plan", "run", "commands/cli", "commands/invocation", "commands/jobs",
+        "commands/outcome", "commands/show", "store/artifacts", "store/columns", "store/digests", "store/leases",
+        "work/progress", "work/text")),
 ]
 """Modules that --help, --dry-run and config errors go through."""
 
@@ -87,7 +89,10 @@ def test_the_walk_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_package_is_shipped() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    there = {str(path.parent.relative_to(ROOT)).replace("/", ".") for folder in ALLOWED
+    """`pip install` takes the packages that setuptools finds; a folder without ``__init__.py`` would stay behind."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for folder in ALLOWED
              for path in (ROOT / folder).rglob("__init__.py")}
-    assert set(listed) == there
+    with_code = {str(Path(path).parent).replace("/", ".") for path in FILES}
+    assert with_code == found
+    assert all(any(fnmatch(name, pattern) for pattern in settings["packages"]["find"]["include"]) for name in found)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from configs.errors import DataError
-from pipeline.columns import FIELDS, TITLE
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import NoSignal, PromptConfig, RatingSignal
 from pipeline.profile.prompts.item_lines import CHUNK_ITEMS, ItemLines
 from pipeline.profile.prompts.telling import TellingTitles, leaked, plain_title
+from pipeline.store.columns import FIELDS, TITLE
 
 Row = tuple[str | None, list[tuple[str, str]]]
 _STRINGS = pa.map_(pa.string(), pa.string())

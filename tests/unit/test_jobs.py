@@ -12,8 +12,8 @@ from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_
 from cluster.submit import job_address
 from configs.errors import ConfigError
 from configs.loader import load
+from pipeline.commands.jobs import job_environment, run_command
 from pipeline.config import RunConfig
-from pipeline.jobs import job_environment, run_command
 
 
 @pytest.fixture(autouse=True)

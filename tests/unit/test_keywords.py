@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.columns import CATEGORY, FIELDS, ITEMS, SIGNALS, TITLE, USER_IDX
 from pipeline.profile import catalogue, fields, keywords, tokens
 from pipeline.profile.features import ItemFeatures, Kind
 from pipeline.profile.histories import Histories
 from pipeline.profile.keywords import KeywordsWriter
+from pipeline.store.columns import CATEGORY, FIELDS, ITEMS, SIGNALS, TITLE, USER_IDX
 
 NAN = float("nan")
 Item = tuple[str | None, str | None, dict[str, str]]

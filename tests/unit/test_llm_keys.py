@@ -12,13 +12,13 @@ import pytest
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from pipeline.artifacts import changed_keys
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 from pipeline.profile.llm import ledger as ledger_module
 from pipeline.profile.llm.ledger import SCHEMA, Index, Ledger, Lookup, heads_of
 from pipeline.profile.llm.requests import REQUEST, Author
+from pipeline.store.artifacts import changed_keys
 
 
 @pytest.fixture

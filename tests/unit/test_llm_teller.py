@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from pipeline.hub import ModelFiles
 from pipeline.profile.llm.chat import ChatTokenizer
 from pipeline.profile.llm.config import OpenAIEngine
 from pipeline.profile.llm.dividing import groups, halve, latest, merge_sizes
@@ -22,6 +21,7 @@ from pipeline.profile.llm.teller import ITEM_TOO_LONG, Teller, Told
 from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
 from pipeline.profile.prompts.user_facts import UserFacts
+from pipeline.work.hub import ModelFiles
 from tests.tiny_llm import make_tokenizer
 
 TEXT = "A calm person who favours fresh floral scents and small makers. " * 3

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError, DataError
 from configs.loader import dump, load
-from pipeline.columns import ATTRIBUTES
 from pipeline.profile.config import Angle
 from pipeline.profile.prompts.config import (
     Domain,
@@ -36,6 +35,7 @@ from pipeline.profile.prompts.record import FIELDS
 from pipeline.profile.prompts.signals import note, wording
 from pipeline.profile.prompts.templates import ANGLES, SHIPPED_TEMPLATES, TASKS
 from pipeline.profile.prompts.user_facts import CHUNK_USERS, UserFacts, UserTable
+from pipeline.store.columns import ATTRIBUTES
 
 NOBODY = UserFacts()
 SOMEBODY = UserFacts((("age_group", "25_34"), ("sex", "Ж")))

@@ -10,9 +10,6 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError, MissingExtraError, ResourceError
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, StageKey
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.reduce import keys, umap_fit
 from pipeline.reduce.config import NoReducer, PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.linear import principal_components, whitening
@@ -22,6 +19,9 @@ from pipeline.reduce.reducer import Reducer, load_reducer
 from pipeline.reduce.stage import reduce
 from pipeline.reduce.umap_map import memberships
 from pipeline.reduce.vectors import VectorTable
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 
 RNG = np.random.default_rng(5)
 

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 
 from configs.errors import DataError
-from pipeline.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import (
     AmazonM2Source,
     AmazonReviewsSource,
@@ -26,6 +25,7 @@ from pipeline.prepare.files import source_files
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TAG, RawTables
 from pipeline.prepare.shaping import clean, printed_list
 from pipeline.prepare.sources import read_source
+from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 
 def rows(frame: pl.LazyFrame | None, *columns: str) -> list[tuple[Any, ...]]:

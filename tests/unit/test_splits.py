@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from pipeline.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 from pipeline.prepare.config import GlobalTemporalSplit, LeaveOneOutSplit, SessionsSplit
 from pipeline.prepare.encoding import Encoded, encode
 from pipeline.prepare.hashing import draw, hashes
 from pipeline.prepare.ordering import Users, first_seen, in_time, renumber, tied
 from pipeline.prepare.raw import RAW_ROW, RawTables
 from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, split
+from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 
 T, V, X = TRAIN_CODE, VALIDATION_CODE, TEST_CODE
 

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.raw import FIELD, RAW_ROW
 from pipeline.prepare.synthetic import NOTICE, read_synthetic
@@ -16,6 +15,7 @@ from pipeline.prepare.synthetic_catalogue import Catalogue, catalogue, lengths, 
 from pipeline.prepare.synthetic_text import brand_names, text_blocks, vocabulary
 from pipeline.prepare.synthetic_users import BEGIN, SPAN, Block, block, block_users, num_blocks
 from pipeline.prepare.synthetic_words import FILLER, VARIANTS
+from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 CONFIG = SyntheticSource(users=3000, items=1500, mean_length=8.0, seed=5)
 

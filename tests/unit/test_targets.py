@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from configs.errors import DataError
-from pipeline.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.targets import Targets, TargetShape, build_targets, derangement
 
 USERS = np.array([0, 2, 3, 5, 8])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.text import shorten, table
+from pipeline.work.text import shorten, table
 
 
 def test_columns_are_aligned_under_a_rule() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.arrow import open_arrow
-from pipeline.artifacts import ArtifactDir
-from pipeline.columns import ANGLE, PROFILE, REASON, REVIEWS, USER_IDX
 from pipeline.profile.histories import Histories
 from pipeline.profile.llm.kit import Kit
 from pipeline.profile.llm.ledger import Index, Ledger, Lookup
 from pipeline.profile.llm.requests import REQUEST_TYPE, Answer, Failure
 from pipeline.profile.llm.teller import Told
+from pipeline.store.arrow import open_arrow
+from pipeline.store.artifacts import ArtifactDir
+from pipeline.store.columns import ANGLE, PROFILE, REASON, REVIEWS, USER_IDX
 
 WANTED = "wanted"
 """list<REQUEST_TYPE>: what must be answered before the user's profiles stand; empty once they do."""

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ResourceError
-from pipeline import rows
-from pipeline.artifacts import ArtifactDir
-from pipeline.mapping import our_errors, quiet_context
 from pipeline.profile.llm.ledger import ATTEMPT, SCHEMA, Index, Ledger, heads_of
 from pipeline.profile.llm.requests import REQUEST
-from pipeline.progress import is_quiet, say
+from pipeline.store import rows
+from pipeline.store.artifacts import ArtifactDir
+from pipeline.work.mapping import our_errors, quiet_context
+from pipeline.work.progress import is_quiet, say
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from configs.errors import ConfigError, MissingExtraError
-from pipeline.hub import ModelFiles
 from pipeline.profile.prompts.prompt_set import Messages
+from pipeline.work.hub import ModelFiles
 
 
 class ChatTokenizer:

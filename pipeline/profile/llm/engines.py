@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import MissingExtraError
-from pipeline import hub
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.digests import DigestCache
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.llm.config import LLMConfig, OpenAIEngine, VLLMEngine
 from pipeline.profile.llm.requests import Author, sampling_values
 from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.digests import DigestCache
+from pipeline.work import hub
 
 if TYPE_CHECKING:
     import numpy as np

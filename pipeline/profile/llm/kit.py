@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import Artifact
-from pipeline.columns import ATTRIBUTES, FIELDS, TITLE
-from pipeline.hub import ModelFiles
 from pipeline.profile.config import Angle, ProfileConfig
 from pipeline.profile.histories import Histories
 from pipeline.profile.llm.chat import ChatTokenizer
@@ -24,6 +21,9 @@ from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.item_lines import ItemLines
 from pipeline.profile.prompts.prompt_set import PromptSet
 from pipeline.profile.prompts.user_facts import UserTable
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ATTRIBUTES, FIELDS, TITLE
+from pipeline.work.hub import ModelFiles
 
 _BATCH_ROWS = 8192
 

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
-from pipeline.arrow import open_arrow, write_arrow
 from pipeline.profile.llm.requests import REQUEST, Answer, Author
+from pipeline.store.arrow import open_arrow, write_arrow
 
 FOLDER: Final = "ledger"
 TEXT: Final = "text"

@@ -19,11 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import rows
-from pipeline.arrow import write_arrow
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.columns import ANGLE, ITEMS, PROFILE, REASON, REVIEWS, SIGNALS, USER_IDX
-from pipeline.mapping import map_rows
 from pipeline.profile.llm import asking
 from pipeline.profile.llm.actor import (
     FAILURES_FILE,
@@ -42,7 +37,12 @@ from pipeline.profile.llm.kit import Kit
 from pipeline.profile.llm.ledger import Index, Ledger, heads_of
 from pipeline.profile.llm.refresh import FIRST_PASS, why
 from pipeline.profile.llm.requests import REQUEST
-from pipeline.progress import say
+from pipeline.store import rows
+from pipeline.store.arrow import write_arrow
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.columns import ANGLE, ITEMS, PROFILE, REASON, REVIEWS, SIGNALS, USER_IDX
+from pipeline.work.mapping import map_rows
+from pipeline.work.progress import say
 
 SHARED = f"{rows.WORK}/engine"
 _PART_USERS = 5000

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import Artifact
-from pipeline.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
 from pipeline.profile.histories import Histories
 from pipeline.profile.llm.cost import Estimate
 from pipeline.profile.llm.kit import Kit
 from pipeline.profile.llm.ledger import FOLDER, Index, Ledger, Lookup, heads_of
 from pipeline.profile.llm.requests import Request
-from pipeline.progress import track
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
+from pipeline.work.progress import track
 
 _BATCH_ROWS = 500
 

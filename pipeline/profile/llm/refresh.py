@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.storage import Storage
-from pipeline import artifacts
-from pipeline.artifacts import Artifact, ArtifactDir
-from pipeline.columns import ANGLE, USER_IDX
 from pipeline.profile.llm.actor import HISTORY, LEAVES
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.columns import ANGLE, USER_IDX
 
 FIRST_PASS: Final = "first_pass"
 """Folder of an artifact: per user and angle a digest of the history, and the keys of the first prompts."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.hub import ModelFiles
 from pipeline.profile.llm.asking import ERROR, HELPERS, Save
 from pipeline.profile.llm.config import VLLMEngine
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
+from pipeline.work.hub import ModelFiles
 
 if TYPE_CHECKING:
     from ray.data import Dataset

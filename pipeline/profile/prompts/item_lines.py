@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrow import open_arrow
-from pipeline.columns import FIELDS, TITLE
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig
 from pipeline.profile.prompts.domains import signal_of
@@ -22,6 +20,8 @@ from pipeline.profile.prompts.fences import SEPARATOR
 from pipeline.profile.prompts.item_text import ItemText
 from pipeline.profile.prompts.signals import wording
 from pipeline.profile.prompts.telling import TellingTitles
+from pipeline.store.arrow import open_arrow
+from pipeline.store.columns import FIELDS, TITLE
 
 VERSION = 1
 """Raised when the same items, settings and signals give other lines."""

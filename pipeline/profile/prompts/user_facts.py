@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from configs.errors import DataError, illegal
-from pipeline.arrow import open_arrow
-from pipeline.columns import ATTRIBUTES
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import PromptConfig
+from pipeline.store.arrow import open_arrow
+from pipeline.store.columns import ATTRIBUTES
 
 CHUNK_USERS = 8192
 USERS_FILE = "users.arrow"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from models import metrics
-from pipeline import arrays
+from pipeline.store import arrays
 from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty
 from tests.bench.ledger import RESULTS, Ledger
 from tests.bench.peers import report

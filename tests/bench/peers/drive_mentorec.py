@@ -14,15 +14,15 @@ from configs.errors import MentorecError
 from models.ranking import rank_users, recommend, shards
 from models.scoring import EncoderScorer
 from models.students import build_encoder
-from pipeline import arrays
-from pipeline.artifacts import begin, open_artifact
-from pipeline.memory import keep_freed_memory
+from pipeline.store import arrays
+from pipeline.store.artifacts import begin, open_artifact
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.sampler import Sampler
 from pipeline.train.stage import train
+from pipeline.work.memory import keep_freed_memory
 from tests.bench.beauty import student
 from tests.bench.dense import dense_ranks
 

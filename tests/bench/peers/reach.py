@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from pipeline.artifacts import Artifact, begin
+from pipeline.store.artifacts import Artifact, begin
 from pipeline.train.config import TrainConfig
 from pipeline.train.keys import key
 from pipeline.train.stage import train

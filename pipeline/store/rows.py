@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError
-from pipeline.artifacts import ArtifactDir
+from pipeline.store.artifacts import ArtifactDir
 
 ROW_ID = "row_id"
 """Column of a mapped folder's rows, int64 0…n-1: the id of stages that read it in turn."""

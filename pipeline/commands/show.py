@@ -13,11 +13,11 @@ import yaml
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError, illegal
-from pipeline import columns as c
-from pipeline.artifacts import Artifact, open_artifact
 from pipeline.config import RunConfig
 from pipeline.plan import plan
-from pipeline.text import shorten
+from pipeline.store import columns as c
+from pipeline.store.artifacts import Artifact, open_artifact
+from pipeline.work.text import shorten
 
 _SHOWN_ITEMS = 20
 _TITLE_WIDTH = 70

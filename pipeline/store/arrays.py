@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from models.sequences import Cases, Sequences
-from pipeline.arrow import numbers, one_array, open_arrow
-from pipeline.columns import HISTORY, ITEMS, TARGET, USER_IDX
+from pipeline.store.arrow import numbers, one_array, open_arrow
+from pipeline.store.columns import HISTORY, ITEMS, TARGET, USER_IDX
 
 
 def sequences(column: pa.ChunkedArray) -> Sequences:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.storage import Storage
 from pipeline.config import RunConfig
-from pipeline.text import table
+from pipeline.work.text import table
 
 if TYPE_CHECKING:
     from pipeline.run import RunResult
@@ -37,7 +37,7 @@ def outcome(config: RunConfig, result: RunResult, until: str | None) -> Iterator
 
 def record_outcome(config: RunConfig, result: RunResult, folder: Path) -> str:
     """Keep a run's figures below ``folder``; returns the Markdown file's path."""
-    from pipeline.record import record
+    from pipeline.commands.record import record
 
     if "audit" in result.artifacts:
         from pipeline.audit.tables import markdown

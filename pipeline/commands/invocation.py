@@ -11,7 +11,7 @@ from cluster.connect import in_job
 from configs.errors import ConfigError
 from configs.loader import SHIPPED, load
 from pipeline.config import RunConfig
-from pipeline.progress import say, set_quiet
+from pipeline.work.progress import say, set_quiet
 
 
 def required(config: str | None, pattern: str = "**/*.yaml") -> str:

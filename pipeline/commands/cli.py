@@ -71,10 +71,10 @@ def _report_command(verb: str) -> Callable[..., None]:
 
 def _run(until: str | None, overrides: list[str] | None, config: str | None, dry_run: bool, quiet: bool,
          record_in: Path | None = None, confirmed: bool = False) -> None:
-    from pipeline.invocation import open_run, print_lines, warn_of_lost_storage
+    from pipeline.commands.invocation import open_run, print_lines, warn_of_lost_storage
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until=until)
-    from pipeline.outcome import outcome, record_outcome
+    from pipeline.commands.outcome import outcome, record_outcome
     from pipeline.run import run
 
     warn_of_lost_storage(run_config)
@@ -101,7 +101,7 @@ def audit(overrides: Overrides = None, config: ConfigOption = None, record: Reco
 def describe(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
              quiet: Quiet = False) -> None:
     """Stages: resources, columns, keys, reuse."""
-    from pipeline.invocation import open_run, print_lines
+    from pipeline.commands.invocation import open_run, print_lines
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
     from pipeline.describe import describe as lines
@@ -114,11 +114,11 @@ def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
            ray: Annotated[bool, typer.Option("--ray", help="Also join or start Ray and run a task.")] = False,
            as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """What is there, what is missing, what to do."""
-    from pipeline.invocation import open_run
+    from pipeline.commands.invocation import open_run
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
     from cluster.doctor import examine, passed
-    from pipeline.text import table
+    from pipeline.work.text import table
 
     checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray))
     if as_json:
@@ -137,10 +137,10 @@ def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact
          index: Annotated[bool, typer.Option("--index", help="Look up the internal index, not the raw id.")] = False,
          ) -> None:
     """A user, a profile, an item or an artifact of a run."""
-    from pipeline.invocation import open_run, print_lines
+    from pipeline.commands.invocation import open_run, print_lines
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, nameless=kind == "artifact")
-    from pipeline.show import show as lines
+    from pipeline.commands.show import show as lines
 
     print_lines(lines(run_config, kind, what, index))
 
@@ -149,8 +149,8 @@ def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact
 def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
          quiet: Quiet = False) -> None:
     """Search settings of train and model."""
-    from pipeline.invocation import required
-    from pipeline.progress import set_quiet
+    from pipeline.commands.invocation import required
+    from pipeline.work.progress import set_quiet
     from tuning.search import tune as search
 
     set_quiet(quiet)
@@ -169,8 +169,8 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     from cluster.connect import is_here
     from cluster.submit import job_address
     from cluster.submit import submit as send
-    from pipeline.invocation import open_run, required
-    from pipeline.jobs import job_environment, run_command
+    from pipeline.commands.invocation import open_run, required
+    from pipeline.commands.jobs import job_environment, run_command
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
     command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(job_address(address)),
@@ -204,7 +204,7 @@ def generate(layout: Annotated[str, typer.Argument(help="A known raw layout, suc
              quiet: Quiet = False) -> None:
     """Write generated raw files in a known layout."""
     from configs.errors import ConfigError, illegal
-    from pipeline.invocation import open_run, print_lines
+    from pipeline.commands.invocation import open_run, print_lines
     from pipeline.prepare.config import SyntheticSource
 
     source = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True).prepare.source

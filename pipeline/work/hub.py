@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import ConfigError, ResourceError, illegal
-from pipeline.digests import DigestCache
+from pipeline.store.digests import DigestCache
 
 COMMIT_SCHEME = "commit:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

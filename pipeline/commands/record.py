@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.loader import dump
 from pipeline.config import RunConfig
-from pipeline.provenance import provenance
+from pipeline.work.provenance import provenance
 
 _ROWS = ("samples", "profile_samples", "map")
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 from cluster.config import ActorExecution
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
-from pipeline.artifacts import ArtifactDir
-from pipeline.progress import is_quiet, say
-from pipeline.rows import WORK, checkpoint_of, rows_of
+from pipeline.store.artifacts import ArtifactDir
+from pipeline.store.rows import WORK, checkpoint_of, rows_of
+from pipeline.work.progress import is_quiet, say
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""

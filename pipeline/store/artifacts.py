@@ -24,7 +24,7 @@ import pyarrow as pa
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from configs.loader import flatten
-from pipeline import leases
+from pipeline.store import leases
 
 SCHEMA_VERSION = 1
 
