@@ -5,47 +5,26 @@ Imports no torch, Ray or polars: a plan can be printed on a laptop that has none
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.storage import Storage
 from configs.errors import ConfigError, illegal
-from pipeline.audit import keys as audit_keys
 from pipeline.config import RunConfig
-from pipeline.encode import keys as encode_keys
-from pipeline.evaluate import keys as evaluate_keys
-from pipeline.evaluate.config import Baseline
-from pipeline.prepare import keys as prepare_keys
-from pipeline.profile import keys as profile_keys
-from pipeline.reduce import keys as reduce_keys
+from pipeline.stage import Step
+from pipeline.stages import STAGES
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.digests import DigestCache
-from pipeline.train import keys as train_keys
-from pipeline.train.config import Arm
-
-STAGES = ("prepare", "profile", "encode", "audit", "reduce", "train", "evaluate", "report")
-"""In build order; `audit` is part of a run only where it is asked for."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One artifact of a run."""
-
-    label: str
-    """Unique in the run: ``prepare``, ``train/distilled/seed-0``, ``evaluate/baseline/ease``."""
-    key: StageKey
-    arm: Arm | None = None
-    seed: int | None = None
-    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step and what a run would do with it."""
+    """A step, its key, and what a run would do with it."""
 
     step: Step
+    key: StageKey
     status: Literal["reuse", "build"]
     artifact: Artifact | None = None
     changed: list[str] = field(default_factory=list)
@@ -53,15 +32,11 @@ class PlannedStep:
 
     @property
     def stage(self) -> str:
-        return self.step.key.stage
+        return self.step.stage
 
     @property
     def label(self) -> str:
         return self.step.label
-
-    @property
-    def key(self) -> StageKey:
-        return self.step.key
 
 
 def run_folder(config: RunConfig) -> str:
@@ -69,72 +44,65 @@ def run_folder(config: RunConfig) -> str:
     return f"runs/{config.name}"
 
 
-def steps(config: RunConfig, storage: Storage, audit: bool = False) -> Iterator[Step]:
-    """Every artifact of the run in build order. Keys need only configs and raw bytes, never built artifacts.
+def steps(config: RunConfig, audit: bool = False) -> list[Step]:
+    """Every artifact of a run in build order.
 
     Args:
         audit: include the teacher audit, and the profiles it is about even where no arm has a teacher.
     """
+    return _with_inputs(config, (step.label for stage in STAGES.values() for step in stage.steps(config)
+                                 if stage.wanted == "always" or (audit and stage.name == "audit")))
+
+
+def _with_inputs(config: RunConfig, labels: Iterable[str]) -> list[Step]:
+    """The steps of these labels and all that they are built from, in build order."""
+    every = {step.label: step for stage in STAGES.values() for step in stage.steps(config)}
+    wanted: set[str] = set()
+    pending = list(labels)
+    while pending:
+        label = pending.pop()
+        if label not in wanted:
+            wanted.add(label)
+            pending.extend(every[label].inputs)
+    return [step for label, step in every.items() if label in wanted]
+
+
+def keys(steps: Iterable[Step], storage: Storage) -> Iterator[tuple[Step, StageKey]]:
+    """Each step with its key. Keys need only configs and raw bytes, never built artifacts."""
     digests = DigestCache(storage)
-    prepare = prepare_keys.key(config.prepare, digests)
-    yield Step("prepare", prepare)
-    taught = any(arm != "plain" for arm in config.arms)
-    encode_fp = encode_items_fp = reduce_fp = items_fp = ""
-    if taught or audit:
-        profile = profile_keys.key(config.profile, prepare.fingerprint, digests)
-        yield Step("profile", profile)
-        encode = encode_keys.key(config.encode, profile.fingerprint, digests)
-        yield Step("encode", encode)
-        encode_fp = encode.fingerprint
-    if config.train.item_init is not None or audit:
-        encode = encode_keys.items_key(config.encode, prepare.fingerprint, digests)
-        yield Step("encode/items", encode)
-        encode_items_fp = encode.fingerprint
-    if audit:
-        yield Step("audit", audit_keys.key(config.audit, prepare.fingerprint, encode_fp, encode_items_fp))
-    if taught:
-        reduce = reduce_keys.key(config.reduce, encode_fp)
-        yield Step("reduce", reduce)
-        reduce_fp = reduce.fingerprint
-    if config.train.item_init is not None:
-        reduce = reduce_keys.key(config.item_reduce(), encode_items_fp)
-        yield Step("reduce/items", reduce)
-        items_fp = reduce.fingerprint
-    trained: list[Step] = []
-    for seed in config.seeds:
-        for arm in config.arms:
-            key = train_keys.key(config.train, config.model, arm, seed, prepare.fingerprint,
-                                 reduce_fp or None, items_fp or None)
-            trained.append(Step(f"train/{arm}/seed-{seed}", key, arm, seed))
-    yield from trained
-    for step in trained:
-        key = evaluate_keys.key(config.evaluate, prepare.fingerprint, step.key.fingerprint)
-        yield Step(f"evaluate/{step.arm}/seed-{step.seed}", key, step.arm, step.seed)
-    for name in config.evaluate.baselines:
-        key = evaluate_keys.key(config.evaluate, prepare.fingerprint, f"baseline:{name}")
-        yield Step(f"evaluate/baseline/{name}", key, baseline=name)
+    fingerprints: dict[str, str] = {}
+    for step in steps:
+        key = step.key({label: fingerprints[label] for label in step.inputs}, digests)
+        fingerprints[step.label] = key.fingerprint
+        yield step, key
 
 
-def plan(config: RunConfig, storage: Storage, until: str | None = None) -> list[PlannedStep]:
-    """The steps up to and including stage ``until`` (None: all), each with what a run would do.
+def plan(config: RunConfig, storage: Storage, until: str | None = None, before: str | None = None
+         ) -> list[PlannedStep]:
+    """The steps of a run, each with what a run would do.
 
-    The audit is planned only where ``until`` names it.
+    Args:
+        until: up to and including this stage; None: all. The audit is planned only where it is named.
+        before: only what the step of this label is built from.
 
     Raises:
         ConfigError: ``until`` names no stage.
         ArtifactError: a finished artifact is damaged.
     """
     if until is not None and until not in STAGES:
-        raise ConfigError(illegal("stage", until, STAGES))
-    last = STAGES.index(until) if until else len(STAGES)
+        raise ConfigError(illegal("stage", until, tuple(STAGES)))
+    order = list(STAGES)
+    if before is not None:
+        wanted = [step for step in _with_inputs(config, [before]) if step.label != before]
+    else:
+        last = order.index(until) if until else len(order)
+        wanted = [step for step in steps(config, audit=until == "audit") if order.index(step.stage) <= last]
     known = _references(config, storage)
     planned = []
-    for step in steps(config, storage, audit=until == "audit"):
-        if STAGES.index(step.key.stage) > last:
-            continue
-        artifact = artifacts.find(storage, step.key)
-        changed = [] if artifact else _changed(storage, step, known.get(step.label))
-        planned.append(PlannedStep(step, "reuse" if artifact else "build", artifact, changed))
+    for step, key in keys(wanted, storage):
+        artifact = artifacts.find(storage, key)
+        changed = [] if artifact else _changed(storage, key, known.get(step.label))
+        planned.append(PlannedStep(step, key, "reuse" if artifact else "build", artifact, changed))
     return planned
 
 
@@ -142,8 +110,8 @@ def built_audit(config: RunConfig, storage: Storage) -> Artifact | None:
     """The finished audit of the run's teacher, where there is one."""
     if all(arm == "plain" for arm in config.arms):
         return None  # no profile of this run would be audited
-    step = next(step for step in steps(config, storage, audit=True) if step.label == "audit")
-    return artifacts.find(storage, step.key)
+    *_, (_, key) = keys(_with_inputs(config, ["audit"]), storage)
+    return artifacts.find(storage, key)
 
 
 def _references(config: RunConfig, storage: Storage) -> dict[str, Any]:
@@ -151,8 +119,8 @@ def _references(config: RunConfig, storage: Storage) -> dict[str, Any]:
     return dict(storage.read_json(path)) if storage.exists(path) else {}
 
 
-def _changed(storage: Storage, step: Step, old_fingerprint: str | None) -> list[str]:
-    path = f"artifacts/{step.key.stage}/{old_fingerprint}/key.json"
-    if old_fingerprint is None or old_fingerprint == step.key.fingerprint or not storage.exists(path):
+def _changed(storage: Storage, key: StageKey, old_fingerprint: str | None) -> list[str]:
+    path = f"artifacts/{key.stage}/{old_fingerprint}/key.json"
+    if old_fingerprint is None or old_fingerprint == key.fingerprint or not storage.exists(path):
         return []
-    return artifacts.changed_keys(storage.read_json(path), step.key.values())
+    return artifacts.changed_keys(storage.read_json(path), key.values())

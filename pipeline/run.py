@@ -1,4 +1,4 @@
-"""The run order: every stage is found or built, then the report is written. Heavy imports happen in :func:`build`."""
+"""The run order: every step is found or built, then the report is written. Steps import what is heavy when built."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from pipeline.config import RunConfig
 from pipeline.describe import shortage
 from pipeline.plan import PlannedStep, built_audit, plan, run_folder
 from pipeline.report import keys as report_keys
+from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
-from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.artifacts import Artifact
 from pipeline.work.progress import say
-
-RESUMABLE = ("profile", "encode", "train")
-"""Stages that take up the files of a killed attempt; the others start their attempt anew."""
 
 
 @dataclass
@@ -37,13 +35,14 @@ class RunResult:
     """None when the run stopped before its report."""
 
 
-def run(config: RunConfig, until: str | None = None, confirmed: bool = False) -> RunResult:
+def run(config: RunConfig, until: str | None = None, confirmed: bool = False, before: str | None = None) -> RunResult:
     """Find or build every artifact up to stage ``until`` (None: all, then the report).
 
     Ray is started only when a stage that needs it must be built. Calling it again goes on where it stopped.
 
     Args:
         confirmed: a planned price above ``profile.max_cost_without_confirm`` was agreed to.
+        before: only what the step of this label is built from; without a report.
 
     Raises:
         MentorecError: of the stage that cannot go on; finished artifacts stay.
@@ -53,7 +52,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False) ->
     folder = run_folder(config)
     result = RunResult(folder)
     with _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
-        planned = plan(config, storage, until)
+        planned = plan(config, storage, until, before)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
@@ -64,20 +63,21 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False) ->
                 result.reused.append(item.label)
             else:
                 _announce(item)
-                if _needs_ray(config, item, result.artifacts):
+                inputs = {label: result.artifacts[label] for label in item.step.inputs}
+                if item.step.needs_ray(inputs):
                     short = shortage(config, item.stage)
                     if short is not None:
                         say(short)
                     if not ray_started:
                         ray_session.enter_context(connect(config.cluster))
                         ray_started = True
-                artifact = _build(config, item, result.artifacts, storage, confirmed)
+                artifact = _build(item, inputs, storage, confirmed)
                 result.built.append(item.label)
             result.artifacts[item.label] = artifact
             if references.get(item.label) != item.key.fingerprint:
                 references[item.label] = item.key.fingerprint
                 storage.write_json(f"{folder}/references.json", references)
-    if until in (None, "report"):
+    if before is None and until in (None, "report"):
         result.metrics = _report(config, storage, result)
     return result
 
@@ -88,73 +88,18 @@ def _announce(item: PlannedStep) -> None:
     say(f"{item.label}: building {item.key.fingerprint}{why}")
 
 
-def _build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], storage: Storage, confirmed: bool
-           ) -> Artifact:
-    out = artifacts.begin(storage, item.key, resume=item.stage in RESUMABLE)
+def _build(item: PlannedStep, inputs: dict[str, Artifact], storage: Storage, confirmed: bool) -> Artifact:
+    out = artifacts.begin(storage, item.key, resume=STAGES[item.stage].resumable)
     if out.resumed:
         say(f"{item.label}: going on with the unfinished attempt {out.attempt}")
     started = time.perf_counter()
     try:
-        artifact = build(config, item, done, out, confirmed)
+        artifact = item.step.build(inputs, out, confirmed)
     except BaseException:
         out.release()
         raise
     say(f"{item.label}: done in {time.perf_counter() - started:.1f} s")
     return artifact
-
-
-def build(config: RunConfig, item: PlannedStep, done: dict[str, Artifact], out: ArtifactDir,
-          confirmed: bool = False) -> Artifact:
-    """Build one step into ``out`` from the artifacts done before it."""
-    step = item.step
-    if item.stage == "prepare":
-        from pipeline.prepare.stage import prepare
-
-        return prepare(config.prepare, out)
-    prepared = done["prepare"]
-    if item.stage == "profile":
-        from pipeline.profile.stage import profile
-
-        return profile(config.profile, prepared, out, confirmed)
-    if item.stage == "encode":
-        from pipeline.encode.stage import encode, encode_items
-
-        if item.label == "encode/items":
-            return encode_items(config.encode, prepared, out)
-        return encode(config.encode, done["profile"], out)
-    if item.stage == "audit":
-        from pipeline.audit.stage import audit
-
-        return audit(config.audit, prepared, done["encode"], done["encode/items"], out)
-    if item.stage == "reduce":
-        from pipeline.reduce.stage import reduce, reduce_items
-
-        if item.label == "reduce/items":
-            return reduce_items(config.item_reduce(), done["encode/items"], out)
-        return reduce(config.reduce, done["encode"], out)
-    if item.stage == "train":
-        from pipeline.train.stage import train
-
-        assert step.arm is not None and step.seed is not None
-        targets = None if step.arm == "plain" else done["reduce"]
-        return train(config.train, config.model, step.arm, step.seed, prepared, targets, out,
-                     item_vectors=done.get("reduce/items"))
-    from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
-
-    if step.baseline is not None:
-        return evaluate_baseline(config.evaluate, step.baseline, prepared, out)
-    return evaluate_model(config.evaluate, prepared, done[f"train/{step.arm}/seed-{step.seed}"], out)
-
-
-def _needs_ray(config: RunConfig, item: PlannedStep, done: dict[str, Artifact]) -> bool:
-    if item.stage == "train":
-        return config.train.execution.num_workers > 0
-    if item.stage == "evaluate":
-        return config.evaluate.execution.workers > 0
-    if item.stage == "reduce":
-        return (config.reduce.execution.num_gpus > 0
-                or done[item.label.replace("reduce", "encode")].manifest.counts["num_out"] > config.reduce.fit_rows)
-    return item.stage in ("profile", "encode")
 
 
 def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str, Any]:

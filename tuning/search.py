@@ -15,13 +15,13 @@ from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError
 from configs.loader import load, resolve_path, validate
 from pipeline.config import RunConfig
-from pipeline.plan import STAGES, plan
+from pipeline.plan import plan
 from pipeline.run import run
 from pipeline.store import leases
 from pipeline.store.artifacts import changed_keys
 from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig, Uniform
-from tuning.trial import assign, searched_arm, trial
+from tuning.trial import assign, searched_step, trial
 
 LEADERBOARD = "leaderboard.csv"
 BEST = "best.yaml"
@@ -72,10 +72,9 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
     try:
         with connect(run_config.cluster):
-            built = run(run_config, until="reduce").artifacts
-            fixed = {"values": values, "storage": storage, "prepare": built["prepare"].fingerprint,
-                     "reduce": built["reduce"].fingerprint if searched_arm(run_config) != "plain" else None,
-                     "items": built["reduce/items"].fingerprint if "reduce/items" in built else None}
+            step = searched_step(run_config)
+            built = run(run_config, before=step.label).artifacts
+            fixed = {"values": values, "storage": storage, "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
         return _conclude(config, values, storage, folder, rows)
     finally:
@@ -87,7 +86,7 @@ def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> No
           f"validation {run_config.train.validation_metric}")
     for setting, dimension in config.space.items():
         print(f"  {setting}: {dimension.model_dump(mode='json')}")
-    for item in plan(run_config, storage, until=STAGES[STAGES.index("train") - 1]):
+    for item in plan(run_config, storage, before=searched_step(run_config).label):
         print(f"  {item.label}: {item.status} {item.key.fingerprint}")
 
 

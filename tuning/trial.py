@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.storage import Storage
-from configs.errors import ArtifactError
 from configs.loader import merge, validate
 from pipeline.config import RunConfig
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.train import keys as train_keys
-from pipeline.train.config import Arm
+from pipeline.store.digests import DigestCache
+from pipeline.train.definition import TrainStep
 
 
 def assign(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
@@ -37,24 +36,24 @@ def trial_config(values: dict[str, Any], chosen: dict[str, Any]) -> RunConfig:
     return validate(RunConfig, assign(values, decoded | {"train.execution.num_workers": 0}))
 
 
-def searched_arm(config: RunConfig) -> Arm:
-    """The arm that a search trains: the first that distils, else the first."""
-    return next((arm for arm in config.arms if arm != "plain"), config.arms[0])
+def searched_step(config: RunConfig) -> TrainStep:
+    """What a search trains: the first arm that distils, else the first, with the first seed."""
+    arm = next((arm for arm in config.arms if arm != "plain"), config.arms[0])
+    return TrainStep.of(config, arm, config.seeds[0])
 
 
 def trial(chosen: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is reported, not trained again.
 
-    ``fixed`` holds the base run's ``values``, the ``storage``, and the fingerprints of the ``prepare`` artifact, of
-    ``reduce`` and of the items' ``reduce`` (None where the searched arm has no teacher, or items start at random).
+    ``fixed`` holds the base run's ``values``, the ``storage``, and the ``inputs`` of the searched step by label.
     """
     from ray import tune
 
     storage: Storage = fixed["storage"]
-    config = trial_config(fixed["values"], chosen)
-    arm, seed = searched_arm(config), config.seeds[0]
-    key = train_keys.key(config.train, config.model, arm, seed, fixed["prepare"], fixed["reduce"], fixed["items"])
-
+    inputs: dict[str, Artifact] = fixed["inputs"]
+    step = searched_step(trial_config(fixed["values"], chosen))
+    key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
+    metric = step.config.train.validation_metric
     best = -math.inf
 
     def announce(epoch: int, value: float) -> None:
@@ -64,32 +63,19 @@ def trial(chosen: dict[str, Any], fixed: dict[str, Any]) -> None:
 
     def watch(record: dict[str, Any]) -> None:
         """Only epochs that may be chosen count: validated ones of the fine-tuning phase."""
-        if record["phase"] == 2 and config.train.validation_metric in record:
-            announce(record["epoch"], record[config.train.validation_metric])
+        if record["phase"] == 2 and metric in record:
+            announce(record["epoch"], record[metric])
 
-    artifact = artifacts.find(storage, key) or _train(config, storage, key, fixed, watch)
+    artifact = artifacts.find(storage, key) or _train(step, storage, key, inputs, watch)
     info = artifact.manifest.info
     announce(info["epochs"], info["best_validation"])
 
 
-def _train(config: RunConfig, storage: Storage, key: StageKey, fixed: dict[str, Any],
+def _train(step: TrainStep, storage: Storage, key: StageKey, inputs: dict[str, Artifact],
            watch: Callable[[dict[str, Any]], None]) -> Artifact:
-    from pipeline.train.stage import train
-
-    prepared = _input(storage, "prepare", fixed["prepare"])
-    targets = _input(storage, "reduce", fixed["reduce"]) if fixed["reduce"] else None
-    items = _input(storage, "reduce", fixed["items"]) if config.train.item_init else None
     out = artifacts.begin(storage, key, resume=True)
     try:
-        return train(config.train, config.model, searched_arm(config), config.seeds[0], prepared, targets, out, watch,
-                     items)
+        return step.train(inputs, out, watch)
     except BaseException:
         out.release()
         raise
-
-
-def _input(storage: Storage, stage: str, fingerprint: str) -> Artifact:
-    artifact = artifacts.open_artifact(storage, stage, fingerprint)
-    if artifact is None:
-        raise ArtifactError(f"artifacts/{stage}/{fingerprint} is not finished; run the stages up to reduce first")
-    return artifact

@@ -15,6 +15,7 @@ from configs.errors import DataError
 from models.ranking import rank_users
 from models.sequences import Cases
 from pipeline.audit.config import AuditConfig
+from pipeline.audit.definition import COLUMNS, FIGURES, RANKS, SUBJECT
 from pipeline.audit.figures import by_chance, candidates, of_ranks, summarize
 from pipeline.audit.subjects import CHANCE, Audited, ItemTexts
 from pipeline.reduce.vectors import VectorTable
@@ -23,9 +24,6 @@ from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.work.progress import say, track
 
-FIGURES, RANKS = "audit.json", "ranks.parquet"
-SUBJECT = "subject"
-RANK_COLUMNS = (SUBJECT, USER_IDX, TARGET, RANK, RANK_UNFILTERED)
 _BLOCK_USERS = 4096
 """Users whose vectors are in memory at once, and among whom profiles are shuffled."""
 
@@ -68,7 +66,7 @@ def audit(config: AuditConfig, prepared: Artifact, encoded: Artifact, encoded_it
         RANK: removed, RANK_UNFILTERED: unfiltered}) for name, (removed, unfiltered) in ranks.items()))
     say(f"audit: {len(cases):,} users in {time.perf_counter() - started:.1f} s")
     return out.commit({"num_in": len(everyone), "num_out": len(cases), "num_rejected": len(everyone) - len(cases)},
-                      {RANKS: RANK_COLUMNS}, digest_ids(cases.users), facts)
+                      COLUMNS, digest_ids(cases.users), facts)
 
 
 def _chosen(config: AuditConfig, cases: Cases, audited: Audited, prepared: Artifact) -> tuple[Cases, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The command line. Parses first and imports late: only typer is imported before a command runs.
+"""The command line. Parses first and imports late: only typer and the stages' light definitions come before a command.
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight check or a job failed, 2 bad input,
 130 interrupted. A traceback is always a defect.
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from configs.errors import MentorecError
@@ -33,38 +35,26 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only re
 app = typer.Typer(help="Teach a small sequential recommender what a text profile says about each user.",
                   rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
-_STAGE_HELP = {
-    "run": "The whole way: raw files to the report.",
-    "prepare": "Raw files to interactions, id maps, splits.",
-    "profile": "Up to profiles: one text per user.",
-    "encode": "Up to vectors: profiles through an encoder.",
-    "reduce": "Up to teacher targets: reduced vectors.",
-    "train": "Up to trained recommenders, per arm and seed.",
-    "evaluate": "Up to ranks and metrics on the test users.",
-    "report": "Up to report.md and report.html, as run does.",
-}
-
-
-def _stage_command(verb: str) -> Callable[..., None]:
+def _free_command(until: str | None) -> Callable[..., None]:
     def command(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
                 quiet: Quiet = False) -> None:
-        _run(verb, overrides, config, dry_run, quiet)
+        _run(until, overrides, config, dry_run, quiet)
 
     return command
 
 
-def _teacher_command(verb: str) -> Callable[..., None]:
+def _priced_command(until: str | None) -> Callable[..., None]:
     def command(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
                 quiet: Quiet = False, yes: Yes = False) -> None:
-        _run(verb, overrides, config, dry_run, quiet, confirmed=yes)
+        _run(until, overrides, config, dry_run, quiet, confirmed=yes)
 
     return command
 
 
-def _report_command(verb: str) -> Callable[..., None]:
+def _figures_command(until: str | None) -> Callable[..., None]:
     def command(overrides: Overrides = None, config: ConfigOption = None, record: Record = None,
                 dry_run: DryRun = False, quiet: Quiet = False, yes: Yes = False) -> None:
-        _run(None if verb == "run" else verb, overrides, config, dry_run, quiet, record, yes)
+        _run(until, overrides, config, dry_run, quiet, record, yes)
 
     return command
 
@@ -84,17 +74,17 @@ def _run(until: str | None, overrides: list[str] | None, config: str | None, dry
         print(record_outcome(run_config, result, record_in))
 
 
-for _verb, _help in _STAGE_HELP.items():
-    _make = (_report_command if _verb in ("run", "report") else _stage_command if _verb == "prepare"
-             else _teacher_command)
-    app.command(_verb, help=_help)(_make(_verb))
+def _add_stage_commands() -> None:
+    """``run``, and a verb per stage; one that comes no earlier than a stage with a price takes ``--yes``."""
+    app.command("run", help="The whole way: raw files to the report.")(_figures_command(None))
+    can_cost = False
+    for name, stage in STAGES.items():
+        can_cost |= stage.can_cost
+        make = _figures_command if stage.has_figures else _priced_command if can_cost else _free_command
+        app.command(name, help=stage.help)(make(name))
 
 
-@app.command()
-def audit(overrides: Overrides = None, config: ConfigOption = None, record: Record = None, dry_run: DryRun = False,
-          quiet: Quiet = False) -> None:
-    """How well profiles rank validation items."""
-    _run("audit", overrides, config, dry_run, quiet, record)
+_add_stage_commands()
 
 
 @app.command()

@@ -11,6 +11,8 @@ from cluster.connect import in_job
 from configs.errors import ConfigError
 from configs.loader import SHIPPED, load
 from pipeline.config import RunConfig
+from pipeline.plan import steps
+from pipeline.stages import STAGES
 from pipeline.work.progress import say, set_quiet
 
 
@@ -41,7 +43,7 @@ def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool
     given = list(overrides or ())
     run_config = load(RunConfig, None, ["name=unnamed", *given]) if nameless and config is None else load(
         RunConfig, required(config), given)
-    if until in _teacher_stages(run_config) and set(run_config.arms) == {"plain"}:
+    if until is not None and not _is_part(run_config, until):
         raise ConfigError(f"{until} is no part of this run: arms holds only plain, which has no teacher; "
                           "add distilled to arms")
     if dry_run:
@@ -52,9 +54,9 @@ def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool
     return run_config
 
 
-def _teacher_stages(config: RunConfig) -> tuple[str, ...]:
-    """Stages that only a teacher needs; item texts are encoded and reduced without one."""
-    return ("profile",) if config.train.item_init is not None else ("profile", "encode", "reduce")
+def _is_part(config: RunConfig, name: str) -> bool:
+    """Whether a run builds something in a stage; the report always is written, an audit is built on request."""
+    return STAGES[name].wanted != "as input" or any(step.stage == name for step in steps(config))
 
 
 def print_lines(lines: Iterable[str]) -> None:

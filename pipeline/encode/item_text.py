@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir
-from pipeline.store.columns import FIELDS, ITEM_IDX, TEXT, TITLE
+from pipeline.store.columns import FIELDS, ITEM_IDX, ROW_ID, TEXT, TITLE
 
 FOLDER = f"{rows.WORK}/texts"
 _BATCH_ITEMS = 20_000
@@ -40,7 +40,7 @@ def write_texts(prepared: Artifact, out: ArtifactDir) -> tuple[int, list[int]]:
         textless += [item for item, text in zip(items, texts, strict=True) if text is None]
         told = [(item, text) for item, text in zip(items, texts, strict=True) if text is not None]
         rows.write_part(out, FOLDER, number, pa.table({
-            rows.ROW_ID: pa.array(range(written, written + len(told)), pa.int64()),
+            ROW_ID: pa.array(range(written, written + len(told)), pa.int64()),
             ITEM_IDX: pa.array([item for item, _ in told], pa.int32()),
             TEXT: pa.array([text for _, text in told], pa.string())}))
         written += len(told)

@@ -13,21 +13,17 @@ import pyarrow.compute as pc
 from configs.errors import ArtifactError, DataError
 from pipeline.encode import item_text
 from pipeline.encode.config import EncodeConfig
+from pipeline.encode.definition import COLUMNS, ITEM_COLUMNS, OVER_LENGTH, REJECTED, TOKENS, VECTORS
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.sources import ModelFiles, locate
+from pipeline.profile.definition import PROFILES
+from pipeline.stage import Columns
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, REASON, TEXT, USER_IDX, VECTOR
+from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, REASON, ROW_ID, TEXT, USER_IDX, VECTOR
 from pipeline.work.mapping import map_rows
 from pipeline.work.progress import say
 
-TOKENS = "tokens"
-"""Column: tokens of the whole text, int32."""
-OVER_LENGTH = "over_length"
-"""Column: whether the text has more tokens than the encoder takes, bool."""
-VECTOR_COLUMNS = (USER_IDX, ANGLE, VECTOR, TOKENS, OVER_LENGTH)
-ITEM_VECTOR_COLUMNS = (ITEM_IDX, VECTOR, TOKENS, OVER_LENGTH)
-TEXTLESS_COLUMNS = (ITEM_IDX, REASON)
 NO_TEXT = "no item text"
 PART_ROWS = 20_000
 """Vectors per file."""
@@ -54,33 +50,33 @@ class EncodeActor:
         encoded = self._encoder.encode(texts)
         width = encoded.vectors_NE.shape[1]
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors_NE.ravel()), width)
-        return pa.table({rows.ROW_ID: batch[rows.ROW_ID], **{name: batch[name] for name in self._kept},
+        return pa.table({ROW_ID: batch[ROW_ID], **{name: batch[name] for name in self._kept},
                          VECTOR: vectors, TOKENS: encoded.tokens_N, OVER_LENGTH: encoded.over_length_N})
 
 
 def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifact:
     """Encode every profile.
 
-    Files: ``vectors/part-*.parquet`` (VECTOR_COLUMNS, in the order of the profiles: by user, then angle). Ray must be
+    Files: ``vectors/part-*.parquet`` (COLUMNS, in the order of the profiles: by user, then angle). Ray must be
     running. A killed call goes on where it stopped when ``out`` is the same attempt.
 
     Raises:
         ArtifactError: a profile is empty, or a vector is not finite.
         ConfigError, ResourceError: the model cannot be loaded; see :class:`Encoder`.
     """
-    source = profiles.relative("profiles")
+    source = profiles.relative(PROFILES)
     if not out.storage.exists(out.relative("stats.json")):
-        ids = rows.row_ids(profiles.storage, source, rows.ROW_ID)
+        ids = rows.row_ids(profiles.storage, source, ROW_ID)
         _map(config.for_profiles(), source, out, ids, PROFILE, (USER_IDX, ANGLE), "encode")
-        out.write_json("stats.json", _write(out, ids, VECTOR_COLUMNS))
-    return _commit(config, out, {"vectors": VECTOR_COLUMNS})
+        out.write_json("stats.json", _write(out, ids, COLUMNS[VECTORS]))
+    return _commit(config, out, COLUMNS)
 
 
 def encode_items(config: EncodeConfig, prepared: Artifact, out: ArtifactDir) -> Artifact:
     """Encode the text of every item of a catalogue, cold ones included, with the items' prefix.
 
-    Files: ``vectors/part-*.parquet`` (ITEM_VECTOR_COLUMNS, by item) and ``rejected.parquet`` (TEXTLESS_COLUMNS) for
-    items without text. Ray must be running; resumable as :func:`encode`.
+    Files: ``vectors/part-*.parquet``, by item, and ``rejected.parquet`` for items without text (ITEM_COLUMNS). Ray must
+    be running; resumable as :func:`encode`.
 
     Raises:
         DataError: no item has a text.
@@ -91,14 +87,14 @@ def encode_items(config: EncodeConfig, prepared: Artifact, out: ArtifactDir) -> 
         if not count:
             raise DataError(f"encode/items: none of the {len(textless):,} items has a title or another text; give the "
                             "items' table in prepare.source")
-        out.write_table("rejected.parquet", pa.table({
+        out.write_table(REJECTED, pa.table({
             ITEM_IDX: pa.array(textless, pa.int32()), REASON: pa.array([NO_TEXT] * len(textless), pa.string())}))
         ids = np.arange(count)
         _map(config.for_items(), out.relative(item_text.FOLDER), out, ids, TEXT, (ITEM_IDX,), "encode/items")
-        stats = _write(out, ids, ITEM_VECTOR_COLUMNS)
+        stats = _write(out, ids, ITEM_COLUMNS[VECTORS])
         stats["counts"] |= {"num_in": count + len(textless), "num_rejected": len(textless)}
         out.write_json("stats.json", stats)
-    return _commit(config, out, {"vectors": ITEM_VECTOR_COLUMNS, "rejected.parquet": TEXTLESS_COLUMNS})
+    return _commit(config, out, ITEM_COLUMNS)
 
 
 def _map(config: EncodeConfig, source: str, out: ArtifactDir, ids: np.ndarray, text: str, kept: tuple[str, ...],
@@ -106,8 +102,8 @@ def _map(config: EncodeConfig, source: str, out: ArtifactDir, ids: np.ndarray, t
     files = locate(config, out.key.digests["model"])
     started = time.perf_counter()
     map_rows(out.storage, source, out, actor=EncodeActor,
-             arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=rows.ROW_ID,
-             columns=[rows.ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label)
+             arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=ROW_ID,
+             columns=[ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label)
     say(f"{label}: {len(ids):,} texts in {time.perf_counter() - started:.1f} s")
 
 
@@ -116,8 +112,8 @@ def _write(out: ArtifactDir, ids: np.ndarray, columns: tuple[str, ...]) -> dict[
     owners: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     over_length = width = 0
-    for number, part in enumerate(rows.sorted_parts(out, rows.ROW_ID, ids, PART_ROWS)):
-        rows.write_part(out, "vectors", number, part.select(list(columns)), use_dictionary=[ANGLE])
+    for number, part in enumerate(rows.sorted_parts(out, ROW_ID, ids, PART_ROWS)):
+        rows.write_part(out, VECTORS, number, part.select(list(columns)), use_dictionary=[ANGLE])
         owners.append(part[columns[0]].to_numpy())
         tokens.append(part[TOKENS].to_numpy())
         over_length += pc.sum(part[OVER_LENGTH]).as_py()
@@ -128,7 +124,7 @@ def _write(out: ArtifactDir, ids: np.ndarray, columns: tuple[str, ...]) -> dict[
             "mean_tokens": round(float(tokens_N.mean()), 1), "max_tokens": int(tokens_N.max())}
 
 
-def _commit(config: EncodeConfig, out: ArtifactDir, columns: dict[str, tuple[str, ...]]) -> Artifact:
+def _commit(config: EncodeConfig, out: ArtifactDir, columns: Columns) -> Artifact:
     stats = out.storage.read_json(out.relative("stats.json"))
     if stats["over_length"]:
         say(f"encode: {stats['over_length']:,} of {stats['counts']['num_out']:,} texts are longer than the encoder "

@@ -15,15 +15,21 @@ from configs.errors import DataError, illegal
 from models.scoring import Ranks
 from models.sequences import Cases
 from pipeline.evaluate.config import Baseline, EvaluateConfig
+from pipeline.evaluate.definition import (
+    COLUMNS,
+    HISTORY_LENGTH,
+    RANKS,
+    TARGET_COUNT,
+    TOP,
+    TOP_LISTS,
+    TOP_UNFILTERED,
+)
 from pipeline.evaluate.sharding import BaselineModel, Subject, TrainedModel, rank_cases
 from pipeline.evaluate.summary import protocol, summarize, target_counts
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
 from pipeline.work.progress import say
-
-HISTORY_LENGTH, TARGET_COUNT = "history_length", "target_count"
-TOP, TOP_UNFILTERED = "top", "top_unfiltered"
 
 
 def evaluate_model(config: EvaluateConfig, prepared: Artifact, trained: Artifact, out: ArtifactDir) -> Artifact:
@@ -101,17 +107,15 @@ def _no_ranks(top_k: int) -> Ranks:
 
 
 def _write_tables(out: ArtifactDir, cases: Cases, items: pa.Table, ranks: Ranks) -> None:
-    out.write_table("ranks.parquet", pa.table({
+    out.write_table(RANKS, pa.table({
         USER_IDX: cases.users, TARGET: cases.targets, RANK: ranks.rank, RANK_UNFILTERED: ranks.rank_unfiltered,
         HISTORY_LENGTH: cases.histories.lengths[: len(cases)].astype(np.int32),
         TARGET_COUNT: target_counts(cases, items)}))
     lists = {name: pa.FixedSizeListArray.from_arrays(pa.array(top.reshape(-1)), top.shape[1])
              for name, top in ((TOP, ranks.top), (TOP_UNFILTERED, ranks.top_unfiltered))}
-    out.write_table("top.parquet", pa.table({USER_IDX: cases.users, **lists}))
+    out.write_table(TOP_LISTS, pa.table({USER_IDX: cases.users, **lists}))
 
 
 def _commit(out: ArtifactDir, num_in: int, num_out: int, users: Any, info: dict[str, Any]) -> Artifact:
-    columns = {"ranks.parquet": [USER_IDX, TARGET, RANK, RANK_UNFILTERED, HISTORY_LENGTH, TARGET_COUNT],
-               "top.parquet": [USER_IDX, TOP, TOP_UNFILTERED]}
-    return out.commit({"num_in": num_in, "num_out": num_out, "num_rejected": num_in - num_out}, columns,
+    return out.commit({"num_in": num_in, "num_out": num_out, "num_rejected": num_in - num_out}, COLUMNS,
                       digest_ids(np.asarray(users, np.int64)), info)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import DataError, LeakageError
 from pipeline.prepare.config import LeaveOneOutSplit, SessionsSplit, SplitConfig
-from pipeline.prepare.writing import (
+from pipeline.prepare.definition import (
     HISTORIES_FOLDER,
     INTERACTIONS_FILE,
     ITEMS_FILE,

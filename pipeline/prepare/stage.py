@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from cluster.storage import Storage
 from pipeline.prepare import writing
 from pipeline.prepare.config import PrepareConfig
+from pipeline.prepare.definition import COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
 from pipeline.prepare.encoding import encode
 from pipeline.prepare.entities import Described, describe, item_text, tag_texts, without_text
@@ -27,17 +28,6 @@ from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.work.progress import say
 
-COLUMNS: Final = {
-    writing.INTERACTIONS_FILE: (c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP, c.SIGNAL, c.POSITION, c.SPLIT),
-    writing.ITEMS_FILE: (c.ITEM_IDX, c.ITEM_ID, c.TITLE, c.CATEGORY, c.FIELDS, c.COUNT),
-    writing.USERS_FILE: (c.USER_IDX, c.USER_ID, c.COUNT, c.ATTRIBUTES),
-    writing.HISTORIES_FOLDER: (c.USER_IDX, c.ITEMS, c.SIGNALS, c.TIMESTAMPS),
-    writing.TRAIN_FILE: (c.USER_IDX, c.ITEMS),
-    writing.VALIDATION_FILE: (c.USER_IDX, c.HISTORY, c.TARGET),
-    writing.TEST_FILE: (c.USER_IDX, c.HISTORY, c.TARGET),
-}
-"""What the stage writes; reviews come on top where asked for."""
-
 
 def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     """Build the artifact.
@@ -49,7 +39,7 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     with out.storage.upload_folder(out.folder) as folder:
         stats, item_digest = _build(config, folder, out.storage)
         check_written(folder, config.split, stats["boundary"])
-    out.write_json(writing.STATS_FILE, stats)
+    out.write_json(STATS_FILE, stats)
     say(_summary(stats))
     if stats["last_unix"] is not None and stats["last_unix"] > time.time():
         say(f"prepare: note: the last interaction lies in the future, {stats['last_time']}; is the clock or the unit "
@@ -83,8 +73,8 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     writing.write_items(folder, kept, parts, items.table)
     writing.write_users(folder, kept, parts, users.table)
     writing.write_training(folder, kept, parts, config.execution.history_rows)
-    writing.write_cases(folder / writing.VALIDATION_FILE, kept, parts.validation)
-    writing.write_cases(folder / writing.TEST_FILE, kept, parts.test)
+    writing.write_cases(folder / VALIDATION_FILE, kept, parts.validation)
+    writing.write_cases(folder / TEST_FILE, kept, parts.test)
     stats = counts | statistics(kept, parts, config.split, tied_N) | {
         "items_unknown": items.unknown if raw.items is not None else None, "items_repeated_rows": items.repeated,
         "items_without_text": without_text(items.table),

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.prepare.definition import HISTORIES_FOLDER, INTERACTIONS_FILE, ITEMS_FILE, TRAIN_FILE, USERS_FILE
 from pipeline.prepare.entities import text_maps
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.raw import ATTRIBUTE, FIELD
@@ -44,15 +45,6 @@ from pipeline.store.columns import (
     USER_IDX,
     VALIDATION,
 )
-
-INTERACTIONS_FILE = "interactions.parquet"
-ITEMS_FILE = "items.parquet"
-USERS_FILE = "users.parquet"
-HISTORIES_FOLDER = "histories"
-TRAIN_FILE = "train.arrow"
-VALIDATION_FILE = "validation.arrow"
-TEST_FILE = "test.arrow"
-STATS_FILE = "stats.json"
 
 _GROUP_ROWS = 1 << 20
 _TEXT_ROWS = 50_000

@@ -12,17 +12,16 @@ import pyarrow.compute as pc
 
 from configs.errors import DataError
 from pipeline.profile.config import ProfileConfig
+from pipeline.profile.definition import COLUMNS, PROFILE_COLUMNS, PROFILES, REJECTED, REJECTED_COLUMNS
 from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
 from pipeline.work.progress import say
 
 PART_USERS = 50_000
 """Users per file of profiles."""
-PROFILE_COLUMNS = (rows.ROW_ID, USER_IDX, ANGLE, PROFILE)
-REJECTED_COLUMNS = (USER_IDX, ANGLE, REASON)
 
 
 def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirmed: bool = False) -> Artifact:
@@ -59,8 +58,7 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
     rows.remove_work(out)
     info = {"engine": config.engine.kind, "deterministic": engine.deterministic, "form": config.form,
             "angles": list(config.angles), **{k: v for k, v in stats.items() if k not in ("counts", "id_digest")}}
-    return out.commit(stats["counts"], {"profiles": PROFILE_COLUMNS, "rejected.parquet": REJECTED_COLUMNS},
-                      stats["id_digest"], info)
+    return out.commit(stats["counts"], COLUMNS, stats["id_digest"], info)
 
 
 def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str, Any]:
@@ -76,12 +74,12 @@ def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str
         rejected.append(refused)
         profiles = told.filter(pc.is_valid(told[PROFILE])).drop_columns(REASON)
         row_ids = pa.array(np.arange(written, written + profiles.num_rows))
-        profiles = profiles.append_column(rows.ROW_ID, row_ids).select(list(PROFILE_COLUMNS))
-        rows.write_part(out, "profiles", number, profiles)
+        profiles = profiles.append_column(ROW_ID, row_ids).select(list(PROFILE_COLUMNS))
+        rows.write_part(out, PROFILES, number, profiles)
         users.append(profiles[USER_IDX].to_numpy())
         written += profiles.num_rows
         characters += pc.sum(pc.utf8_length(profiles[PROFILE])).as_py() or 0
-    out.write_table("rejected.parquet", pa.concat_tables(rejected))
+    out.write_table(REJECTED, pa.concat_tables(rejected))
     num_in = len(ids) * len(config.angles)
     return {"counts": {"num_in": num_in, "num_out": written, "num_rejected": num_in - written, "users": len(ids)},
             "id_digest": digest_ids(np.concatenate(users)), "rejected_by_reason": dict(sorted(reasons.items())),

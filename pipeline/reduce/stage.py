@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from configs.errors import ConfigError, illegal
 from pipeline.reduce import umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
+from pipeline.reduce.definition import COLUMNS, ITEM_VECTORS, TARGETS
 from pipeline.reduce.linear import principal_components, whitening
 from pipeline.reduce.parallel import transform_spans
 from pipeline.reduce.quality import Spread, neighborhoods
@@ -28,8 +29,6 @@ from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.work.progress import say
 
-TARGETS = "targets.parquet"
-ITEM_VECTORS = "items.parquet"
 QUALITY = "quality.json"
 _SPAN_BATCHES = 8
 """Batches per task and per row group of the output."""
@@ -87,7 +86,7 @@ def _reduce(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: s
             "quality": quality, "seconds": round(time.perf_counter() - started, 2)}
     return out.commit({"num_in": len(table), "num_out": len(table), "num_rejected": 0,
                        table.owner.partition("_")[0] + "s": len(np.unique(table.owners_N))},
-                      {file: _schema(table.owner, fitted.reducer.width).names}, digest_ids(table.owners_N), info)
+                      {file: COLUMNS[file]}, digest_ids(table.owners_N), info)
 
 
 def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:

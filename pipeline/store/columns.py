@@ -48,6 +48,8 @@ ATTRIBUTES: Final = "attributes"
 COUNT: Final = "train_count"
 """Interactions in the training part, int32."""
 
+ROW_ID: Final = "row_id"
+"""Id of a row that a later stage reads row by row, int64, 0…n-1."""
 ANGLE: Final = "angle"
 """Which of a user's profiles, string."""
 PROFILE: Final = "profile"

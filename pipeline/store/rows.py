@@ -19,8 +19,6 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.store.artifacts import ArtifactDir
 
-ROW_ID = "row_id"
-"""Column of a mapped folder's rows, int64 0…n-1: the id of stages that read it in turn."""
 WORK = "work"
 """Folder of the attempt for everything that the finished artifact does not hold."""
 RAW = f"{WORK}/rows"

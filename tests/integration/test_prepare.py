@@ -33,7 +33,8 @@ from pipeline.prepare.config import (
     SplitConfig,
     TableSource,
 )
-from pipeline.prepare.stage import COLUMNS, prepare
+from pipeline.prepare.definition import COLUMNS
+from pipeline.prepare.stage import prepare
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.artifacts import Artifact, digest_ids

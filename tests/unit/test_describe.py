@@ -6,8 +6,9 @@ import pytest
 
 from configs.loader import load
 from pipeline.config import RunConfig
-from pipeline.describe import COLUMNS, Resources, resources, shortage
-from pipeline.plan import STAGES
+from pipeline.describe import shortage
+from pipeline.stage import Resources
+from pipeline.stages import STAGES
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +35,9 @@ def _config(*overrides: str) -> RunConfig:
      ("report", [], Resources(), "this process")],
 )
 def test_resources_are_read_from_the_settings(stage: str, override: list[str], expected: Resources, text: str) -> None:
-    assert resources(_config(*override), stage) == expected
-    assert str(resources(_config(*override), stage)) == text
+    asked = STAGES[stage].resources(_config(*override))
+    assert asked == expected
+    assert str(asked) == text
 
 
 def test_more_than_the_local_ray_has_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,23 +49,9 @@ def test_more_than_the_local_ray_has_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert shortage(config, "train") is None
 
 
-def test_columns_are_those_the_stages_name() -> None:
-    from pipeline.audit.stage import RANK_COLUMNS
-    from pipeline.encode.stage import ITEM_VECTOR_COLUMNS, VECTOR_COLUMNS
-    from pipeline.prepare.stage import COLUMNS as PREPARED
-    from pipeline.profile.stage import PROFILE_COLUMNS, REJECTED_COLUMNS
-
-    assert {name.rstrip("/"): columns for name, columns in COLUMNS["prepare"].makes.items()} == {
-        name.rstrip("/"): columns for name, columns in PREPARED.items()}
-    assert COLUMNS["profile"].makes == {"profiles/": PROFILE_COLUMNS, "rejected.parquet": REJECTED_COLUMNS}
-    assert COLUMNS["encode"].makes == {"vectors/": VECTOR_COLUMNS, "vectors/ of items": ITEM_VECTOR_COLUMNS}
-    assert COLUMNS["audit"].makes["ranks.parquet"] == RANK_COLUMNS
-
-
 def test_what_a_stage_needs_an_earlier_one_makes() -> None:
-    assert list(COLUMNS) == list(STAGES)
     made: dict[str, set[str]] = {}
-    for stage in STAGES[1:-1]:
-        made |= {name: set(columns) for name, columns in COLUMNS[STAGES[STAGES.index(stage) - 1]].makes.items()}
-        for name, columns in COLUMNS[stage].needs.items():
-            assert set(columns) <= made[name], f"{stage} needs {name}"
+    for stage in list(STAGES.values())[:-1]:
+        for name, columns in stage.needs.items():
+            assert set(columns) <= made.get(name, set()), f"{stage.name} needs {name}"
+        made |= {name: set(columns) for name, columns in stage.makes.items()}

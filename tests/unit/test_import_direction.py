@@ -29,12 +29,12 @@ HEAVY = {"torch", "ray", "polars", "sentence_transformers", "umap", "matplotlib"
 
 LIGHT = [
     *(str(path.relative_to(ROOT)) for folder in ALLOWED for path in (ROOT / folder).rglob("*.py")
-      if path.name in ("config.py", "keys.py", "__init__.py")),
+      if path.name in ("config.py", "definition.py", "keys.py", "__init__.py")),
     *(str(path.relative_to(ROOT)) for folder in ("cluster", "configs") for path in (ROOT / folder).glob("*.py")),
     *(f"pipeline/{name}.py" for name in (
-        "__main__", "config", "describe", "plan", "run", "commands/cli", "commands/invocation", "commands/jobs",
-        "commands/outcome", "commands/show", "store/artifacts", "store/columns", "store/digests", "store/leases",
-        "work/progress", "work/text")),
+        "__main__", "config", "describe", "plan", "run", "stage", "stages", "commands/cli", "commands/invocation",
+        "commands/jobs", "commands/outcome", "commands/show", "store/artifacts", "store/columns", "store/digests",
+        "store/leases", "work/progress", "work/text")),
 ]
 """Modules that --help, --dry-run and config errors go through."""
 

@@ -13,7 +13,8 @@ from configs.errors import ResourceError
 from configs.loader import load
 from pipeline import run as run_module
 from pipeline.config import RunConfig
-from pipeline.plan import steps
+from pipeline.plan import keys, plan, steps
+from pipeline.stages import STAGES
 
 
 def _config(tmp_path: Path, *overrides: str) -> RunConfig:
@@ -23,7 +24,11 @@ def _config(tmp_path: Path, *overrides: str) -> RunConfig:
 
 
 def _labels(config: RunConfig, audit: bool = False) -> list[str]:
-    return [step.label for step in steps(config, Storage.from_config(config.storage), audit)]
+    return [step.label for step in steps(config, audit)]
+
+
+def _fingerprints(config: RunConfig) -> dict[str, str]:
+    return {step.label: key.fingerprint for step, key in keys(steps(config), Storage.from_config(config.storage))}
 
 
 def test_item_texts_are_planned_only_where_something_needs_them(tmp_path: Path) -> None:
@@ -37,11 +42,30 @@ def test_item_texts_are_planned_only_where_something_needs_them(tmp_path: Path) 
     assert both[:7] == ["prepare", "profile", "encode", "encode/items", "audit", "reduce", "reduce/items"]
 
 
+def test_every_step_comes_after_its_inputs_and_in_its_stages_place(tmp_path: Path) -> None:
+    config = _config(tmp_path, "train.item_init={kind: text}", "arms=[distilled, plain, random]", "seeds=[1, 0]",
+                     "evaluate.baselines=[ease]")
+    labels: list[str] = []
+    for step in steps(config, audit=True):
+        assert set(step.inputs) <= set(labels), step.label
+        labels.append(step.label)
+    assert len(labels) == len(set(labels)) == 7 + 6 + 6 + 1
+    order = [list(STAGES).index(label.partition("/")[0]) for label in labels]
+    assert order == sorted(order)
+
+
+def test_what_one_step_is_built_from(tmp_path: Path) -> None:
+    config = _config(tmp_path, "train.item_init={kind: text}")
+    before = {label: [item.label for item in plan(config, Storage.from_config(config.storage), before=label)]
+              for label in ("prepare", "train/plain/seed-0", "train/distilled/seed-0")}
+    assert before == {
+        "prepare": [], "train/plain/seed-0": ["prepare", "encode/items", "reduce/items"],
+        "train/distilled/seed-0": ["prepare", "profile", "encode", "encode/items", "reduce", "reduce/items"]}
+
+
 def test_item_texts_change_the_keys_of_both_arms_and_of_nothing_before(tmp_path: Path) -> None:
-    config = _config(tmp_path)
-    storage = Storage.from_config(config.storage)
-    before = {s.label: s.key.fingerprint for s in steps(config, storage)}
-    after = {s.label: s.key.fingerprint for s in steps(_config(tmp_path, "train.item_init={kind: text}"), storage)}
+    before = _fingerprints(_config(tmp_path))
+    after = _fingerprints(_config(tmp_path, "train.item_init={kind: text}"))
     same = {label for label in before if before[label] == after[label]}
     assert same == {"prepare", "profile", "encode", "reduce"}
     wider = _config(tmp_path, "train.item_init={kind: text, method: umap}",

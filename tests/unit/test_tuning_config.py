@@ -9,7 +9,7 @@ from configs.loader import load, resolve_path, validate
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
 from tuning.search import base_run
-from tuning.trial import assign, searched_arm, trial_config
+from tuning.trial import assign, searched_step, trial_config
 
 SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
 
@@ -59,5 +59,5 @@ def test_trial_trains_in_its_own_process_with_decoded_choices() -> None:
 
 
 def test_the_distilled_arm_is_searched() -> None:
-    assert searched_arm(load(RunConfig, "demo.yaml")) == "distilled"
-    assert searched_arm(load(RunConfig, "demo.yaml", ["arms=[plain]"])) == "plain"
+    assert searched_step(load(RunConfig, "demo.yaml")).arm == "distilled"
+    assert searched_step(load(RunConfig, "demo.yaml", ["arms=[plain]"])).arm == "plain"
