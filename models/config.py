@@ -220,3 +220,26 @@ SampledLossConfig = SampledSoftmaxLoss | BCELoss | GBCELoss
 
 RankingLossConfig = Annotated[SoftmaxLoss | SampledSoftmaxLoss | BCELoss | GBCELoss, Field(discriminator="kind")]
 """The loss on next (or masked) items, L_model."""
+
+
+class PerturbationConfig(Config):
+    """How a history is changed before the student and its teachers read it: a seeded function of epoch and user."""
+
+    drop: float = Field(default=0.3, ge=0, lt=1)
+    """Chance of each item to be left out; two items stay at least."""
+    swap: float = Field(default=0.2, ge=0, le=1)
+    """Share of the rows in which two neighbours change places."""
+    crop: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rows of which only a random stretch is read."""
+
+
+class MatchingConfig(Config):
+    """Response-based distillation: the student's softmax over the whole catalogue is drawn to the teachers'."""
+
+    weight: float = Field(default=1.0, ge=0, le=1)
+    """Of KL(teachers ‖ student) against the loss on next items."""
+    temperature: float = Field(default=1.0, gt=0)
+    """τ of both softmaxes (Hinton et al., 2015)."""
+    perturb: PerturbationConfig | None = PerturbationConfig()
+    """Histories on which they are compared; None: the training histories as they are, whose targets the teachers have
+    memorised."""

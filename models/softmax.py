@@ -23,7 +23,7 @@ _CACHED_BYTES = {"cpu": 12 * 2**20}
 """Scores of a chunk up to this size are worth keeping between the products that read them."""
 _GPU_BYTES = 2**30
 _CHUNK_ROWS, _TILE_ROWS, _TILE_ITEMS = 4 * ROWS, 256, 1024
-_SAFE_EXPONENT = 64.0
+SAFE_EXPONENT = 64.0
 """exp of scores up to this size, and their sums over any catalogue, are far from overflow and underflow in fp32."""
 BITS = log2(e)
 """exp(x) = 2 ** (BITS * x)."""
@@ -135,7 +135,7 @@ class _Sums:
         Subtracting nothing saves two passes over the scores. Otherwise it is the largest score, at one more product.
         """
         longest = [torch.linalg.vector_norm(rows_XD, dim=1).max() for rows_XD in (self._hidden_ND, weights_VD)]
-        if float(longest[0] * longest[1]) <= _SAFE_EXPONENT:
+        if float(longest[0] * longest[1]) <= SAFE_EXPONENT:
             return None
         shift_N = self.totals_N.new_full((len(self.totals_N),), -torch.inf)
         for start in range(0, len(shift_N), _TILE_ROWS):
