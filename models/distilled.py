@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from configs.errors import ConfigError, DataError, illegal
 from models.base import Student
-from models.config import DistillationConfig, RankingLossConfig
+from models.config import DistillationConfig, MatchingConfig, RankingLossConfig
 from models.distillation import nothing_taught, teach
+from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_rows import ItemRows, Scored
+from models.item_table import ItemTable
 from models.losses import build_ranking_loss, build_sampler
+from models.matching import Matched, match
 from models.matmul import Precision
 from models.packing import pack
 from models.parallel import gather_rows, gather_values, world_size
+from models.perturbation import perturb
 from models.pooling import Pooling
 from models.profile_head import ProfileHead
 from models.protocols import SequenceEncoder
@@ -29,6 +33,7 @@ from models.rowwise import RowwiseTable
 from models.sequences import Batch
 
 _TEACHER_STREAM = 1
+_PERTURBATION_STREAM = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class LossTerms:
     """Scaled by the world size: the mean over ranks that DDP takes is the gradient of the global objective."""
     ranking: Tensor
     """L_model, mean over positions."""
+    matching: Tensor
+    """τ²·KL(ensemble ‖ student), mean over positions; 0 in a step that does not match."""
     distillation: Tensor
     """L_distil; 0 when no user of the global batch has a profile, or the phase does not distil."""
     variance_floor: Tensor
@@ -66,7 +73,8 @@ class LossTerms:
 class DistilledRecommender(nn.Module):
     """L = α·(β·L_distil + floor) + (1 - α)·L_model while α > 0, else L_model.
 
-    A global batch without any profiled user has β = 0 and keeps (1 - α)·L_model, its weight among the others.
+    A global batch without any profiled user has β = 0 and keeps (1 - α)·L_model, its weight among the others. In a step
+    that matches an ensemble, (1 - w)·L_model + w·L_match stands in place of L_model, on perturbed histories.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class DistilledRecommender(nn.Module):
         compat: Literal["none", "upstream"] = "none",
         precision: Precision = "fp32",
         item_counts_V: Tensor | None = None,
+        item_table: ItemTable | None = None,
     ) -> None:
         """
         Args:
@@ -92,6 +101,7 @@ class DistilledRecommender(nn.Module):
             compat: ``upstream`` pools over padding as the published code does.
             precision: of the ranking loss's matrix products.
             item_counts_V: occurrences of items 1…n in training, where the loss samples by them.
+            item_table: computes the student's item table; a module whose parameters are trained in its place.
 
         Raises:
             ConfigError: the encoder is no torch module; T's widths do not fit; counts are needed.
@@ -102,7 +112,11 @@ class DistilledRecommender(nn.Module):
         self.encoder: SequenceEncoder = encoder
         self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
-        self._items = ItemRows(encoder, self.sampler)
+        self._precision: Precision = precision
+        self.item_table = item_table
+        self._items = ItemRows(encoder, self.sampler, item_table)
+        self._ensemble: Ensemble | None = None
+        self._matching = MatchingConfig()
         self.distillation = distillation
         if distillation is not None:
             pad_to = encoder.max_length if compat == "upstream" else None
@@ -121,6 +135,7 @@ class DistilledRecommender(nn.Module):
         mask_seed: int = 0,
         with_stats: bool = False,
         draw_seed: int = 0,
+        matching: bool = False,
     ) -> LossTerms:
         """Losses of one rank's part of a global batch; every rank must call it with the same settings.
 
@@ -132,31 +147,38 @@ class DistilledRecommender(nn.Module):
             mask_seed: of the encoder's masks.
             with_stats: also compute the variances and the retrieval share.
             draw_seed: of the step's negatives.
+            matching: the step learns from the ensemble, see :meth:`learn_from`.
 
         Raises:
             DataError: α > 0 and the batch carries no profile columns.
         """
         active = self.distillation if alpha > 0 else None
-        inputs = [self.encoder.training_inputs(*piece, mask_seed) for piece in batch.split()]
+        inputs = [self.encoder.training_inputs(*piece, mask_seed) for piece in self._pieces(batch, mask_seed, matching)]
         scored = self._items.look_up(inputs, draw_seed)
         read = self._read(scored, active)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
             hidden_ND, rows_N = read.hidden_ND, scored.rows_N
-            ranking_sum = self.ranking_loss(hidden_ND, scored.weights_XD, rows_N, scored.negatives)
-            rows_NC = self._sides(read, batch) if active else ranking_sum.new_zeros(0, 2)
-            local_3 = torch.stack([ranking_sum.detach(), *ranking_sum.new_tensor([len(rows_N), len(rows_NC)])])
-            ranks_W3 = gather_values(local_3.double())
-            num_positions, counts = int(ranks_W3[:, 1].sum()), [int(n) for n in ranks_W3[:, 2].tolist()]
-            ranking = (ranks_W3[:, 0].sum() / max(num_positions, 1)).float()
+            if matching and len(rows_N):
+                sums = self._matched(hidden_ND, scored, [piece.inputs_BL for piece in inputs])
+            else:
+                ranking_sum = self.ranking_loss(hidden_ND, scored.weights_XD, rows_N, scored.negatives)
+                sums = Matched(ranking_sum, ranking_sum, torch.zeros_like(ranking_sum))
+            rows_NC = self._sides(read, batch) if active else hidden_ND.new_zeros(0, 2)
+            local_4 = torch.stack([sums.ranking.detach(), sums.matching.detach(),
+                                   *sums.ranking.new_tensor([len(rows_N), len(rows_NC)])])
+            ranks_W4 = gather_values(local_4.double())
+            num_positions, counts = int(ranks_W4[:, 2].sum()), [int(n) for n in ranks_W4[:, 3].tolist()]
+            ranking, matched = (ranks_W4[:, :2].sum(0) / max(num_positions, 1)).float().unbind()
             taught = nothing_taught(ranking)
             if active and sum(counts):
                 taught = teach(active, gather_rows(rows_NC, counts), ranking, beta, beta_cap, with_stats)
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
-            local = ranking_sum / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
+            local = sums.objective / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
             # DDP waits for every parameter, also in steps that do not teach.
             idle = sum((0 * p.sum() for p in self._teacher), torch.zeros_like(ranking))
             return LossTerms(
-                total=world_size() * local + idle, ranking=ranking, distillation=taught.distillation,
+                total=world_size() * local + idle, ranking=ranking, matching=matched,
+                distillation=taught.distillation,
                 variance_floor=taught.floor, beta=taught.beta, num_positions=num_positions,
                 num_profiled=sum(counts), **taught.stats,
             )
@@ -164,6 +186,24 @@ class DistilledRecommender(nn.Module):
     def teacher_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that exist only during training: T, attention vectors."""
         return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
+
+    def learn_from(self, ensemble: Ensemble, config: MatchingConfig) -> None:
+        """From now on steps may match these recommenders."""
+        self._ensemble, self._matching = ensemble, config
+
+    def _pieces(self, batch: Batch, mask_seed: int, matching: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Items and users, perturbed where the step matches."""
+        change = self._matching.perturb if matching else None
+        if change is None:
+            return batch.split()
+        seed = derive_seed(mask_seed, _PERTURBATION_STREAM)
+        return ((perturb(items_BL, users_B, change, seed), users_B) for items_BL, users_B in batch.split())
+
+    def _matched(self, hidden_ND: Tensor, scored: Scored, inputs_BL: list[Tensor]) -> Matched:
+        assert self._ensemble is not None
+        return match(hidden_ND.float(), scored.weights_XD.float(), scored.rows_N,
+                     self._ensemble(inputs_BL, scored.chosen_N), self._matching.weight, self._matching.temperature,
+                     self._precision)
 
     def train_rows_of(self, table: RowwiseTable) -> None:
         """From now on a step reads the item table's rows from there, and their gradient stays there.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from configs.errors import ConfigError
 from models.base import Student
+from models.item_table import ItemTable
 from models.negatives import Negatives, NegativeSampler
 from models.protocols import Encoded, SequenceEncoder, TrainingInputs
 from models.rowwise import RowwiseTable
@@ -36,8 +37,10 @@ class ItemRows:
     """Looks up what a step needs of an encoder's item table. A student of ours is given exactly those rows; another
     encoder reads its own table, whatever that is."""
 
-    def __init__(self, encoder: SequenceEncoder, sampler: NegativeSampler | None) -> None:
-        self._encoder, self._sampler = encoder, sampler
+    def __init__(self, encoder: SequenceEncoder, sampler: NegativeSampler | None,
+                 computed: ItemTable | None = None) -> None:
+        """``computed``: the table that a student of ours reads and scores in place of its own."""
+        self._encoder, self._sampler, self._computed = encoder, sampler, computed
         self._table: str | None = "item_embedding.weight" if isinstance(encoder, Student) else None
         self._rows: RowwiseTable | None = None
 
@@ -81,8 +84,8 @@ class ItemRows:
             rows_TD, ids_T = self._rows.take(ids)
             return rows_TD, ids_T, self._encoder.item_weights_VD()
         ids_T = ids.unique()
-        rows_TD, weights_VD = _ReadAndScored.apply(self._encoder.get_parameter(self._table), ids_T,
-                                                   self._encoder.num_items)
+        table_XD = self._encoder.get_parameter(self._table) if self._computed is None else self._computed()
+        rows_TD, weights_VD = _ReadAndScored.apply(table_XD, ids_T, self._encoder.num_items)
         return rows_TD, ids_T, weights_VD
 
     def encode(self, scored: Scored, *arguments: Any) -> Encoded:

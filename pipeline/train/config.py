@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.base import Config
-from models.config import DistillationConfig, RankingLossConfig, SoftmaxLoss
+from models.config import DistillationConfig, MatchingConfig, RankingLossConfig, SoftmaxLoss
 
 Arm = Literal["plain", "distilled", "shuffled", "random"]
 """plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: white noise."""
+
+
+TextControl = Literal["none", "shuffled", "random"]
+"""none: the items' own texts. Controls: shuffled: each item gets another's; random: noise of the same covariance."""
 
 
 class OptimizerConfig(Config):
@@ -22,6 +26,8 @@ class OptimizerConfig(Config):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up of the learning rate, in optimizer steps; it starts over with a fresh optimizer."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine`: the rate falls to 0 over all epochs along half a cosine (Loshchilov & Hutter, ICLR'17)."""
     table: Literal["dense", "rowwise"] = "dense"
     """`rowwise` updates only the item rows that a step reads, to the same weights up to rounding: its cost does not
     grow with the catalogue. For losses with sampled negatives; needs beta1 < √beta2."""
@@ -71,6 +77,55 @@ class TextItemInit(Config):
     """How the texts' vectors are reduced to `model.hidden_dim`; all else is as `reduce` says."""
     whiten: bool = False
     """Equal variance in every dimension of the start; off: as the texts spread."""
+    control: TextControl = "none"
+    """Whose texts: see `TextControl`."""
+
+
+class MappedTextTable(Config):
+    """Text-only: every item's row is one trained linear map of its frozen text vector. Items that nobody has bought
+    have a place; folded into the plain table at export."""
+
+    kind: Literal["mapped_text"] = "mapped_text"
+    control: TextControl = "none"
+    """Whose texts: see `TextControl`."""
+
+
+class BoundedChangeTable(Config):
+    """Every item's row is its start plus a change of bounded length; for a start from text. Folded at export."""
+
+    kind: Literal["bounded_change"] = "bounded_change"
+    limit: float = Field(default=0.5, gt=0)
+    """Largest length of the change, as a share of the start's."""
+
+
+ItemTableConfig = Annotated[MappedTextTable | BoundedChangeTable, Field(discriminator="kind")]
+
+
+class Member(Config):
+    """A finished recommender of the same run."""
+
+    arm: str
+    """Name of a built-in arm or of a recipe."""
+    seed: int = Field(default=0, ge=0)
+    """Added to the student's seed: members of one arm with other seeds differ by chance alone."""
+    weight: float = Field(default=1.0, gt=0)
+    """Of its logits among the members'."""
+
+
+class EnsembleConfig(MatchingConfig):
+    """Finished recommenders whose mean logits over the whole catalogue the student matches (Beyer et al., CVPR'22)."""
+
+    members: tuple[Member, ...] = Field(min_length=1)
+    start: int | None = Field(default=None, ge=0)
+    """Place, from 0, of the member whose weights the student starts from; None: a fresh start."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Match in so many first epochs, then train on next items alone; None: in all."""
+
+    @model_validator(mode="after")
+    def _start_is_a_member(self) -> EnsembleConfig:
+        if self.start is not None and self.start >= len(self.members):
+            raise ValueError(f"start={self.start}, but the members are 0…{len(self.members) - 1}")
+        return self
 
 
 class TrainConfig(Config):
@@ -143,6 +198,12 @@ class TrainConfig(Config):
     item_init: TextItemInit | None = None
     """What item embeddings start from; None: random. With `init_from` it is for the items that its model lacks."""
 
+    item_table: ItemTableConfig | None = None
+    """What the item table is while the student trains; None: every row a parameter."""
+
+    ensemble: EnsembleConfig | None = None
+    """Recommenders to learn from; None: next items alone."""
+
     execution: TrainExecution = TrainExecution()
 
     @model_validator(mode="after")
@@ -157,6 +218,14 @@ class TrainConfig(Config):
         if self.optimizer.table == "rowwise" and isinstance(self.loss, SoftmaxLoss):
             raise ValueError("optimizer.table=rowwise needs a loss with sampled negatives, but loss.kind=softmax reads "
                              "every item in every step; choose sampled_softmax, bce or gbce, or table=dense")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_catalogue(self) -> TrainConfig:
+        for name, wanted in (("ensemble", self.ensemble), ("item_table", self.item_table)):
+            if wanted is not None and not isinstance(self.loss, SoftmaxLoss):
+                raise ValueError(f"{name} reads the whole catalogue in every step: it goes with loss.kind=softmax, "
+                                 f"got {self.loss.kind}")
         return self
 
     def arm_key(self, arm: Arm) -> dict[str, object]:

@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import torch
 
 from cluster.storage import Storage
-from configs.errors import ArtifactError, DataError
+from configs.errors import ArtifactError
 from models.base import Student
 from models.config import ModelConfig
 from models.item_init import item_parameter, start_items
 from models.students import build_encoder
 from pipeline.store.artifacts import is_fingerprint, open_artifact
-from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import item_ids, load_model
+from pipeline.train.item_vectors import ItemVectors
 
 
 @dataclass(frozen=True)
@@ -95,26 +95,16 @@ def trained_start(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, se
     return Start(start.encoder, place >= 0)
 
 
-def text_start(start: Start, vectors: pa.Table) -> Start:
+def text_start(start: Start, vectors: ItemVectors) -> Start:
     """The same start with the texts' vectors under every item that has one and no trained embedding.
 
     Args:
         start: changed in place.
-        vectors: ITEM_IDX and VECTOR of the reduced item texts.
+        vectors: the reduced item texts.
 
     Raises:
-        DataError: a vector belongs to no item of the catalogue.
         ConfigError: vectors of another width than the student's.
     """
-    items = vectors[ITEM_IDX].to_numpy()
-    column = vectors.combine_chunks()[VECTOR].chunk(0)
-    found = column.flatten().to_numpy().reshape(len(items), -1)
-    count = len(start.matched_V)
-    if len(items) and not 1 <= items.min() <= items.max() <= count:
-        raise DataError(f"item vectors: item_idx {items.min()}…{items.max()}, and the catalogue has 1…{count}; rebuild "
-                        "the items' reduce artifact")
-    vectors_VD, known_V = np.zeros((count, found.shape[1]), np.float32), np.zeros(count, bool)
-    vectors_VD[items - 1], known_V[items - 1] = found, True
-    written = start_items(start.encoder, torch.from_numpy(vectors_VD), torch.from_numpy(known_V),
+    written = start_items(start.encoder, torch.from_numpy(vectors.vectors_VE), torch.from_numpy(vectors.known_V),
                           torch.from_numpy(start.matched_V))
     return Start(start.encoder, start.matched_V, written)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
 from models.config import ModelConfig
 from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
-from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 
 VERSION = 4
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
@@ -17,12 +18,15 @@ MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 
 
 def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp: str,
-        reduce_fp: str | None, items_fp: str | None = None) -> StageKey:
+        reduce_fp: str | None, items_fp: str | None = None, texts_fp: str | None = None,
+        members: Sequence[str] = ()) -> StageKey:
     """The key of one arm and seed. The plain arm depends on no teacher.
 
     Args:
         reduce_fp: of the teacher's vectors.
         items_fp: of the reduced item texts; used where ``config.item_init`` asks for them.
+        texts_fp: of the encoded item texts; used where ``config.item_table`` maps them.
+        members: of the ensemble's members; their names in the run are no part of the key.
 
     Raises:
         ConfigError: an arm with a teacher and no ``reduce`` fingerprint, ``item_init`` without item texts, or
@@ -47,6 +51,17 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         raise ConfigError("train.item_init needs the reduced vectors of the items' texts (`reduce/items`)")
     else:
         inputs["items"] = items_fp
+    if isinstance(config.item_table, MappedTextTable):
+        if texts_fp is None:
+            raise ConfigError("train.item_table: mapped_text needs the vectors of the items' texts (`encode/items`)")
+        inputs["texts"] = texts_fp
+    if config.item_table is None:
+        del values["item_table"]
+    if config.ensemble is None:
+        del values["ensemble"]
+    else:
+        inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
+        values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.base import Student
 from models.distilled import DistilledRecommender
+from models.ensemble import Ensemble
 from models.hashing import derive_seed
+from models.item_table import ItemTable, fold
 from models.parallel import world_size
 from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
@@ -25,7 +28,8 @@ class Learner:
     """A student with its losses and its optimizer, under DDP where several ranks train."""
 
     def __init__(self, encoder: SequenceEncoder, config: TrainConfig, arm: Arm, seed: int, device: torch.device,
-                 profile_dim: int = 0, num_angles: int = 0, item_counts_V: np.ndarray | None = None) -> None:
+                 profile_dim: int = 0, num_angles: int = 0, item_counts_V: np.ndarray | None = None,
+                 item_table: ItemTable | None = None, ensemble: Ensemble | None = None) -> None:
         """
         Args:
             encoder: the student, freshly built or loaded; it is moved to ``device``.
@@ -36,12 +40,22 @@ class Learner:
             profile_dim: width of the teacher's vectors.
             num_angles: profiles per user, at most.
             item_counts_V: occurrences of the items in training, for losses that sample by them.
+            item_table: computes the student's item table while it trains.
+            ensemble: recommenders to match, as ``config.ensemble`` says.
         """
         self._config, self._seed, self._device = config, seed, device
+        self._folded: Student | None = None
         counts_V = None if item_counts_V is None else torch.from_numpy(item_counts_V)
         self.model = DistilledRecommender(encoder, config.loss, None if arm == "plain" else config.distillation,
-                                          profile_dim, num_angles, seed, config.compat, config.precision, counts_V)
+                                          profile_dim, num_angles, seed, config.compat, config.precision, counts_V,
+                                          item_table)
+        if item_table is not None:
+            assert isinstance(encoder, Student)
+            encoder.item_embedding.weight.requires_grad_(False)
+            self._folded = encoder
         self.model.to(device)
+        if ensemble is not None and config.ensemble is not None:
+            self.model.learn_from(ensemble.to(device), config.ensemble)
         self._table: RowwiseTable | None = None
         if config.optimizer.table == "rowwise":
             given = config.optimizer
@@ -62,8 +76,8 @@ class Learner:
             self._table.settle()
             self._table.reset()
 
-    def gradients(self, batch: Batch, alpha: float, epoch: int, step: int, rank: int, with_stats: bool
-                  ) -> dict[str, float]:
+    def gradients(self, batch: Batch, alpha: float, epoch: int, step: int, rank: int, with_stats: bool,
+                  matching: bool = False) -> dict[str, float]:
         """Make the gradients of one step, clipped as configured; nothing is changed yet.
 
         Args:
@@ -73,6 +87,7 @@ class Learner:
             step: from 0 over the whole run; dropout and negatives depend on it.
             rank: of this process.
             with_stats: also compute the numbers that show a collapse.
+            matching: the step learns from the ensemble.
 
         Returns:
             The step's global numbers, equal on every rank.
@@ -88,7 +103,7 @@ class Learner:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=rounded):
             terms = self._wrapped(batch, alpha, config.beta, config.beta_cap,
                                   derive_seed(self._seed, Stream.MASKS, epoch), with_stats,
-                                  derive_seed(self._seed, Stream.NEGATIVES, step))
+                                  derive_seed(self._seed, Stream.NEGATIVES, step), matching)
         terms.total.backward()
         if self._table is not None:
             self._table.exchange()
@@ -105,6 +120,8 @@ class Learner:
         """Bring the weights up to date before they are read as a whole: after an epoch."""
         if self._table is not None:
             self._table.settle()
+        if self._folded is not None and self.model.item_table is not None:
+            fold(self._folded, self.model.item_table)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """``parameter name/state name`` → tensor; call ``settle`` first."""

@@ -10,23 +10,32 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.storage import Storage
 from configs.errors import TrainingError
+from models.base import Student
+from models.ensemble import Ensemble
+from models.hashing import derive_seed
+from models.item_table import BoundedChange, ItemTable, MappedText
 from models.losses import samples_by_count
 from models.sequences import Batch
 from models.students import build_encoder
 from pipeline.store.arrays import cases
 from pipeline.store.columns import USER_ID, USER_IDX
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
+from pipeline.train.config import BoundedChangeTable
 from pipeline.train.data import TrainingRows
+from pipeline.train.export import load_model
 from pipeline.train.feed import feed
+from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.learner import Learner
 from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.sampler import Sampler
 from pipeline.train.schedule import Schedule
+from pipeline.train.seeds import Stream
 from pipeline.train.selection import Selection
 from pipeline.train.session import Session
 from pipeline.train.spec import TrainSpec
@@ -78,7 +87,8 @@ class _Run:
             self._rows = self._rows.with_targets(Targets.open(storage.local(spec.targets), self._rows.users_N))
         counts_V = self._rows.item_counts(spec.num_items) if samples_by_count(config.loss) else None
         self._learner = Learner(encoder, config, spec.arm, spec.seed, session.device, spec.profile_dim,
-                                spec.num_angles, counts_V)
+                                spec.num_angles, counts_V, _item_table(spec, storage, encoder),
+                                _ensemble(spec, storage, encoder))
         self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed, config.batch_tokens)
         self._schedule = Schedule(config, spec.arm, len(self._sampler))
         held_out = cases(storage.local(spec.validation))
@@ -137,7 +147,8 @@ class _Run:
             step = progress.steps
             alpha, rate = self._schedule.alpha(step), self._schedule.learning_rate(step)
             due, sampled = (step + 1) % log_every == 0, place % STATS_EVERY == 0
-            values = self._learner.gradients(batch, alpha, progress.epochs, step, session.rank, due or sampled)
+            values = self._learner.gradients(batch, alpha, progress.epochs, step, session.rank, due or sampled,
+                                             self._schedule.matches(step))
             # Every one of them is global, so all ranks come to the same verdict.
             if not all(map(math.isfinite, values.values())):
                 self._stop(values, order.batch(place))
@@ -185,9 +196,31 @@ class _Run:
         raise TrainingError(message)
 
 
+def _item_table(spec: TrainSpec, storage: Storage, encoder: Student) -> ItemTable | None:
+    """What computes the student's item table, where something does."""
+    wanted = spec.config.item_table
+    if wanted is None:
+        return None
+    if isinstance(wanted, BoundedChangeTable):
+        return BoundedChange(encoder, wanted.limit)
+    assert spec.texts is not None
+    texts = ItemVectors.load(storage.local(spec.texts))
+    start = torch.Generator().manual_seed(derive_seed(spec.seed, Stream.ITEM_TABLE))
+    return MappedText(encoder, torch.from_numpy(texts.vectors_VE), torch.from_numpy(texts.known_V), start)
+
+
+def _ensemble(spec: TrainSpec, storage: Storage, encoder: Student) -> Ensemble | None:
+    """The finished recommenders that are matched, where there are any."""
+    wanted = spec.config.ensemble
+    if wanted is None:
+        return None
+    return Ensemble(encoder, [load_model(storage.local(folder)) for folder in spec.members],
+                    [member.weight for member in wanted.members])
+
+
 _STATS = ("student_variance", "teacher_variance", "retrieval")
 _COUNTS = ("num_positions", "num_profiled")
-_WEIGHTS = {"ranking": "num_positions"} | dict.fromkeys(
+_WEIGHTS = {"ranking": "num_positions", "matching": "num_positions"} | dict.fromkeys(
     ("distillation", "variance_floor", "beta", *_STATS), "num_profiled")
 
 

@@ -36,12 +36,20 @@ class Schedule:
             return self.config.alpha * 0.5 * (1.0 + math.cos(math.pi * passed))
         return self.config.alpha
 
+    def matches(self, step: int) -> bool:
+        """Whether the step learns from the ensemble."""
+        ensemble = self.config.ensemble
+        return ensemble is not None and (ensemble.epochs is None or step < ensemble.epochs * self.steps_per_epoch)
+
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up to the phase's rate. It starts over with a fresh optimizer at the switch."""
+        """Linear warm-up to the phase's rate, which the schedule then lowers. The warm-up starts over with a fresh
+        optimizer at the switch."""
         optimizer = self.config.optimizer
         tuning = step >= self.switch_step
         rate = self.config.finetune_lr if tuning and self.config.finetune_lr is not None else optimizer.lr
         age = step - self.switch_step if tuning and self.config.switch_optimizer == "reset" else step
+        if optimizer.schedule == "cosine":
+            rate *= 0.5 * (1.0 + math.cos(math.pi * step / (self.config.epochs * self.steps_per_epoch)))
         return rate * min(1.0, (age + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else rate
 
     def fresh_optimizer(self, epoch: int) -> bool:

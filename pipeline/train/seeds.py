@@ -23,6 +23,10 @@ class Stream(IntEnum):
     VALIDATION_SAMPLE = 106
     NEGATIVES = 107
     """Negatives of one step."""
+    ITEM_TABLE = 108
+    """Start of a table that is computed from texts."""
+    SHUFFLED_ITEMS = 109
+    RANDOM_ITEMS = 110
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

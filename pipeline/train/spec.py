@@ -32,3 +32,7 @@ class TrainSpec(Config):
     """Dense targets (``targets.build_targets``)."""
     initial: str | None = None
     """Served parameters to start from (safetensors)."""
+    texts: str | None = None
+    """The items' text vectors (``item_vectors.ItemVectors``), for a table that is computed from them."""
+    members: tuple[str, ...] = ()
+    """Exported model folders of the ensemble, in the order of ``config.ensemble.members``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
-from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import save_model
 from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
+from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.session import LocalSession
@@ -39,7 +40,8 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared: Artifact, targets: Artifact | None,
-          out: ArtifactDir, on_epoch: OnEpoch | None = None, item_vectors: Artifact | None = None) -> Artifact:
+          out: ArtifactDir, on_epoch: OnEpoch | None = None, item_vectors: Artifact | None = None,
+          item_texts: Artifact | None = None, members: Sequence[Artifact] = ()) -> Artifact:
     """Train one arm with one seed.
 
     An attempt that was killed goes on from its last whole checkpoint. The test split is never opened.
@@ -55,6 +57,8 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         on_epoch: called after every epoch with its record; only for ``execution.num_workers=0``. What it raises ends
             the training; its checkpoints stay.
         item_vectors: the items' `reduce` artifact; for ``config.item_init`` alone.
+        item_texts: the items' `encode` artifact; for a table that is mapped from the texts alone.
+        members: `train` artifacts, in the order of ``config.ensemble.members``.
 
     Returns:
         The artifact: ``model/``, ``metrics.jsonl``, ``tensorboard/``.
@@ -67,8 +71,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         ResourceError: no GPU, or no room for the workers.
     """
     _check(config, model, arm, targets, on_epoch)
-    if (config.item_init is None) != (item_vectors is None):
-        raise ConfigError("train.item_init and the `reduce/items` artifact go together: give both or neither")
+    _check_inputs(config, item_vectors, item_texts, members)
     out.storage.delete(out.relative(FAILURE))
     items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
     if not np.array_equal(numbers(items[ITEM_IDX]), np.arange(1, len(items) + 1)):
@@ -84,18 +87,27 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
                 config.distillation.standardize_targets, work / "targets.arrow")
         if config.init_from is not None:
             start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
-        if item_vectors is not None:
+        elif config.ensemble is not None and config.ensemble.start is not None:
+            start = trained_start(members[config.ensemble.start].local("model"), model, items[ITEM_ID], seed)
+        if item_vectors is not None and config.item_init is not None:
             table = item_vectors.read_table("items.parquet", [ITEM_IDX, VECTOR])
-            start = text_start(start or fresh_start(model, len(items), seed), table)
+            start = text_start(start or fresh_start(model, len(items), seed),
+                               ItemVectors.from_table(table, len(items)).controlled(config.item_init.control, seed))
         if start is not None:
             save_file(start.encoder.state_dict(), work / "initial.safetensors")
+        if item_texts is not None and isinstance(config.item_table, MappedTextTable):
+            table = item_texts.read_table("vectors", [ITEM_IDX, VECTOR])
+            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_table.control, seed)
+            texts.save(work / "texts.safetensors")
     spec = TrainSpec(
         config=config, model=model, arm=arm, seed=seed, fingerprint=out.key.fingerprint, num_items=len(items),
         profile_dim=shape.profile_dim, num_angles=shape.num_angles, folder=out.folder,
         train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
         users=prepared.relative("users.parquet"),
         targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
-        initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None)
+        initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None,
+        texts=out.relative(f"{WORK}/texts.safetensors") if isinstance(config.item_table, MappedTextTable) else None,
+        members=tuple(member.relative("model") for member in members))
     last = _run(spec, out, on_epoch)
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
@@ -118,6 +130,19 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if config.execution.use_gpu and not config.execution.num_workers and not torch.cuda.is_available():
         raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train "
                             "with num_workers of 1 or more on a cluster that has one")
+
+
+def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts: Artifact | None,
+                  members: Sequence[Artifact]) -> None:
+    pairs = {
+        "train.item_init and the `reduce/items` artifact": (config.item_init is not None, item_vectors is not None),
+        "train.item_table of mapped texts and the `encode/items` artifact": (
+            isinstance(config.item_table, MappedTextTable), item_texts is not None),
+        "train.ensemble and its members' `train` artifacts": (
+            len(config.ensemble.members) if config.ensemble else 0, len(members))}
+    for what, (asked, given) in pairs.items():
+        if asked != given:
+            raise ConfigError(f"{what} go together: give both or neither")
 
 
 def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome:

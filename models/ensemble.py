@@ -1,0 +1,78 @@
+"""Finished recommenders as one teacher: the mean of their logits, read without dropout on the student's own inputs.
+
+The mean of inner products is one inner product of the members' states side by side, so the whole catalogue is scored
+by one product and nothing as large as positions × items is kept.
+
+Legend: B batch, L positions, N positions with a target, V items 1…n, E width of all members together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from configs.errors import ConfigError, illegal
+from models.base import NextItem, Student
+from models.matching import Teaching
+from models.packing import pack
+
+
+class Ensemble:
+    """Frozen members. It is no ``nn.Module``: neither DDP nor a checkpoint sees it."""
+
+    def __init__(self, student: Student, members: Sequence[Student], weights: Sequence[float]) -> None:
+        """
+        Args:
+            student: who reads the same inputs.
+            members: trained on the same catalogue; put into evaluation mode.
+            weights: of each member's logits; their sum is brought to 1.
+
+        Raises:
+            ConfigError: a member of another catalogue, of another objective, or with a shorter memory.
+        """
+        for member in members:
+            if member.num_items != student.num_items:
+                raise ConfigError(illegal("items of an ensemble's member", member.num_items,
+                                          f"{student.num_items}, as the student has", "train it on the same data"))
+            if isinstance(member, NextItem) != isinstance(student, NextItem):
+                raise ConfigError(illegal("an ensemble's member", type(member).__name__,
+                                          f"a recommender with the objective of the student, {type(student).__name__}"))
+            if member.max_length < student.max_length:
+                raise ConfigError(illegal("model.max_length of an ensemble's member", member.max_length,
+                                          f"{student.max_length} or more, what the student reads"))
+            member.eval().requires_grad_(False)
+        total = sum(weights)
+        self._members = [(member, weight / total) for member, weight in zip(members, weights, strict=True)]
+        self._table_VE = torch.cat([member.item_weights_VD().float() for member in members], 1)
+
+    def to(self, device: torch.device) -> Ensemble:
+        """The same on a device."""
+        for member, _ in self._members:
+            member.to(device)
+        self._table_VE = self._table_VE.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, inputs_BL: Sequence[Tensor], chosen_N: Tensor) -> Teaching:
+        """What the members say at the chosen positions.
+
+        Args:
+            inputs_BL: item ids of a batch, piece by piece.
+            chosen_N: places in the flattened pieces, end to end.
+        """
+        return Teaching(torch.cat([share * _states(member, inputs_BL, chosen_N).float()
+                                   for member, share in self._members], 1), self._table_VE)
+
+
+def _states(member: Student, inputs_BL: Sequence[Tensor], chosen_N: Tensor) -> Tensor:
+    """[N, D] of one member."""
+    if not member.packs:
+        hidden_XD = torch.cat([member(piece_BL).hidden_BLD.flatten(0, 1) for piece_BL in inputs_BL])
+        return hidden_XD.index_select(0, chosen_N)
+    packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in inputs_BL],
+                   [piece_BL.shape[1] for piece_BL in inputs_BL], inputs_BL[0].device)
+    inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in inputs_BL]))
+    hidden_XD = member(inputs_RW, None, packing).hidden_BLD.flatten(0, 1)
+    return hidden_XD.index_select(0, packing.places_X[chosen_N])

@@ -1,0 +1,74 @@
+"""The items' text vectors as one dense array, their own or those of a control.
+
+Legend: V items 1…n, T items with a vector, E width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load_file, save_file
+
+from configs.errors import DataError
+from pipeline.store.arrow import numbers
+from pipeline.store.columns import ITEM_IDX, VECTOR
+from pipeline.train.config import TextControl
+from pipeline.train.seeds import Stream, generator
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """One row per item; rows of items without a vector are 0."""
+
+    vectors_VE: np.ndarray
+    """fp32."""
+    known_V: np.ndarray
+    """bool."""
+
+    @classmethod
+    def from_table(cls, table: pa.Table, num_items: int) -> ItemVectors:
+        """From ITEM_IDX and VECTOR of the encoded or reduced item texts.
+
+        Raises:
+            DataError: a vector belongs to no item of the catalogue.
+        """
+        items = numbers(table[ITEM_IDX])
+        column = table.combine_chunks()[VECTOR].chunk(0)
+        if len(items) and not 1 <= items.min() <= items.max() <= num_items:
+            raise DataError(f"item vectors: item_idx {items.min()}…{items.max()}, and the catalogue has "
+                            f"1…{num_items}; rebuild the items' artifact")
+        vectors_VE = np.zeros((num_items, column.type.list_size), np.float32)
+        known_V = np.zeros(num_items, np.bool_)
+        vectors_VE[items - 1], known_V[items - 1] = numbers(column.flatten()).reshape(len(items), -1), True
+        return cls(vectors_VE, known_V)
+
+    def controlled(self, control: TextControl, seed: int) -> ItemVectors:
+        """The same, or what stands in its place: each item's vector exchanged for another item's, or Gaussian noise of
+        the vectors' mean and covariance, so that only what the vectors know of their items is missing."""
+        places = np.flatnonzero(self.known_V)
+        if control == "none" or len(places) < 2:
+            return self
+        vectors_VE = self.vectors_VE.copy()
+        own_TE = self.vectors_VE[places]
+        if control == "shuffled":
+            cycle = generator(seed, Stream.SHUFFLED_ITEMS).permutation(len(places))
+            vectors_VE[places[cycle]] = own_TE[np.roll(cycle, -1)]
+        else:
+            mean_E = own_TE.mean(0, dtype=np.float64)
+            factor_EE = np.linalg.qr((own_TE - mean_E) / len(places) ** 0.5, mode="r")  # factor.T @ factor: covariance
+            noise = generator(seed, Stream.RANDOM_ITEMS).standard_normal((len(places), len(factor_EE)))
+            vectors_VE[places] = noise @ factor_EE + mean_E
+        return replace(self, vectors_VE=vectors_VE)
+
+    def save(self, path: Path) -> None:
+        """As safetensors, for the workers."""
+        save_file({"vectors": self.vectors_VE, "known": self.known_V}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ItemVectors:
+        """What :meth:`save` wrote."""
+        tensors = load_file(path)
+        return cls(tensors["vectors"], tensors["known"])
