@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig, StorageConfig
 from configs.base import Config
+from configs.errors import ConfigError, illegal
+from configs.loader import merge, validate
 from models.config import ModelConfig, SASRecConfig
 from pipeline.audit.config import AuditConfig
 from pipeline.encode.config import EncodeConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
+from pipeline.recipes import BUILT_IN, CONTROLS, Recipe
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
-from pipeline.train.config import Arm, TextItemInit, TrainConfig
+from pipeline.train.config import Arm, Member, TextItemInit, TrainConfig
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -28,8 +32,11 @@ class RunConfig(Config):
     """Folder of the run below `runs/`."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Training seeds; every arm is trained with each."""
-    arms: tuple[Arm, ...] = Field(default=("plain", "distilled"), min_length=1)
-    """What is trained and compared."""
+    arms: tuple[str, ...] = Field(default=("plain", "distilled"), min_length=1)
+    """What is trained and compared: `plain`, `distilled`, the controls `shuffled` and `random`, and names of
+    `recipes`."""
+    recipes: dict[str, Recipe] = Field(default_factory=dict)
+    """Arms with settings of their own, by name; those that are no arm are trained where an ensemble names them."""
     storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()
     prepare: PrepareConfig = PrepareConfig()
@@ -57,6 +64,51 @@ class RunConfig(Config):
             raise ValueError("each value may stand once")
         return value
 
+    def teacher(self, arm: str) -> Arm:
+        """What the profiles do in an arm."""
+        return self.recipes[arm].teacher if arm in self.recipes else cast(Arm, arm)
+
+    def control_for(self, arm: str) -> str | None:
+        """The arm that this one is a control for."""
+        return self.recipes[arm].control_for if arm in self.recipes else CONTROLS.get(arm)
+
+    def for_arm(self, arm: str) -> RunConfig:
+        """The run's settings as they are in one arm.
+
+        Raises:
+            ConfigError: the recipe's settings are illegal; the setting is named.
+        """
+        if arm not in self.recipes:
+            return self
+        recipe, own = self.recipes[arm], {"model": self.model, "train": self.train}
+        merged = merge({name: value.model_dump(mode="json") for name, value in own.items()},
+                       {"model": recipe.model, "train": recipe.train})
+        settings = validate(_ArmSettings, merged, f" in recipes.{arm}")
+        return self.model_copy(update={"model": settings.model, "train": settings.train})
+
+    def members(self, arm: str) -> tuple[Member, ...]:
+        """The recommenders that an arm learns from."""
+        ensemble = self.for_arm(arm).train.ensemble
+        return ensemble.members if ensemble is not None else ()
+
+    def trained_arms(self) -> list[str]:
+        """The arms and all members of their ensembles, each after its own members."""
+        found: list[str] = []
+        for arm in self.arms:
+            self._add_with_members(arm, found, ())
+        return found
+
+    def _add_with_members(self, arm: str, found: list[str], above: tuple[str, ...]) -> None:
+        if arm in above:
+            raise ConfigError(f"{' → '.join((*above, arm))}: an arm cannot learn from itself; train.ensemble belongs "
+                              "into the recipe that has it")
+        for member in self.members(arm):
+            if member.arm not in (*BUILT_IN, *self.recipes):
+                raise ConfigError(illegal("an ensemble's member", member.arm, (*BUILT_IN, *self.recipes)))
+            self._add_with_members(member.arm, found, (*above, arm))
+        if arm not in found:
+            found.append(arm)
+
     def item_reduce(self) -> ReduceConfig:
         """How item texts are brought to the student's width, where `train.item_init` asks for them."""
         init, own = self.train.item_init or TextItemInit(), self.reduce.method
@@ -67,10 +119,50 @@ class RunConfig(Config):
             method = given.model_copy(update={"components": width})
         return self.reduce.model_copy(update={"method": method, "whiten": init.whiten, "fitted_by": None})
 
+    @field_validator("recipes")
+    @classmethod
+    def _new_names(cls, value: dict[str, Recipe]) -> dict[str, Recipe]:
+        for name in value:
+            if name in BUILT_IN or not NAME.match(name):
+                raise ValueError(f"got the name {name!r}; legal: letters, digits, '.', '_', '-', and none of "
+                                 f"{', '.join(BUILT_IN)}")
+        return value
+
+    @model_validator(mode="after")
+    def _arms_exist(self) -> RunConfig:
+        known = (*BUILT_IN, *self.recipes)
+        for arm in self.arms:
+            if arm not in known:
+                raise ValueError(f"arms: got {arm!r}; legal: {', '.join(known)}")
+        for name, recipe in self.recipes.items():
+            if recipe.control_for is not None and recipe.control_for not in known:
+                raise ValueError(f"recipes.{name}.control_for: got {recipe.control_for!r}; legal: {', '.join(known)}")
+        try:
+            self.trained_arms()
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
+        return self
+
     @model_validator(mode="after")
     def _layer_exists(self) -> RunConfig:
-        layer, blocks = self.train.distillation.layer, self.model.num_blocks
-        if layer >= blocks:
-            raise ValueError(f"train.distillation.layer={layer} needs a block of that index; "
-                             f"model.num_blocks={blocks}, so legal: 0…{blocks - 1}")
+        _check_layer(self.train, self.model)
         return self
+
+
+class _ArmSettings(Config):
+    """What a recipe may change."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _layer_exists(self) -> _ArmSettings:
+        _check_layer(self.train, self.model)
+        return self
+
+
+def _check_layer(train: TrainConfig, model: ModelConfig) -> None:
+    layer, blocks = train.distillation.layer, model.num_blocks
+    if layer >= blocks:
+        raise ValueError(f"train.distillation.layer={layer} needs a block of that index; "
+                         f"model.num_blocks={blocks}, so legal: 0…{blocks - 1}")

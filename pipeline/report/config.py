@@ -13,6 +13,8 @@ class ReportConfig(Config):
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamples behind every interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    permutations: int = Field(default=2000, ge=100)
+    """Random flips of signs behind every p value; the smallest p is 2 / (permutations + 1)."""
     sample_users: int = Field(default=10, ge=0)
     sample_profiles: int = Field(default=12, ge=0)
     """Users on the page of profiles, beside a few whose profile was rejected."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import Arm
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,9 @@ class ReportInputs:
     """None in a run whose arms have no teacher; so are the next two."""
     encoded: Artifact | None
     targets: Artifact | None
-    trained: Mapping[tuple[Arm, int], Artifact]
+    trained: Mapping[tuple[str, int], Artifact]
     """(arm, seed) → `train` artifact."""
-    evaluated: Mapping[tuple[Arm, int], Artifact]
+    evaluated: Mapping[tuple[str, int], Artifact]
     """(arm, seed) → `evaluate` artifact."""
     baselines: Mapping[str, Artifact]
     """Name → `evaluate` artifact."""

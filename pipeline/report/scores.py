@@ -16,6 +16,7 @@ from pipeline.evaluate.summary import FREQUENCY_BINS, HISTORY_BINS, MAX_CATEGORI
 from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
+from pipeline.report.significance import beside, compared, halves, holm, sign_flip_p
 from pipeline.report.statistics import intervals, mean_and_deviation
 
 _LISTED = 10
@@ -31,6 +32,8 @@ class Answers:
     """Arm → seed → answers."""
     baselines: Mapping[str, Ranked]
     cutoffs: tuple[int, ...]
+    control_for: Mapping[str, str | None]
+    """Arm → the arm that it is a control for; None: it is no control."""
 
     @property
     def cutoff(self) -> int:
@@ -54,15 +57,47 @@ class Answers:
 
     def differences(self, config: ReportConfig) -> list[dict[str, Any]]:
         """Paired differences between arms: every metric, both protocols; all pairs share the resamples."""
-        compared = pairs(list(self.arms))
-        if not compared:
+        arms = list(self.arms)
+        pairs = [*compared(arms, self.control_for), *beside(arms, self.control_for)]
+        if not pairs:
             return []
-        return [row for protocol in PROTOCOLS for row in self._differences(protocol, compared, config)]
+        return [row for protocol in PROTOCOLS for row in self._differences(protocol, pairs, config)]
 
-    def _differences(self, protocol: Protocol, compared: list[tuple[str, str]], config: ReportConfig
+    def claims(self, protocol: Protocol, config: ReportConfig) -> dict[str, Any] | None:
+        """The family of tested comparisons on the primary metric, and an A/A comparison of the plain arm with itself.
+
+        A gain is shown where its interval lies above 0 and its p value, corrected for the family, is below
+        1 - confidence.
+        """
+        family = compared(list(self.arms), self.control_for)
+        if not family:
+            return None
+        metric, level = f"ndcg@{self.cutoff}", 1 - config.confidence
+        values = {arm: self._values(arm, protocol)[metric] for arm in self.arms}
+        changes = [values[first] - values[second] for first, second in family]
+        p_values = [sign_flip_p(change_SN.mean(0), config.permutations, config.seed) for change_SN in changes]
+        rows = []
+        for (first, second), change_SN, p, adjusted in zip(family, changes, p_values, holm(p_values), strict=True):
+            rows.append({"first": first, "second": second, **self._tested(change_SN, values[second], config), "p": p,
+                         "p_holm": adjusted})
+            rows[-1]["shown"] = rows[-1]["low"] > 0 and adjusted < level
+        same = halves(values["plain"]) if "plain" in values else None
+        chance = None
+        if same is not None:
+            p = sign_flip_p(same.mean(0), config.permutations, config.seed)
+            chance = {**self._tested(same, values["plain"], config), "p": p, "p_holm": p}
+            chance["shown"] = (chance["low"] > 0 or chance["high"] < 0) and p < level
+        return {"metric": metric, "level": level, "permutations": config.permutations, "rows": rows, "chance": chance}
+
+    def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, config: ReportConfig) -> dict[str, float]:
+        row = intervals(change_SN[:, :, None], config.bootstrap_samples, config.confidence, config.seed)[0]
+        base = float(base_SN.mean())
+        return {"mean": row.mean, "low": row.low, "high": row.high, "relative": row.mean / base if base > 0 else 0.0}
+
+    def _differences(self, protocol: Protocol, pairs: list[tuple[str, str]], config: ReportConfig
                      ) -> Iterator[dict[str, Any]]:
         values = {arm: self._values(arm, protocol) for arm in self.arms}
-        names = [(first, second, metric) for first, second in compared for metric in values[first]]
+        names = [(first, second, metric) for first, second in pairs for metric in values[first]]
         change_SNM = np.stack([values[a][metric] - values[b][metric] for a, b, metric in names], axis=2)
         found = intervals(change_SNM, config.bootstrap_samples, config.confidence, config.seed)
         per_user_NM = change_SNM.mean(axis=0)
@@ -94,12 +129,6 @@ class Answers:
                         **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
                            for metric in shown}} for label, mask_N in slices if mask_N.any()]
                 for kind, slices in kinds.items()}
-
-
-def pairs(arms: list[str]) -> list[tuple[str, str]]:
-    """Which arms are compared: the distilled one with each other, then each control with the plain one."""
-    found = [("distilled", arm) for arm in arms if arm != "distilled"] if "distilled" in arms else []
-    return found + [(arm, "plain") for arm in arms if arm not in ("plain", "distilled") and "plain" in arms]
 
 
 def _over_seeds(by_seed: dict[str, dict[str, float]]) -> dict[str, Any]:

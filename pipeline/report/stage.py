@@ -43,14 +43,14 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     main: Protocol = "seen_removed" if config.evaluate.filter_seen else "all_items"
     by_arm: dict[str, dict[str, Any]] = {}
     for (arm, seed), trained in inputs.trained.items():
-        by_arm.setdefault(arm, {})[str(seed)] = curves(config.train, arm, trained)
+        by_arm.setdefault(arm, {})[str(seed)] = curves(config.for_arm(arm).train, config.teacher(arm), trained)
     return {
         "format": VERSION, "name": config.name, "notice": notice(config),
         "main_protocol": main, "cutoffs": list(answers.cutoffs), "primary": f"ndcg@{answers.cutoff}",
         "seeds": list(config.seeds), "test_users": len(answers.cases.users_N),
         **answers.means(items),
         "skipped_baselines": _skipped(inputs),
-        "differences": answers.differences(config.report),
+        "differences": answers.differences(config.report), "claims": answers.claims(main, config.report),
         "bootstrap": {"resamples": config.report.bootstrap_samples, "confidence": config.report.confidence,
                       "seed": config.report.seed, "seed_variance_included": len(config.seeds) > 1},
         "slices": answers.slices(main, items),
@@ -83,7 +83,7 @@ def _answers(config: RunConfig, inputs: ReportInputs) -> Answers:
         arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases)
     baselines = {name: read_ranked(artifact, cases) for name, artifact in inputs.baselines.items()
                  if name not in skipped}
-    return Answers(cases, arms, baselines, config.evaluate.cutoffs)
+    return Answers(cases, arms, baselines, config.evaluate.cutoffs, {arm: config.control_for(arm) for arm in arms})
 
 
 def _skipped(inputs: ReportInputs) -> dict[str, str]:
@@ -93,8 +93,8 @@ def _skipped(inputs: ReportInputs) -> dict[str, str]:
 
 
 def _shown(answers: Answers) -> dict[str, Ranked]:
-    """The two recommenders of the sample users: plain and distilled with the first seed, or the first two there are."""
-    wanted = [arm for arm in ("plain", "distilled") if arm in answers.arms]
-    arms = wanted if len(wanted) == 2 else list(answers.arms)[:2]
+    """The two recommenders of the sample users: the first that are no controls, or the first two there are."""
+    arms = [arm for arm in answers.arms if answers.control_for[arm] is None][:2]
+    arms = arms if len(arms) == 2 else list(answers.arms)[:2]
     shown = {arm: next(iter(answers.arms[arm].values())) for arm in arms}
     return shown or dict(list(answers.baselines.items())[:2])

@@ -16,6 +16,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from models.sequences import Sequences
 from pipeline.config import RunConfig
+from pipeline.report.claims import advice
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import escape_markdown, markdown
 from pipeline.report.stage import write_report
@@ -207,6 +208,40 @@ def test_differences_are_paired_by_user_and_seed(written: tuple[Path, dict[str, 
     assert gain["better_users"] + gain["worse_users"] <= 1.0
 
 
+def test_a_real_gain_is_claimed_and_chance_is_not(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:
+    folder, metrics, _ = written
+    claims = metrics["claims"]
+    assert [(row["first"], row["second"], row["shown"]) for row in claims["rows"]] == [
+        ("distilled", "plain", True), ("distilled", "shuffled", True)]
+    assert all(row["p"] <= row["p_holm"] <= 0.05 for row in claims["rows"])
+    assert claims["chance"]["shown"] is False and claims["chance"]["low"] < 0 < claims["chance"]["high"]
+    text = (folder / "report.md").read_text()
+    assert "- Serve distilled: ndcg@10 +" in text and "and shown against shuffled." in text
+    _, *rows = markdown_tables(text)["Claims: ndcg@10, seen items removed"]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("distilled − plain", "shown"), ("distilled − shuffled", "shown"),
+        ("plain − plain, other seeds", "not shown")]
+
+
+def _claims(*rows: tuple[str, str, float, bool]) -> dict[str, Any]:
+    return {"claims": {"metric": "ndcg@10", "rows": [
+        {"first": first, "second": second, "mean": mean, "low": mean - 0.001, "high": mean + 0.001, "relative": 0.1,
+         "shown": shown} for first, second, mean, shown in rows]}}
+
+
+def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
+    assert advice({"claims": None}) is None
+    nothing = advice(_claims(("distilled", "plain", 0.0, False), ("matched", "plain", -0.01, False)))
+    assert nothing == "Serve plain: no teacher's gain is shown; matched did worse (ndcg@10)."
+    best = advice(_claims(("distilled", "plain", 0.01, True), ("matched", "plain", 0.02, True),
+                          ("matched", "ids", 0.01, True)))
+    assert best == "Serve matched: ndcg@10 +10.0 % over plain [+0.0190, +0.0210], and shown against ids."
+    unsure = advice(_claims(("matched", "plain", 0.02, True), ("matched", "ids", 0.0, False)))
+    assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
+    alone = advice(_claims(("matched", "plain", 0.02, True)))
+    assert alone is not None and "no control was trained" in alone
+
+
 def test_slices_cover_every_test_user_once(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:
     folder, metrics, inputs = written
     tables = markdown_tables((folder / "report.md").read_text())
@@ -350,7 +385,8 @@ def test_one_seed_says_that_seed_variance_is_not_included(storage: Storage) -> N
 def test_plain_arm_alone_reports_without_a_teacher(storage: Storage) -> None:
     config = run_config(arms=["plain"], report={"sample_users": 0, "bootstrap_samples": 100})
     metrics = write_report(config, storage, inputs_of(storage, config))
-    assert (metrics["teacher"], metrics["map"], metrics["differences"], metrics["samples"]) == (None, None, [], [])
+    assert (metrics["teacher"], metrics["map"], metrics["claims"]) == (None, None, None)
+    assert (metrics["differences"], metrics["samples"]) == ([], [])
     page = Path(storage.path("runs/made-by-hand/report.html")).read_text()
     assert 'id="differences"' not in page
     assert "ndcg@10" in summary_table(metrics)

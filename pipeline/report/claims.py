@@ -1,0 +1,52 @@
+"""What a report claims: the tested comparisons as a table, and what to serve in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.tables import PROTOCOL_TITLES, Metrics, Table, signed
+
+
+def claims(metrics: Metrics) -> Table | None:
+    """The tested comparisons."""
+    found = metrics["claims"]
+    if found is None:
+        return None
+    listed = [(f"{row['first']} − {row['second']}", row) for row in found["rows"]]
+    if found["chance"] is not None:
+        listed.append(("plain − plain, other seeds", found["chance"]))
+    rows = tuple((pair, signed(row["mean"]), f"{100 * row['relative']:+.1f} %",
+                  f"[{signed(row['low'])}, {signed(row['high'])}]", f"{row['p']:.4f}", f"{row['p_holm']:.4f}",
+                  "shown" if row["shown"] else "not shown") for pair, row in listed)
+    return Table(f"Claims: {found['metric']}, {PROTOCOL_TITLES[metrics['main_protocol']]}",
+                 ("pair", "difference", "relative", f"{100 * (1 - found['level']):g} % interval", "p", "p (Holm)", ""),
+                 rows, f"p: {found['permutations']:,} random flips of the signs of the users' differences, averaged "
+                 "over seeds; Holm's correction over the pairs that the configuration fixes. Shown: interval above 0 "
+                 f"and corrected p below {found['level']:.2g}. Plain against plain must read: not shown.")
+
+
+def advice(metrics: Metrics) -> str | None:
+    """What to serve, in one sentence, and how sure that is. None where no teacher was compared."""
+    found = metrics["claims"]
+    if found is None:
+        return None
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for row in found["rows"]:
+        by_arm.setdefault(row["first"], []).append(row)
+    better = {arm: next(row for row in rows if row["second"] == "plain") for arm, rows in by_arm.items()
+              if any(row["second"] == "plain" and row["shown"] for row in rows)}
+    if not better:
+        hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["high"] < 0]
+        return ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")
+                + f" ({found['metric']}).")
+    arm = max(better, key=lambda name: better[name]["mean"])
+    gain, controls = better[arm], [row for row in by_arm[arm] if row["second"] != "plain"]
+    sentence = (f"Serve {arm}: {found['metric']} {100 * gain['relative']:+.1f} % over plain "
+                f"[{signed(gain['low'])}, {signed(gain['high'])}]")
+    unsure = [row["second"] for row in controls if not row["shown"]]
+    if not controls:
+        return f"{sentence}; no control was trained, so what the gain is due to is open."
+    if unsure:
+        return f"{sentence}; not shown against {', '.join(unsure)}, so it need not be the teacher's knowledge."
+    return f"{sentence}, and shown against {', '.join(row['second'] for row in controls)}."
