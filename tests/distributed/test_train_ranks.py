@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -33,7 +34,16 @@ from pipeline.store.arrays import cases
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
-from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.config import (
+    EnsembleConfig,
+    MappedTextTable,
+    Member,
+    OptimizerConfig,
+    TrainConfig,
+    TrainExecution,
+)
+from pipeline.train.export import save_model
+from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import read_metrics
 from pipeline.train.session import LocalSession, first_whole
@@ -50,10 +60,14 @@ LOSSES: dict[str, DistillationLossConfig] = {"mse": MSEDistillation(), "rmse": R
                                              "infonce": InfoNCEDistillation()}
 MIXED = ("sasrec-mse", "bert4rec-rows")
 """Jobs that are begun by one worker and ended by two."""
-JOBS = [*(f"{model}-{loss}" for model in MODELS for loss in LOSSES), "bert4rec-rows", "sasrec-tokens"]
+JOBS = [*(f"{model}-{loss}" for model in MODELS for loss in LOSSES), "bert4rec-rows", "sasrec-tokens", "sasrec-taught"]
 BY_ROWS = {"loss": SampledSoftmaxLoss(negatives=16, source="in_batch"),
            "optimizer": OptimizerConfig(table="rowwise", weight_decay=0.1)}
-FIELDS: dict[str, dict[str, Any]] = {"bert4rec-rows": BY_ROWS, "sasrec-tokens": {"batch_tokens": 40, "batch_size": 9}}
+TAUGHT = {"item_table": MappedTextTable(), "ensemble": EnsembleConfig(members=(Member(arm="a"), Member(arm="b")),
+                                                                      weight=0.7, temperature=1.5)}
+"""Everything at once: a computed item table, profiles, and two members matched on perturbed histories."""
+FIELDS: dict[str, dict[str, Any]] = {"bert4rec-rows": BY_ROWS, "sasrec-tokens": {"batch_tokens": 40, "batch_size": 9},
+                                     "sasrec-taught": TAUGHT}
 
 
 def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
@@ -63,6 +77,8 @@ def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
         "distillation": DistillationConfig(loss=LOSSES.get(loss, MSEDistillation()), layer=1),
         "execution": TrainExecution(num_workers=0, log_every_steps=1)} | FIELDS.get(job, {}) | fields)
     shape = json.loads((root / "shape.json").read_text())
+    if loss == "taught":
+        shape |= {"texts": "texts.safetensors", "members": ("members/0", "members/1")}
     return TrainSpec(config=config, model=MODELS[model], arm="distilled", seed=0, fingerprint="f" * 16, folder=job,
                      targets="targets.arrow", **shape)
 
@@ -133,6 +149,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_items": 40, "profile_dim": shape.profile_dim, "num_angles": shape.num_angles,
         **{name: prepared.relative(f"{name}.arrow") for name in ("train", "validation")},
         "users": prepared.relative("users.parquet")}))
+    for seed in (0, 1):
+        (root / f"members/{seed}").mkdir(parents=True)
+        save_model(root / f"members/{seed}", build_encoder(MODELS["sasrec"], 40, seed).state_dict(), MODELS["sasrec"],
+                   pa.chunked_array([[str(item) for item in range(40)]]), {})
+    vectors_VE = np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32)
+    ItemVectors(vectors_VE, np.ones(40, bool)).save(root / "texts.safetensors")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for job in JOBS:
@@ -155,7 +177,8 @@ def test_loss_curves_agree(root: Path, job: str) -> None:
     one, two = steps(root / "single" / job), steps(root / "ranks-0" / job)
     distilling = [r for r in one if r["alpha"] > 0]
     assert len(one) == len(two) == 6 * 11 and len(distilling) == 5 * 11
-    for name in ("ranking", "distillation", "beta", "student_variance", "teacher_variance", "gradient_norm"):
+    for name in ("ranking", "matching", "distillation", "beta", "student_variance", "teacher_variance",
+                 "gradient_norm"):
         assert [r.get(name, 0.0) for r in two] == pytest.approx([r.get(name, 0.0) for r in one], rel=1e-4), name
     for name in ("num_positions", "num_profiled", "retrieval", "step", "learning_rate"):
         assert [r.get(name) for r in two] == [r.get(name) for r in one], name
