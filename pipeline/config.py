@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import cast
 
 from pydantic import Field, field_validator, model_validator
@@ -93,8 +94,11 @@ class RunConfig(Config):
 
     def trained_arms(self) -> list[str]:
         """The arms and all members of their ensembles, each after its own members."""
+        return self._with_members(self.arms)
+
+    def _with_members(self, arms: Iterable[str]) -> list[str]:
         found: list[str] = []
-        for arm in self.arms:
+        for arm in arms:
             self._add_with_members(arm, found, ())
         return found
 
@@ -138,7 +142,7 @@ class RunConfig(Config):
             if recipe.control_for is not None and recipe.control_for not in known:
                 raise ValueError(f"recipes.{name}.control_for: got {recipe.control_for!r}; legal: {', '.join(known)}")
         try:
-            self.trained_arms()
+            self._with_members(self.recipes)
         except ConfigError as exc:
             raise ValueError(str(exc)) from exc
         return self

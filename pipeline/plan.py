@@ -108,7 +108,7 @@ def plan(config: RunConfig, storage: Storage, until: str | None = None, before: 
 
 def built_audit(config: RunConfig, storage: Storage) -> Artifact | None:
     """The finished audit of the run's teacher, where there is one."""
-    if all(arm == "plain" for arm in config.arms):
+    if all(config.teacher(arm) == "plain" for arm in config.arms):
         return None  # no profile of this run would be audited
     *_, (_, key) = keys(_with_inputs(config, ["audit"]), storage)
     return artifacts.find(storage, key)

@@ -107,7 +107,8 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
     audited = built_audit(config, storage)
     basis = {"artifacts": {k: a.fingerprint for k, a in result.artifacts.items()},
              "audit": audited.fingerprint if audited else None, "report": config.report.key(),
-             "version": report_keys.VERSION, "arms": config.arms, "seeds": config.seeds}
+             "version": report_keys.VERSION, "arms": {arm: config.control_for(arm) for arm in config.arms},
+             "seeds": config.seeds}
     digest = hashlib.blake2b(json.dumps(basis, sort_keys=True).encode(), digest_size=8).hexdigest()
     stamp = f"{result.folder}/report.json"
     if storage.exists(stamp) and storage.read_json(stamp)["basis"] == digest:

@@ -50,9 +50,8 @@ class ReduceStep(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceItemsStep(ReduceStep):
-    """Vectors of item texts → vectors of the student's width."""
+    """Vectors of item texts → vectors of the student's width. ``config``: as it is in the arm that starts from them."""
 
-    label: str = "reduce/items"
     inputs: tuple[str, ...] = ("encode/items",)
 
     def settings(self) -> ReduceConfig:
@@ -64,9 +63,21 @@ class ReduceItemsStep(ReduceStep):
         return reduce_items(self.settings(), inputs[self.inputs[0]], out)
 
 
+def items_label(config: RunConfig) -> str:
+    """Of the step that makes the item vectors which an arm's table starts from; arms that want the same share it."""
+    settings = config.item_reduce()
+    whitened = "-whitened" if settings.whiten else ""
+    return f"reduce/items/{settings.method.kind}-{config.model.hidden_dim}{whitened}"
+
+
 def _steps(config: RunConfig) -> Iterator[Step]:
     yield ReduceStep(config=config)
-    yield ReduceItemsStep(config=config)
+    found: dict[str, Step] = {}
+    for arm in config.trained_arms():
+        own = config.for_arm(arm)
+        if own.train.item_init is not None:
+            found.setdefault(items_label(own), ReduceItemsStep(config=own, label=items_label(own)))
+    yield from found.values()
 
 
 def _resources(config: RunConfig) -> Resources:

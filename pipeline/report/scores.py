@@ -78,15 +78,15 @@ class Answers:
         p_values = [sign_flip_p(change_SN.mean(0), config.permutations, config.seed) for change_SN in changes]
         rows = []
         for (first, second), change_SN, p, adjusted in zip(family, changes, p_values, holm(p_values), strict=True):
-            rows.append({"first": first, "second": second, **self._tested(change_SN, values[second], config), "p": p,
-                         "p_holm": adjusted})
-            rows[-1]["shown"] = rows[-1]["low"] > 0 and adjusted < level
+            row = self._tested(change_SN, values[second], config)
+            rows.append({"first": first, "second": second, **row, "p": p, "p_holm": adjusted,
+                         "shown": row["low"] > 0 and adjusted < level})
         same = halves(values["plain"]) if "plain" in values else None
         chance = None
         if same is not None:
             p = sign_flip_p(same.mean(0), config.permutations, config.seed)
-            chance = {**self._tested(same, values["plain"], config), "p": p, "p_holm": p}
-            chance["shown"] = (chance["low"] > 0 or chance["high"] < 0) and p < level
+            row = self._tested(same, values["plain"], config)
+            chance = {**row, "p": p, "p_holm": p, "shown": (row["low"] > 0 or row["high"] < 0) and p < level}
         return {"metric": metric, "level": level, "permutations": config.permutations, "rows": rows, "chance": chance}
 
     def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, config: ReportConfig) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.storage import Storage
-from configs.errors import ResourceError
+from configs.errors import ConfigError, ResourceError
 from configs.loader import load
 from pipeline import run as run_module
 from pipeline.config import RunConfig
@@ -35,11 +36,11 @@ def test_item_texts_are_planned_only_where_something_needs_them(tmp_path: Path) 
     plain, text = "arms=[plain]", "train.item_init={kind: text}"
     ends = ["train/plain/seed-0", "evaluate/plain/seed-0"]
     assert _labels(_config(tmp_path, plain)) == ["prepare", *ends]
-    assert _labels(_config(tmp_path, plain, text)) == ["prepare", "encode/items", "reduce/items", *ends]
+    assert _labels(_config(tmp_path, plain, text)) == ["prepare", "encode/items", "reduce/items/pca-64", *ends]
     assert _labels(_config(tmp_path, plain), audit=True) == [
         "prepare", "profile", "encode", "encode/items", "audit", *ends]
     both = _labels(_config(tmp_path, text), audit=True)
-    assert both[:7] == ["prepare", "profile", "encode", "encode/items", "audit", "reduce", "reduce/items"]
+    assert both[:7] == ["prepare", "profile", "encode", "encode/items", "audit", "reduce", "reduce/items/pca-64"]
 
 
 def test_every_step_comes_after_its_inputs_and_in_its_stages_place(tmp_path: Path) -> None:
@@ -59,8 +60,8 @@ def test_what_one_step_is_built_from(tmp_path: Path) -> None:
     before = {label: [item.label for item in plan(config, Storage.from_config(config.storage), before=label)]
               for label in ("prepare", "train/plain/seed-0", "train/distilled/seed-0")}
     assert before == {
-        "prepare": [], "train/plain/seed-0": ["prepare", "encode/items", "reduce/items"],
-        "train/distilled/seed-0": ["prepare", "profile", "encode", "encode/items", "reduce", "reduce/items"]}
+        "prepare": [], "train/plain/seed-0": ["prepare", "encode/items", "reduce/items/pca-64"],
+        "train/distilled/seed-0": ["prepare", "profile", "encode", "encode/items", "reduce", "reduce/items/pca-64"]}
 
 
 def test_item_texts_change_the_keys_of_both_arms_and_of_nothing_before(tmp_path: Path) -> None:
@@ -85,3 +86,49 @@ def test_a_shortage_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ResourceError, match="Ray would start here"):
         run_module.run(_config(tmp_path, "cluster.num_cpus=2", "profile.execution={actors: 9, num_cpus: 1}"))
     assert "profile asks for 9 CPUs and the local Ray has 2" in capsys.readouterr().err
+
+
+RECIPES = """recipes={
+  text: {train: {item_init: {kind: text}}},
+  told: {model: {dropout: 0.3}, train: {item_table: {kind: mapped_text}}},
+  matched: {model: {dropout: 0.1}, train: {distill_epochs: 0, ensemble: {
+    members: [{arm: plain}, {arm: text}, {arm: told}, {arm: plain, seed: 1}], start: 1}}},
+  ids: {train: {distill_epochs: 0, ensemble: {members: [{arm: plain}, {arm: plain, seed: 1}]}},
+        control_for: matched}}"""
+
+
+def test_members_are_trained_once_before_who_learns_from_them_and_are_no_arms(tmp_path: Path) -> None:
+    config = _config(tmp_path, RECIPES, "arms=[plain, matched, ids]", "seeds=[0, 1]")
+    labels = _labels(config)
+    trained = [label.removeprefix("train/") for label in labels if label.startswith("train/")]
+    assert trained == ["plain/seed-0", "text/seed-0", "told/seed-0", "plain/seed-1", "matched/seed-0", "ids/seed-0",
+                       "text/seed-1", "told/seed-1", "plain/seed-2", "matched/seed-1", "ids/seed-1"]
+    assert [label for label in labels if label.startswith("evaluate")] == [
+        f"evaluate/{arm}/seed-{seed}" for seed in (0, 1) for arm in ("plain", "matched", "ids")]
+    assert labels[:3] == ["prepare", "encode/items", "reduce/items/pca-64"]
+    by_label = {step.label: step for step in steps(config)}
+    assert by_label["train/matched/seed-0"].inputs == (
+        "prepare", "train/plain/seed-0", "train/text/seed-0", "train/told/seed-0", "train/plain/seed-1")
+    assert [config.control_for(arm) for arm in config.arms] == [None, None, "matched"]
+
+
+def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: Path) -> None:
+    before = _fingerprints(_config(tmp_path, RECIPES, "arms=[plain, matched, ids]"))
+    after = _fingerprints(_config(tmp_path, RECIPES, "recipes.told.model.dropout=0.4", "arms=[plain, matched, ids]"))
+    changed = {label for label in before if before[label] != after[label]}
+    assert changed == {"train/told/seed-0", "train/matched/seed-0", "evaluate/matched/seed-0"}
+    assert _fingerprints(_config(tmp_path, "arms=[plain]")).items() <= before.items()
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, text"),
+    ("recipes.matched.train.ensemble={members: [{arm: matched}]}", "cannot learn from itself"),
+    ("recipes.told.model.dropout=3", "model.dropout in recipes.told"),
+    ("recipes.told.train.epoch=3", "did you mean 'epochs'"),
+    ("recipes.ids.control_for=other", "recipes.ids.control_for: got 'other'"),
+    ("recipes.plain={}", "got the name 'plain'"),
+    ("train.ensemble={members: [{arm: plain}]}", "belongs into the recipe"),
+])
+def test_recipes_that_cannot_hold_are_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        _config(tmp_path, RECIPES, override)
