@@ -41,6 +41,7 @@ class GRU4Rec(NextItem):
 
     def __init__(self, config: GRU4RecConfig, num_items: int) -> None:
         super().__init__(config, num_items)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 recurrent layers would round to TF32 on a GPU, unasked
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(RecurrentBlock(config) for _ in range(config.num_blocks))
 

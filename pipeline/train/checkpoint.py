@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -138,27 +137,6 @@ def _progress(folder: Path, fingerprint: str) -> Progress:
         raise ArtifactError(f"checkpoint {folder} belongs to {progress.fingerprint}, not to {fingerprint}; an "
                             "unfinished training is never resumed with other settings: delete that folder")
     return progress
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimizer's state as ``parameter name/state name`` → tensor.
-
-    Args:
-        optimizer: with one parameter group.
-        names: of its parameters, in order.
-    """
-    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{names[index]}/{key}": value for index, entry in state.items() for key, value in entry.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors of :func:`optimizer_tensors` back."""
-    state: dict[int, dict[str, Tensor]] = {}
-    index_of = {name: index for index, name in enumerate(names)}
-    for path, value in tensors.items():
-        name, _, key = path.rpartition("/")
-        state.setdefault(index_of[name], {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

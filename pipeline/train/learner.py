@@ -19,8 +19,8 @@ from models.parallel import world_size
 from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
-from pipeline.train.checkpoint import optimizer_tensors, restore_optimizer
 from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.optimizer_state import optimizer_tensors, restore_optimizer
 from pipeline.train.seeds import Stream
 
 

@@ -28,6 +28,7 @@ from pipeline.train.learner import Learner
 from pipeline.train.sampler import Sampler
 from pipeline.train.schedule import Schedule
 from pipeline.train.targets import Targets
+from tests.sequences import generate
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,6 @@ def run_steps(sequences: Sequences, num_items: int, model: ModelConfig, config: 
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return StepTimes(steps, len(order), positions, seconds, cpu, float(np.median(spent[warmup:])), _peak_mib(), base,
                      values["ranking"])
-
-
-def generate(users: int, items: int, mean_length: float = 6.9, seed: int = 0) -> Sequences:
-    """Sequences of at least 3 items with a long tail of lengths, over items of Zipf-like popularity."""
-    rng = np.random.default_rng(seed)
-    lengths = 3 + np.minimum(rng.geometric(1 / (mean_length - 2), users) - 1, 197)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    rank = np.minimum(items * rng.random(offsets[-1]) ** 2.0, items - 1).astype(np.int64)
-    return Sequences((rng.permutation(items)[rank] + 1).astype(np.int32), offsets)
 
 
 def _peak_mib() -> float:

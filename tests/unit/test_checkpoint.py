@@ -22,11 +22,10 @@ from pipeline.train.checkpoint import (
     Checkpoint,
     Progress,
     damage,
-    optimizer_tensors,
     read_checkpoint,
-    restore_optimizer,
     write_checkpoint,
 )
+from pipeline.train.optimizer_state import optimizer_tensors, restore_optimizer
 from pipeline.train.session import LocalSession
 
 FILES = ("model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json", "metrics.jsonl")

@@ -7,7 +7,8 @@ import pytest
 
 from models.config import SampledSoftmaxLoss, SASRecConfig
 from pipeline.train.config import OptimizerConfig, TrainConfig
-from tests.bench.steps import generate, run_steps
+from tests.bench.steps import run_steps
+from tests.sequences import generate
 
 MODEL = SASRecConfig(hidden_dim=8, max_length=10)
 ROWS = TrainConfig(batch_size=16, loss=SampledSoftmaxLoss(negatives=8), optimizer=OptimizerConfig(table="rowwise"))

@@ -1,0 +1,97 @@
+"""The check for a GPU machine: all of it runs on a CPU, it needs few packages, and it fails where it must."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.gpu import check, parity
+from tests.gpu.machine import ROOT
+
+OURS = ("configs", "models", "cluster", "pipeline", "tests")
+CARRIED = {"torch", "numpy", "pydantic", "yaml"}
+
+
+def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
+    output = tmp_path / "check.json"
+    assert check.main(["--device", "cpu", "--small", "--output", str(output)]) == 0
+    report = json.loads(output.read_text())
+    assert report["failures"] == [] and report["machine"]["torch"] == torch.__version__
+    sections = report["sections"]
+    assert list(sections) == list(check.SECTIONS)
+    assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 1
+    exact = [row["errors"] for row in sections["parity"] if "bf16" not in row["case"]]
+    assert all(error == 0 for errors in exact for error in errors.values())
+    for row in sections["steps"]:
+        assert row["epoch_seconds"] == pytest.approx(row["seconds_per_step"] * row["steps_per_epoch"])
+        assert row["positions_per_step"] > 0 and row["peak_gpu_mib"] is None
+    lines = sections["waits"][0]["lines_per_step"]
+    assert any(name.startswith("pipeline/train/learner.py:") for name in lines) and all(lines.values())
+    assert sections["waits"][0]["profiler_per_step"]["aten::nonzero"] >= 1
+    assert [row["users_ranked"] for row in sections["ranking"]] == [100, 100]
+    assert "no --text-model" in sections["texts"][0]["not_run"]
+
+
+def test_a_device_that_computes_something_else_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """The second of two runs, the device's, starts from other weights; one comparison breaks down."""
+    built = 0
+    original = parity.build_encoder
+
+    def build(*arguments: object) -> object:
+        nonlocal built
+        built += 1
+        encoder = original(*arguments)  # type: ignore[arg-type]
+        if built == 2:
+            encoder.item_embedding.weight.data *= 1.001
+        return encoder
+
+    monkeypatch.setattr(parity, "build_encoder", build)
+    monkeypatch.setattr(parity, "STUDENTS", {"sasrec": parity.STUDENTS["sasrec"]})
+    monkeypatch.setattr(parity, "LOSSES", {"sampled_softmax": {"kind": "no such loss"}})
+    output = tmp_path / "check.json"
+    assert check.main(["parity", "--device", "cpu", "--small", "--output", str(output)]) == 1
+    report = json.loads(output.read_text())
+    assert report["failures"] == ["parity: sasrec, sampled_softmax", "parity: sasrec, sampled_softmax, rowwise",
+                                  "parity: sasrec, user states"]
+    broken = report["sections"]["parity"][0]
+    assert broken["error"].startswith("ValidationError") and "train_config" in broken["traceback"]
+    assert "3 failed\n" in capsys.readouterr().out
+
+
+def test_errors_are_relative_to_the_gradient() -> None:
+    reference = {"large": torch.tensor([3.0, 4.0]), "nothing": torch.tensor([0.0])}
+    found = {"large": torch.tensor([3.0, 4.1]), "nothing": torch.tensor([1e-6])}
+    errors = parity.gradient_errors(reference, found)
+    assert errors["large"] == pytest.approx(0.1 / 5, rel=1e-4)
+    assert errors["nothing"] == pytest.approx(1e-6 / (parity._SMALL * 5), rel=1e-4)
+    assert not parity.within({"value": float("nan")}, {"value": 1.0})
+
+
+def test_nothing_but_torch_and_what_is_carried_is_imported() -> None:
+    """Read from the source, at the top of every module that the check reaches."""
+    reached, waiting, foreign = set[str](), ["tests.gpu.check"], set[str]()
+    while waiting:
+        module = waiting.pop()
+        path = ROOT / module.replace(".", "/")
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in reached or not file.exists():
+            continue
+        reached.add(module)
+        for node in ast.parse(file.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                top = name.partition(".")[0]
+                if top in OURS:
+                    waiting.append(name)
+                elif top not in CARRIED and top not in sys.stdlib_module_names:
+                    foreign.add(f"{module}: {name}")
+    assert {"models.distilled", "pipeline.train.learner", "pipeline.config"} <= reached
+    assert not foreign
