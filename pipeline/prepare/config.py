@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
 
@@ -53,13 +53,17 @@ class SequencesSource(FileSource):
 
 
 class MovieLensSource(FileSource):
-    """`ratings.csv` and `movies.csv` as in ML-20M and ml-latest-small."""
+    """A MovieLens folder as published: `ratings.csv` and `movies.csv` (latest-small, ML-20M and later), `ratings.dat`
+    and `movies.dat` (ML-1M, ML-10M), or `u.data` and `u.item` (ML-100K). The latter two are read as latin-1 where they
+    are not UTF-8."""
 
     kind: Literal["movielens"] = "movielens"
     folder: str = "$MENTOREC_DATA/ml-latest-small"
     tags: bool = False
-    """Join the users' tags (`tags.csv`) into the item text: only tags that a user gave to an item of his own training
-    part, and none after the split's boundary."""
+    """Join the users' tags (`tags.csv`, `tags.dat`) into the item text: only tags that a user gave to an item of his
+    own training part, and none after the split's boundary."""
+    user_attributes: bool = False
+    """Read `users.dat` (ML-1M) or `u.user` (ML-100K) too: gender, age, occupation."""
 
 
 class AmazonReviewsSource(FileSource):
@@ -91,38 +95,84 @@ class AmazonM2Source(FileSource):
     """Only these locales; None: all."""
 
 
-class InteractionColumns(Config):
-    """Names in the raw file."""
+Column = str | Annotated[int, Field(ge=1)]
+"""A name in the header, or the position (from 1) in a delimited file that has no header."""
 
-    user: str = "user_id"
-    item: str = "item_id"
-    timestamp: str | None = "timestamp"
+
+class InteractionColumns(Config):
+    """Names in the raw file, or positions (from 1) where a delimited file has no header."""
+
+    user: Column = "user_id"
+    item: Column = "item_id"
+    timestamp: Column | None = "timestamp"
     """None: the file's row order is each user's order."""
-    signal: str | None = None
-    review: str | None = None
+    signal: Column | None = None
+    review: Column | None = None
 
 
 class TableSource(FileSource):
-    """Any CSV, Parquet or JSONL by a column map."""
+    """Any delimited text, JSON lines or Parquet by a column map; text may be packed with gzip, bzip2, zstd or zip."""
 
     kind: Literal["table"] = "table"
     interactions: str
-    """File, or a glob of files."""
+    """File, folder of files, or a glob. In folders and globs, files that begin with `_` or `.` are passed over."""
     columns: InteractionColumns = InteractionColumns()
+    file_order: bool = False
+    """Whether the file's order counts where times do not decide: a user's rows of one time keep it (else their order is
+    drawn by `prepare.seed`), and a row without a time stands where the file has it, at the time of the user's row
+    before it (at the start: after it), instead of being a bad row."""
     items: str | None = None
-    item_id: str = "item_id"
-    title: str | None = "title"
-    category: str | None = None
-    text_fields: tuple[str, ...] = ()
-    """Item columns that describe it, in the order they are told."""
+    item_id: Column = "item_id"
+    title: Column | None = "title"
+    category: Column | None = None
+    text_fields: tuple[Column, ...] | dict[str, Column] = ()
+    """Item columns that describe it, in the order they are told; a mapping gives them other names:
+    `{genres: 3}`."""
     users: str | None = None
-    user_id: str = "user_id"
-    attributes: tuple[str, ...] = ()
-    """User columns to keep as attributes."""
+    user_id: Column = "user_id"
+    attributes: tuple[Column, ...] | dict[str, Column] = ()
+    """User columns to keep as attributes; a mapping gives them other names."""
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "date"] = "auto"
     """`auto` reads Unix seconds or milliseconds by their size, ISO dates by their form; mixed units are an error."""
-    separator: str = Field(default=",", min_length=1, max_length=1)
-    """Of CSV files."""
+    separator: str = Field(default=",", min_length=1)
+    r"""Of delimited text, one or several characters (`::`); a tab is `\t` or `tab`."""
+    quotes: bool = True
+    r"""Whether `"` encloses fields of delimited text; false where it is a character like any other. With a separator of
+    several characters it always is."""
+
+    @field_validator("separator")
+    @classmethod
+    def _sign(cls, value: str) -> str:
+        # `t` is what a shell makes of an unquoted \t.
+        sign = {"\\t": "\t", "t": "\t", "tab": "\t", "\\x01": "\x01"}.get(value.lower(), value)
+        if any(character.isalnum() or character in "\"\r\n" for character in sign):
+            raise ValueError(r"legal: one or several signs such as ',' ';' '|' '::', and '\t' or tab for a tab; "
+                             "letters, digits, quotes and line ends stand in the fields themselves")
+        return sign
+
+    @model_validator(mode="after")
+    def _names_or_positions(self) -> TableSource:
+        for file, columns in self.column_groups().items():
+            if len({isinstance(column, int) for column in columns}) > 1:
+                raise ValueError(f"the columns of {file} are partly names and partly positions "
+                                 f"({', '.join(map(repr, columns))}); give all as names, or, of a file without a "
+                                 "header, all as positions from 1")
+        return self
+
+    def column_groups(self) -> dict[str, list[Column]]:
+        """Role of a file → the columns that are read of it."""
+        interactions = [self.columns.user, self.columns.item, self.columns.timestamp, self.columns.signal,
+                        self.columns.review]
+        items = [self.item_id, self.title, self.category, *labelled(self.text_fields).values()]
+        users = [self.user_id, *labelled(self.attributes).values()]
+        groups: dict[str, list[Column | None]] = {
+            "interactions": interactions, "items": items if self.items else [], "users": [*users] if self.users else []}
+        return {file: [column for column in columns if column is not None] for file, columns in groups.items()}
+
+
+def labelled(columns: tuple[Column, ...] | dict[str, Column]) -> dict[str, Column]:
+    """Name under which a column is told → the column."""
+    return columns if isinstance(columns, dict) else {str(column): column for column in columns}
 
 
 SourceConfig = Annotated[

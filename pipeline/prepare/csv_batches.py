@@ -1,4 +1,4 @@
-"""CSV files as lazy polars tables of text, parsed by pyarrow.
+"""Delimited text as lazy polars tables of text, parsed by pyarrow.
 
 pyarrow reads real files more faithfully than polars' own parser, which refuses a quote inside an unquoted field
 (``11'09"01 - September 11`` in MovieLens), and it numbers the rows it cannot use.
@@ -8,86 +8,121 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from polars.io.plugins import register_io_source
 
 from configs.errors import DataError
-from pipeline.prepare.files import undecodable
+from pipeline.prepare.lazy import lazy_table
+from pipeline.prepare.streams import UNIT_SEPARATOR, Packed, open_utf8
 
 BLOCK_BYTES: Final = 1 << 23
 """Read at once; no row may be longer."""
+LINE: Final = "line"
 _BAD_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 
-def scan_csv(path: Path, shown: Path, separator: str = ",", names: list[str] | None = None,
-             quoted: bool = True) -> pl.LazyFrame:
-    """Every column as String, empty fields null, blank lines left out, rows in file order.
+@dataclass(frozen=True)
+class Dialect:
+    """How the fields of a line are told apart."""
 
-    Args:
-        path: the file, in UTF-8.
-        shown: what messages call it.
-        names: column names of a file without a header.
-        quoted: whether ``"`` encloses fields, which may then span lines.
+    separator: str = ","
+    """One or several characters."""
+    quotes: bool = True
+    r"""Whether ``"`` encloses fields, which may then span lines; never with a separator of several characters."""
+    header: bool = True
+    """Whether the first line names the columns; else they are named by their position, ``1``, ``2``, …"""
 
-    Raises:
-        DataError: two columns have one name; now or when rows are read: a row that cannot be used, by its number.
-    """
-    with _named(path, shown):
-        columns = names or _open(path, separator, None, quoted, []).schema.names
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise DataError(f"{shown}: column {twice[0]!r} stands twice in the header; rename one of them")
 
-    def batches(wanted: list[str] | None, predicate: pl.Expr | None, num_rows: int | None,
-                _: int | None) -> Iterator[pl.DataFrame]:
-        with _named(path, shown), _open(path, separator, names, quoted, wanted or columns) as reader:
+CSV: Final = Dialect()
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A delimited text file and how to read it."""
+
+    path: Path
+    packed: Packed
+    encoding: str
+    dialect: Dialect = CSV
+
+    def scan(self) -> pl.LazyFrame:
+        """Every column as String, empty fields null, blank lines left out, rows in file order.
+
+        Raises:
+            DataError: two columns have one name; now or when rows are read: a row that cannot be used, by its number.
+        """
+        with self._named():
+            first = self._open_csv(None, []).schema.names
+            columns = first if self.dialect.header else [str(1 + place) for place in range(len(first))]
+        twice = [name for name, count in Counter(columns).items() if count > 1]
+        if twice:
+            raise DataError(f"{self.path}: column {twice[0]!r} stands twice in the header; rename one of them")
+        names = None if self.dialect.header else columns
+        return lazy_table(dict.fromkeys(columns, pl.String), lambda wanted: self._batches(names, wanted))
+
+    def lines(self) -> pl.LazyFrame:
+        """Every line as one String column ``line``; null where it is blank."""
+        whole = TextFile(self.path, self.packed, self.encoding, Dialect(UNIT_SEPARATOR, quotes=False))
+        return lazy_table({LINE: pl.String}, lambda wanted: whole._batches([LINE], wanted, blank_lines=True))
+
+    def _batches(self, names: list[str] | None, wanted: list[str], blank_lines: bool = False
+                 ) -> Iterator[pl.DataFrame]:
+        with self._named(), self._open_csv(names, wanted, blank_lines) as reader:
             for batch in reader:
-                frame = pl.DataFrame(pl.from_arrow(batch))
-                if num_rows is not None:
-                    frame = frame.head(num_rows)
-                    num_rows -= frame.height
-                yield frame if predicate is None else frame.filter(predicate)
-                if num_rows == 0:
-                    return
+                yield pl.DataFrame(pl.from_arrow(batch))
 
-    return register_io_source(batches, schema=dict.fromkeys(columns, pl.String))
+    def _open_csv(self, names: list[str] | None, wanted: list[str], blank_lines: bool = False
+                  ) -> pacsv.CSVStreamingReader:
+        several = len(self.dialect.separator) > 1
+        quoted = self.dialect.quotes and not several
+        plain = self.packed.container is None and self.encoding == "utf-8" and not several
+        return pacsv.open_csv(
+            pa.OSFile(str(self.path)) if plain else self._open(),
+            # One thread: with several, errors lose their row number.
+            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=names),
+            parse_options=pacsv.ParseOptions(delimiter=UNIT_SEPARATOR if several else self.dialect.separator,
+                                             quote_char='"' if quoted else False, newlines_in_values=quoted,
+                                             ignore_empty_lines=not blank_lines),
+            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()),
+                                                 include_columns=wanted, null_values=[""], strings_can_be_null=True,
+                                                 quoted_strings_can_be_null=True))
 
+    def _open(self) -> BinaryIO:
+        return open_utf8(self.path, self.packed, self.encoding, self.dialect.separator)
 
-@contextmanager
-def _named(path: Path, shown: Path) -> Iterator[None]:
-    """Turn what pyarrow says of a damaged file into a DataError that names file, place and remedy."""
-    try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError) as exc:
-        said = " ".join(str(exc).split())
-        if isinstance(exc, UnicodeDecodeError) or "invalid UTF8" in said:
-            said = undecodable(path, shown) or f"{shown}: {said}"
-            raise DataError(said) from exc
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn what pyarrow says of a damaged file into a DataError that names file, place and remedy."""
+        try:
+            yield
+        except (pa.ArrowException, UnicodeDecodeError) as exc:
+            raise DataError(f"{self.path}: {self._fault(' '.join(str(exc).split()))}") from exc
+
+    def _fault(self, said: str) -> str:
+        if "invalid UTF8" in said or "utf-8" in said:
+            _drain(self._open)  # raises with the offset
         ragged = _BAD_ROW.search(said)
         if ragged:
             row, expected, got = map(int, ragged.groups())
-            said = (f"data row {row - 1:,} has {got} fields where the header has {expected}; quote fields that hold "
-                    "the separator")
+            header = "header" if self.dialect.header else "first line"
+            return (f"cannot be read: data row {row - self.dialect.header:,} has {got} fields where the {header} has "
+                    f"{expected}; quote fields that hold the separator")
         if "straddles" in said:
-            said = f"a row is longer than {BLOCK_BYTES >> 20} MiB; is a quote left open?"
-        raise DataError(f"{shown}: cannot be read: {said[:200]}") from exc
+            return (f"cannot be read: a row is longer than {BLOCK_BYTES >> 20} MiB; is a quote left open? In a file "
+                    "whose quotes enclose nothing set prepare.source.quotes=false")
+        if "Empty CSV" in said:
+            return "holds no text but blank lines; fetch it again"
+        return f"cannot be read: {said[:200]}"
 
 
-def _open(path: Path, separator: str, names: list[str] | None, quoted: bool,
-          wanted: list[str]) -> pacsv.CSVStreamingReader:
-    return pacsv.open_csv(
-        path,
-        # One thread: with several, errors lose their row number.
-        read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=names),
-        parse_options=pacsv.ParseOptions(delimiter=separator, quote_char='"' if quoted else False,
-                                         newlines_in_values=quoted),
-        convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted,
-                                             null_values=[""], strings_can_be_null=True,
-                                             quoted_strings_can_be_null=True))
+def _drain(open_: Callable[[], BinaryIO]) -> None:
+    with open_() as stream:
+        while stream.read(1 << 22):
+            continue

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.prepare.raw import RAW_ROW, RawTables, TimeUnit
+from pipeline.prepare.raw import RAW_ROW, UNTIMED, RawTables, TimeUnit
 from pipeline.prepare.tables import readable, scanned_files
 from pipeline.prepare.times import LATEST_S, PER_SECOND, resolve_unit
 from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
@@ -79,6 +79,10 @@ class Encoded:
     """Raw rows, bad ones included."""
     dropped: dict[str, int]
     """Reason → bad rows dropped."""
+    file_order: bool = False
+    """Whether rows of one user and time keep their raw order, and rows without a time (``UNTIMED``) their place."""
+    untimed: int = 0
+    """Rows without a time."""
 
 
 def encode(raw: RawTables, bad_rows: Literal["error", "drop"], streaming: bool = True) -> Encoded:
@@ -114,7 +118,8 @@ def encode(raw: RawTables, bad_rows: Literal["error", "drop"], streaming: bool =
     if not len(found):
         raise DataError(f"{raw.name}: every one of its {len(rows):,} rows is bad ({_list(dropped)}); check the columns "
                         "named in prepare.source")
-    return Encoded(found, user_ids, item_ids, len(rows), dropped)
+    untimed = 0 if found.times is None else int(np.count_nonzero(found.times == UNTIMED))
+    return Encoded(found, user_ids, item_ids, len(rows), dropped, raw.file_order, untimed)
 
 
 def _problems(raw: RawTables) -> pl.Expr:
@@ -124,7 +129,8 @@ def _problems(raw: RawTables) -> pl.Expr:
         "no_item_id": pl.col(ITEM_ID).is_null() | (pl.col(ITEM_ID) == ""),
     }
     if not raw.timeless:
-        checks |= {"no_time": pl.col(TIMESTAMP).is_null(), "negative_time": pl.col(TIMESTAMP) < 0}
+        checks |= {"no_time": pl.col(TIMESTAMP).is_null(),
+                   "negative_time": (pl.col(TIMESTAMP) < 0) & (pl.col(TIMESTAMP) != UNTIMED)}
     checks["bad_signal"] = ~pl.col(SIGNAL).is_finite()
     found = pl.lit(0, pl.UInt8)
     for reason in reversed(checks):
@@ -158,7 +164,11 @@ def _in_known_unit(raw: RawTables, found: Interactions) -> tuple[Interactions, n
     """The interactions with their unit resolved, and a mask of those after 2100."""
     if found.times is None:
         return found, np.zeros(len(found), bool)
-    unit = resolve_unit(found.times, raw.time_unit, raw.name, lambda i: raw.place(int(found.rows[i])))
+    timed = found if not raw.file_order else found.take(found.times != UNTIMED)
+    if timed.times is None or not len(timed):
+        raise DataError(f"{raw.name}: no row has a time; set prepare.source.columns.timestamp=null: the file's order "
+                        "is then each user's order")
+    unit = resolve_unit(timed.times, raw.time_unit, raw.name, lambda i: raw.place(int(timed.rows[i])))
     return replace(found, unit=unit), found.times >= LATEST_S * PER_SECOND[unit]
 
 

@@ -36,9 +36,15 @@ TAGS: Final = "tags"
 Files = dict[str, tuple[Path, ...]]
 """Role → the files of that role."""
 
+MOVIELENS_LAYOUTS: Final[tuple[Mapping[str, str], ...]] = (
+    {INTERACTIONS: "ratings.csv", ITEMS: "movies.csv", TAGS: "tags.csv"},
+    {INTERACTIONS: "ratings.dat", ITEMS: "movies.dat", TAGS: "tags.dat", USERS: "users.dat"},
+    {INTERACTIONS: "u.data", ITEMS: "u.item", USERS: "u.user"},
+)
+"""Role → file, of the data sets since 2011, of ML-1M and ML-10M, of ML-100K."""
+
+_URI = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
-_PARQUET = (".parquet", ".pq")
-_HEAD_BYTES = 4096
 
 
 def source_files(source: SourceConfig) -> Files:
@@ -48,8 +54,7 @@ def source_files(source: SourceConfig) -> Files:
         DataError: a file is missing, empty or of no readable form, an environment variable is not set.
     """
     if isinstance(source, MovieLensSource):
-        names = {INTERACTIONS: "ratings.csv", ITEMS: "movies.csv"} | ({TAGS: "tags.csv"} if source.tags else {})
-        return _in_folder(source.folder, names, source.kind)
+        return _movielens(source)
     if isinstance(source, KionSource):
         names = {INTERACTIONS: "interactions.csv", ITEMS: "items.csv"}
         return _in_folder(source.folder, names | ({USERS: "users.csv"} if source.user_attributes else {}), source.kind)
@@ -71,70 +76,32 @@ def expand(path: str, kind: str) -> str:
     """``~`` and environment variables filled in, now.
 
     Raises:
-        DataError: a variable is not set.
+        DataError: a variable is not set, or the path is a URI of a store.
     """
-    expanded = os.path.expanduser(os.path.expandvars(path))
+    expanded = os.path.expanduser(os.path.expandvars(path)).removeprefix("file://")
     unset = _VARIABLE.search(expanded)
     if unset:
         name = unset.group(1).strip("{}")
         what = "the folder that holds the data sets" if name == "MENTOREC_DATA" else "the place of the data"
         raise DataError(f"prepare.source: {path!r} needs the environment variable {name}, which is not set; "
                         f"let it name {what}; {ORIGINS[kind]}")
+    if uri := _URI.match(expanded):
+        raise DataError(f"prepare.source: got {path!r}; legal: local paths only; copy the files from {uri[1]}:// to a "
+                        "disk of this machine or mount them there, and name that path")
     return expanded
 
 
-def is_parquet(path: Path) -> bool:
-    """By its name."""
-    return path.name.lower().endswith(_PARQUET)
-
-
-def is_jsonl(path: Path) -> bool:
-    """By its name; one JSON object per line."""
-    return path.name.lower().endswith((".jsonl", ".ndjson", ".json"))
-
-
-def check_readable(path: Path, encoding: str) -> None:
-    """Find the faults that a look at the first and last bytes shows.
-
-    Raises:
-        DataError: zero bytes, a Parquet file that is cut off, UTF-16 read as something else.
-    """
-    size = path.stat().st_size
-    if size == 0:
-        raise DataError(f"{path}: the file has zero bytes; fetch it again")
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        file.seek(max(0, size - 4))
-        tail = file.read(4)
-    if is_parquet(path):
-        if head[:4] != b"PAR1" or tail != b"PAR1" or size < 12:
-            raise DataError(f"{path}: not a whole Parquet file (its {'end' if head[:4] == b'PAR1' else 'start'} is not "
-                            f"the mark PAR1, {size:,} bytes); it was cut off or is of another form: fetch it again")
-        return
-    looks_wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or (b"\0" in head and not head.startswith(b"\x1f\x8b"))
-    if looks_wide and not encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
-        raise DataError(f"{path}: looks like UTF-16 (first bytes {head[:4].hex(' ')}), read as {encoding}; "
-                        "set prepare.source.encoding=utf-16, or save the file as UTF-8")
-
-
-def undecodable(path: Path, shown: Path | None = None) -> str | None:
-    """Where a file (called ``shown``) stops being UTF-8, in words; None when all of it is."""
-    from codecs import getincrementaldecoder
-
-    decoder, offset = getincrementaldecoder("utf-8")(), 0
-    with path.open("rb") as file:
-        while True:
-            chunk = file.read(1 << 22)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as exc:
-                bad = exc.object[exc.start]
-                return (f"{shown or path}: byte {offset - pending + exc.start:,} (0x{bad:02x}) is not UTF-8; set "
-                        "prepare.source.encoding (for example latin-1), or save the file as UTF-8")
-            if not chunk:
-                return None
-            offset += len(chunk)
+def _movielens(source: MovieLensSource) -> Files:
+    folder = Path(expand(source.folder, source.kind))
+    layout = next((names for names in MOVIELENS_LAYOUTS if (folder / names[INTERACTIONS]).is_file()),
+                  MOVIELENS_LAYOUTS[0])
+    wanted = [INTERACTIONS, ITEMS] + [TAGS] * source.tags + [USERS] * source.user_attributes
+    lacking = [role for role in wanted if role not in layout]
+    if lacking:
+        setting = {TAGS: "tags", USERS: "user_attributes"}[lacking[0]]
+        raise DataError(f"prepare.source.{setting}: the folder of a {layout[INTERACTIONS]} holds no {lacking[0]}"
+                        f"; set prepare.source.{setting}=false")
+    return _in_folder(source.folder, {role: layout[role] for role in wanted}, source.kind)
 
 
 def _in_folder(folder: str, names: Mapping[str, str], kind: str) -> Files:
@@ -143,6 +110,9 @@ def _in_folder(folder: str, names: Mapping[str, str], kind: str) -> Files:
 
 def _file(path: str, kind: str) -> Path:
     file = Path(expand(path, kind))
+    if file.is_dir():
+        raise DataError(f"prepare.source: {file} is a folder; name the file inside it, or read a folder of parts with "
+                        "source.kind=table")
     if not file.is_file():
         raise DataError(f"prepare.source: no file {file} (from {path!r}); MENTOREC_DATA should name the folder that "
                         f"holds the data sets, it is {os.environ.get('MENTOREC_DATA', 'not set')!r}; {ORIGINS[kind]}")
@@ -150,10 +120,32 @@ def _file(path: str, kind: str) -> Path:
 
 
 def _files(pattern: str) -> tuple[Path, ...]:
+    """The file of a path, the files of a folder, or those that match a glob."""
     expanded = expand(pattern, "table")
-    if not glob.has_magic(expanded):
+    if os.path.isdir(expanded):
+        found = [Path(folder) / name for folder, folders, names in os.walk(expanded) if _keep_visible(folders)
+                 for name in sorted(names) if _is_visible(name)]
+        if not found:
+            raise DataError(f"prepare.source: the folder {expanded!r} holds no files (those that begin with '_' or '.' "
+                            "are passed over); name a folder of parts, or a file")
+        return tuple(found)
+    if os.path.lexists(expanded) or not glob.has_magic(expanded):
         return (_file(pattern, "table"),)
-    found = tuple(Path(name) for name in sorted(glob.glob(expanded, recursive=True)) if os.path.isfile(name))
+    marked = os.path.basename(expanded).startswith(("_", "."))
+    found = [Path(name) for name in sorted(glob.glob(expanded, recursive=True))
+             if os.path.isfile(name) and (marked or _is_visible(os.path.basename(name)))]
     if not found:
-        raise DataError(f"prepare.source: no file matches {expanded!r}; give a path or a glob of existing files")
-    return found
+        raise DataError(f"prepare.source: no file matches {expanded!r}; give a path, a folder or a glob of existing "
+                        "files")
+    return tuple(found)
+
+
+def _is_visible(name: str) -> bool:
+    """Not a mark such as `_SUCCESS`, nor a hidden checksum."""
+    return not name.startswith(("_", "."))
+
+
+def _keep_visible(folders: list[str]) -> bool:
+    """Sorts a walk's further folders and leaves hidden ones out, in place."""
+    folders[:] = sorted(filter(_is_visible, folders))
+    return True

@@ -12,21 +12,27 @@ import polars as pl
 
 from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import hashes
+from pipeline.prepare.raw import UNTIMED
 
 
 def in_time(encoded: Encoded, seed: int, earlier: pl.Series | None = None) -> Encoded:
     """The interactions by user (in order of first raw row), then time, then hash of the raw row.
 
     Users' numbers become 0…M-1 in the order of their first raw row, after those of ``earlier``, which keep their
-    places. Timeless rows keep their raw order. Neither ids
-    nor the place in the file decide between rows of one user and one time.
+    places. Timeless rows keep their raw order. Neither ids nor the place in the file decide between rows of one user
+    and one time, but where ``file_order`` is set: then rows of one time keep their raw order, and a row without a time
+    takes that of the user's row before it, at the start that of the row after it.
     """
     found = encoded.interactions
+    if found.times is not None and encoded.file_order:
+        found = replace(found, times=_filled(found.users, found.times))
     users, user_ids = renumber(found.users, encoded.user_ids, earlier)
     if found.times is None:
         order = np.argsort(users, kind="stable")
     else:
-        order = _by_user_and_time(users, found.times, found.rows, seed)
+        order = _by_user_and_time(users, found.times)
+        if not encoded.file_order:
+            _draw_ties(order, users, found.times, found.rows, seed)
     return replace(encoded, interactions=replace(found, users=users).take(order), user_ids=user_ids)
 
 
@@ -72,14 +78,38 @@ def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _by_user_and_time(users: np.ndarray, times: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """int64 [N]: the sorting permutation."""
+def _filled(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
+    """int64 [N], of rows in raw order: ``UNTIMED`` replaced by the time of the user's row before, else after it; by the
+    earliest time of all where a user has none."""
+    order = np.argsort(users_N, kind="stable")
+    users, times = users_N[order], times_N[order]
+    known = times != UNTIMED
+    if known.all():
+        return times_N
+    places = np.arange(len(times))
+    before = np.maximum.accumulate(np.where(known, places, -1))
+    after = np.minimum.accumulate(np.where(known, places, len(times))[::-1])[::-1]
+    filled = np.full(len(times), times[known].min())
+    for place in (after, before):
+        inside = (place >= 0) & (place < len(times))
+        inside[inside] = users[place[inside]] == users[inside]
+        filled[inside] = times[place[inside]]
+    result = np.empty_like(times_N)
+    result[order] = filled
+    return result
+
+
+def _by_user_and_time(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """int64 [N]: the stable sorting permutation."""
     earliest = int(times.min())
     span = int(times.max()) - earliest + 1
     if (int(users.max()) + 1) * span < 2**63:  # one integer holds both: several times faster than two sorts
-        order = np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
-    else:
-        order = np.lexsort((times, users))
+        return np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
+    return np.lexsort((times, users))
+
+
+def _draw_ties(order: np.ndarray, users: np.ndarray, times: np.ndarray, rows: np.ndarray, seed: int) -> None:
+    """Order rows of one user and time by a seeded hash of the raw row, in place of the permutation."""
     ties = np.flatnonzero(tied(users[order], times[order]))
     if len(ties):
         rows_of_ties = order[ties]
@@ -87,7 +117,6 @@ def _by_user_and_time(users: np.ndarray, times: np.ndarray, rows: np.ndarray, se
             times[rows_of_ties[1:]] != times[rows_of_ties[:-1]])
         group = np.concatenate([[0], np.cumsum(group_ends)])
         order[ties] = rows_of_ties[np.lexsort((hashes(rows[rows_of_ties], seed, "ties"), group))]
-    return order
 
 
 @dataclass(frozen=True)

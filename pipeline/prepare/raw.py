@@ -20,6 +20,9 @@ ATTRIBUTE: Final = "attribute:"
 TAG: Final = "tag"
 """Text that a user gave to an item."""
 
+UNTIMED: Final = -(2**63)
+"""TIMESTAMP of a row without a time where the file's order says when it was."""
+
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
 
@@ -33,7 +36,8 @@ class RawTables:
 
     interactions: pl.LazyFrame
     """USER_ID String, ITEM_ID String, TIMESTAMP Int64 in ``time_unit`` (all null when ``timeless``; null elsewhere is
-    a bad row), SIGNAL Float32 (null: none; NaN: a bad row), RAW_ROW, and REVIEW String where asked for.
+    a bad row, ``UNTIMED`` is a row whose time the file's order tells), SIGNAL Float32 (null: none; NaN: a bad row),
+    RAW_ROW, and REVIEW String where asked for.
     Any lazy plan that keeps row order: ``scan_csv``, ``scan_parquet``, an IO source that yields batches."""
 
     items: pl.LazyFrame | None = None
@@ -48,6 +52,9 @@ class RawTables:
 
     timeless: bool = False
     """No timestamps: each user's row order is the order."""
+
+    file_order: bool = False
+    """Rows of one user and time keep their row order, and a row without a time stands where the file has it."""
 
     time_unit: TimeUnit = "s"
     """Unit of TIMESTAMP; ``auto`` tells s, ms, us and ns apart by magnitude."""

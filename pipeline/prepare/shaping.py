@@ -9,8 +9,9 @@ from typing import Final
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.prepare.config import InteractionColumns
-from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TimeUnit
+from pipeline.prepare.column_types import Role
+from pipeline.prepare.config import Column, InteractionColumns
+from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, UNTIMED, TimeUnit
 from pipeline.prepare.tables import TableReader
 from pipeline.prepare.times import no_times, times
 from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
@@ -24,18 +25,23 @@ _QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*\""""
 
 
 def read_interactions(reader: TableReader, paths: Sequence[Path], columns: InteractionColumns,
-                      unit: str = "auto") -> tuple[pl.LazyFrame, TimeUnit]:
+                      unit: str = "auto", file_order: bool = False) -> tuple[pl.LazyFrame, TimeUnit]:
     """The interactions of one or several files, in their order, and the unit of their times.
 
     Raises:
         DataError: a file is damaged, lacks a column, or has its times in another form than the first.
     """
-    names = [columns.user, columns.item, columns.timestamp, columns.signal, columns.review]
+    roles: tuple[tuple[Column | None, Role], ...] = (
+        (columns.user, "id"), (columns.item, "id"), (columns.timestamp, "time"), (columns.signal, "number"),
+        (columns.review, "text"))
+    wanted: dict[str, Role] = {}
+    for column, role in roles:
+        if column is not None:
+            wanted.setdefault(str(column), role)
     frames: list[pl.LazyFrame] = []
     units: list[TimeUnit] = []
     for path in paths:
-        raw = reader.scan(path, list(dict.fromkeys(name for name in names if name is not None)))
-        frame, found = _interactions(raw, columns, unit)
+        frame, found = _interactions(reader.scan(path, wanted), columns, unit, file_order)
         frames.append(frame)
         units.append(found)
         if found != units[0]:
@@ -44,14 +50,22 @@ def read_interactions(reader: TableReader, paths: Sequence[Path], columns: Inter
     return pl.concat(frames).with_row_index(RAW_ROW), units[0]
 
 
-def _interactions(raw: pl.LazyFrame, columns: InteractionColumns, unit: str) -> tuple[pl.LazyFrame, TimeUnit]:
+def _interactions(raw: pl.LazyFrame, columns: InteractionColumns, unit: str, file_order: bool
+                  ) -> tuple[pl.LazyFrame, TimeUnit]:
     dtypes = raw.collect_schema()
-    time, found = no_times() if columns.timestamp is None else times(raw, columns.timestamp, unit)
-    signal = pl.lit(None, pl.Float32) if columns.signal is None else _number(columns.signal, dtypes[columns.signal])
-    wanted = [pl.col(columns.user).cast(pl.String).alias(USER_ID), pl.col(columns.item).cast(pl.String).alias(ITEM_ID),
+    user, item, when, score, review = (None if column is None else str(column) for column in (
+        columns.user, columns.item, columns.timestamp, columns.signal, columns.review))
+    time, found = no_times() if when is None else times(raw, when, unit)
+    if when is not None and file_order:
+        missing = pl.col(when).is_null()
+        if dtypes[when] == pl.String:
+            missing |= pl.col(when).str.strip_chars() == ""
+        time = pl.when(missing).then(pl.lit(UNTIMED, pl.Int64)).otherwise(time)
+    signal = pl.lit(None, pl.Float32) if score is None else _number(score, dtypes[score])
+    wanted = [pl.col(str(user)).cast(pl.String).alias(USER_ID), pl.col(str(item)).cast(pl.String).alias(ITEM_ID),
               time.alias(TIMESTAMP), signal.alias(SIGNAL)]
-    if columns.review is not None:
-        wanted.append(clean(text(columns.review, dtypes[columns.review])).alias(REVIEW))
+    if review is not None:
+        wanted.append(clean(text(review, dtypes[review])).alias(REVIEW))
     return raw.select(wanted), found
 
 
@@ -72,7 +86,8 @@ def read_items(reader: TableReader, paths: Sequence[Path], item_id: str, title: 
         fields: columns told as text, in this order; all but the ``optional`` ones must be there.
         separator: between several categories in one column.
     """
-    required = [name for name in dict.fromkeys([item_id, title, category, *fields]) if name and name not in optional]
+    texts_wanted = (name for name in (title, category, *fields) if name and name not in optional)
+    required: dict[str, Role] = {**dict.fromkeys(texts_wanted, "text"), item_id: "id"}
     frames = []
     for path in paths:
         raw = reader.scan(path, required, optional)
@@ -91,7 +106,7 @@ def read_users(reader: TableReader, paths: Sequence[Path], user_id: str, attribu
     """The user columns of ``RawTables.users``."""
     frames = []
     for path in paths:
-        raw = reader.scan(path, [user_id, *attributes])
+        raw = reader.scan(path, {**dict.fromkeys(attributes, "text"), user_id: "id"})
         dtypes = raw.collect_schema()
         frames.append(raw.select(pl.col(user_id).cast(pl.String).alias(USER_ID),
                                  *(clean(text(name, dtypes[name])).alias(ATTRIBUTE + name) for name in attributes)))

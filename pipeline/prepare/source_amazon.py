@@ -31,7 +31,7 @@ _CUT_SHORT = "..."
 def read_amazon_reviews(source: AmazonReviewsSource, reader: TableReader, files: Files) -> RawTables:
     """Reviews by the column names of the CSV (``UserId,ProductId,Rating,Timestamp``) or of the original JSONL."""
     path = files[INTERACTIONS][0]
-    names = reader.scan(path).collect_schema().names()
+    names = reader.names(path)
     columns = InteractionColumns(
         user=_one_of(USER_NAMES, names, path), item=_one_of(ITEM_NAMES, names, path),
         timestamp=_one_of(TIME_NAMES, names, path), signal=_one_of(RATING_NAMES, names, path),
@@ -39,7 +39,7 @@ def read_amazon_reviews(source: AmazonReviewsSource, reader: TableReader, files:
     interactions, unit = read_interactions(reader, [path], columns)
     items = None
     if ITEMS in files:
-        names = reader.scan(files[ITEMS][0]).collect_schema().names()
+        names = reader.names(files[ITEMS][0])
         fields = [name for name in PRODUCT_FIELDS if name in names]
         items = read_items(reader, files[ITEMS], _one_of(ITEM_NAMES, names, files[ITEMS][0]),
                            _one_of(("title",), names, files[ITEMS][0]),
@@ -53,13 +53,14 @@ def read_amazon_m2(source: AmazonM2Source, reader: TableReader, files: Files) ->
     seen = printed_list(pl.col("prev_items").fill_null(""))
     whole = pl.when(~pl.col("prev_items").str.contains(_CUT_SHORT, literal=True).fill_null(False)).then(
         pl.concat_list(seen, pl.col("next_item")))  # a cut array gives a null item: a bad row
-    sessions = reader.scan(files[INTERACTIONS][0], ["prev_items", "next_item", "locale"]).with_row_index("session")
+    sessions = reader.scan(
+        files[INTERACTIONS][0], {"prev_items": "text", "next_item": "id", "locale": "text"}).with_row_index("session")
     interactions = sessions.filter(wanted).select(
         pl.format("session {}", pl.col("session") + 1).alias(USER_ID), "locale", whole.alias(ITEM_ID)
     ).explode(ITEM_ID).select(
         USER_ID, pl.concat_str("locale", ITEM_ID, separator=":").alias(ITEM_ID),
         pl.lit(None, pl.Int64).alias(TIMESTAMP), pl.lit(None, pl.Float32).alias(SIGNAL)).with_row_index(RAW_ROW)
-    items = reader.scan(files[ITEMS][0], ["id", "locale", "title"], M2_FIELDS[1:])
+    items = reader.scan(files[ITEMS][0], {"id": "id", "locale": "text", "title": "text"}, M2_FIELDS[1:])
     present = items.collect_schema().names()
     items = items.filter(wanted).select(
         pl.concat_str("locale", "id", separator=":").alias(ITEM_ID), clean(pl.col("title")).alias(TITLE),

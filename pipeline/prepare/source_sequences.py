@@ -5,13 +5,12 @@ from __future__ import annotations
 import polars as pl
 
 from configs.errors import DataError
+from pipeline.prepare.csv_batches import LINE
 from pipeline.prepare.files import INTERACTIONS, ITEMS, Files
 from pipeline.prepare.raw import FIELD, RAW_ROW, RawTables
 from pipeline.prepare.shaping import clean
 from pipeline.prepare.tables import TableReader
 from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
-
-_LINE = "line"
 
 
 def read_sequences(reader: TableReader, files: Files) -> RawTables:
@@ -21,8 +20,8 @@ def read_sequences(reader: TableReader, files: Files) -> RawTables:
         DataError: a user has two lines, so that their order is unknown.
     """
     path = files[INTERACTIONS][0]
-    tokens = pl.col(_LINE).str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
-    lines = reader.lines(path).with_row_index("number", offset=1).filter(pl.col(_LINE).str.strip_chars() != "").select(
+    tokens = pl.col(LINE).str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
+    lines = reader.lines(path).with_row_index("number", offset=1).filter(pl.col(LINE).str.strip_chars() != "").select(
         "number", tokens.list.first().alias(USER_ID), tokens.list.slice(1).alias(ITEM_ID))
     twice = lines.select("number", USER_ID).group_by(USER_ID).agg("number").filter(pl.col("number").list.len() > 1)
     repeated = twice.sort(pl.col("number").list.first()).head(1).collect(engine="streaming")
@@ -36,8 +35,8 @@ def read_sequences(reader: TableReader, files: Files) -> RawTables:
     ).with_row_index(RAW_ROW)
     items = None
     if ITEMS in files:
-        words = clean(pl.col(_LINE).str.extract(r"^\s*\S+\s+(.*)$"))
-        items = reader.lines(files[ITEMS][0]).filter(pl.col(_LINE).str.strip_chars() != "").select(
-            pl.col(_LINE).str.extract(r"^\s*(\S+)").alias(ITEM_ID), words.alias(TITLE),
+        words = clean(pl.col(LINE).str.extract(r"^\s*\S+\s+(.*)$"))
+        items = reader.lines(files[ITEMS][0]).filter(pl.col(LINE).str.strip_chars() != "").select(
+            pl.col(LINE).str.extract(r"^\s*(\S+)").alias(ITEM_ID), words.alias(TITLE),
             pl.lit(None, pl.String).alias(CATEGORY), words.alias(FIELD + "text"))
     return RawTables(interactions, items, timeless=True, name=str(path), row_name="interaction", keep=reader)

@@ -12,6 +12,7 @@ from pipeline.prepare.config import (
     SyntheticSource,
     TableSource,
 )
+from pipeline.prepare.csv_batches import CSV, Dialect
 from pipeline.prepare.files import source_files
 from pipeline.prepare.raw import RawTables
 from pipeline.prepare.source_amazon import read_amazon_m2, read_amazon_reviews
@@ -33,13 +34,14 @@ def read_source(source: SourceConfig) -> RawTables:
 
         return read_synthetic(source)
     files = source_files(source)
-    reader = TableReader(source.encoding, source.separator if isinstance(source, TableSource) else ",")
+    reader = TableReader(source.encoding, Dialect(source.separator, source.quotes) if isinstance(source, TableSource)
+                         else CSV)
     with readable(reader.files):
         match source:
             case SequencesSource():
                 return read_sequences(reader, files)
             case MovieLensSource():
-                return read_movielens(reader, files)
+                return read_movielens(source, reader, files)
             case AmazonReviewsSource():
                 return read_amazon_reviews(source, reader, files)
             case KionSource():

@@ -65,6 +65,8 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     kept = Kept(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals, found.reviews, user_ids,
                 item_ids)
     counts = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
+    if encoded.file_order:
+        counts["rows_without_time"] = encoded.untimed
     del encoded, found
     parts = split(config.split, kept.users, kept.second_N, config.seed)
     items = _with_tags(item_text(item_ids, raw), raw, kept, parts)
