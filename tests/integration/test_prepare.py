@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import DataError
+from configs.loader import load
+from pipeline.config import RunConfig
 from pipeline.prepare import keys
 from pipeline.prepare.config import (
     FilterConfig,
@@ -98,6 +100,44 @@ def test_beauty(data_dir: Path, storage: Storage) -> None:
     stats = artifact.read_json("stats.json")
     assert stats["tied_rows_share"] is None and stats["boundary"] is None
     assert stats["items_without_text"] == 1
+
+
+def test_beauty_with_its_texts(data_dir: Path, storage: Storage) -> None:
+    """The same users, items and order as the sequences, with times and three text fields."""
+    prepared = run(load(RunConfig, "configs/beauty-2014/sasrec.yaml").prepare, storage)
+    counts = prepared.manifest.counts
+    assert (counts["users"], counts["items"], counts["num_in"]) == (22_363, 12_101, 198_502)
+    assert counts["num_out"] == counts["num_in"] and counts["num_rejected"] == 0
+    stats = prepared.read_json("stats.json")
+    assert stats["rows_without_time"] == 287
+    assert stats["tied_rows_share"] > 0.5
+    sequences = run(PrepareConfig(source=SequencesSource()), storage)
+    for artifact in (prepared, sequences):
+        assert artifact.read_table("users.parquet")[USER_ID].to_pylist()[:1] == [
+            (data_dir / "beauty" / "user_sequence.txt").read_text().split(maxsplit=1)[0]]
+    walks = [sorted_items(artifact) for artifact in (prepared, sequences)]
+    assert walks[0] == walks[1]
+    fields = dict(prepared.read_table("items.parquet")[FIELDS][0].as_py())
+    assert list(fields) == ["title", "brand", "categories"] and fields["categories"].startswith("Beauty, ")
+
+
+def sorted_items(artifact: Artifact) -> list[str]:
+    """Raw ids of the items, users in order, each user's in his order."""
+    ids = artifact.read_table("items.parquet")[ITEM_ID]
+    items = pc.subtract(artifact.read_table("interactions.parquet")[ITEM_IDX], 1)
+    found: list[str] = pc.take(ids, items).to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("name", ["sasrec", "sasrec-temporal"])
+def test_ml_1m(data_dir: Path, storage: Storage, name: str) -> None:
+    artifact = run(load(RunConfig, f"configs/ml-1m/{name}.yaml").prepare, storage)
+    counts = artifact.manifest.counts
+    assert (counts["users"], counts["items"], counts["num_in"]) == (6_040, 3_416, 999_611)
+    assert counts["num_out"] == counts["num_in"]
+    assert artifact.read_json("stats.json")["items_unknown"] == 0
+    fields = dict(artifact.read_table("items.parquet")[FIELDS][0].as_py())
+    assert {"title", "year", "genres", "director", "actors"} <= set(fields)
 
 
 def test_ml_latest_small_at_the_quantile(data_dir: Path, storage: Storage) -> None:
