@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
+from models.matching import Teaching, match
 from models.ranking import rank_users
 from models.scoring import EncoderScorer
 from models.sequences import Cases
@@ -73,7 +74,7 @@ class Compared:
 
 
 def comparisons(device: torch.device, steps: int) -> Iterator[tuple[str, Callable[[], Compared]]]:
-    """Every student × loss in fp32, with the full softmax in bf16, then states and ranks. Dropout is off.
+    """Every student × loss in fp32, with the full softmax in bf16, then states, matching and ranks. Dropout is off.
 
     ``steps``: of each training, one at least.
     """
@@ -85,6 +86,8 @@ def comparisons(device: torch.device, steps: int) -> Iterator[tuple[str, Callabl
         yield f"{student}, sampled_softmax, rowwise", partial(training, task, model, device, steps, **rows)
         yield f"{student}, softmax, bf16", partial(training, task, model, device, steps, "bf16")
         yield f"{student}, user states", partial(states, task, model, device)
+    for temperature in (1.0, 2.0):
+        yield f"matching, τ {temperature:g}", partial(matching, device, temperature)
     yield "ranks", partial(ranks, task, device)
 
 
@@ -111,6 +114,26 @@ def states(task: Task, model: ModelConfig, device: torch.device) -> Compared:
         task.sequences, np.arange(len(task.sequences))).cpu() for where in ("cpu", device))
     error = float(((cpu - other).norm(dim=1) / cpu.norm(dim=1)).max())
     return Compared({"states": error}, within({"states": error}, {"states": STATES_TOLERANCE}))
+
+
+def matching(device: torch.device, temperature: float) -> Compared:
+    """A teacher's softmax over the whole catalogue, matched by random states."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(rows, width, generator=generator) for rows, width in
+              ((200, 32), (ITEMS, 32), (200, 48), (ITEMS, 48))]
+    targets_N = torch.randint(ITEMS, (200,), generator=generator)
+
+    def matched(where: torch.device) -> tuple[list[float], dict[str, Tensor]]:
+        hidden_ND, weights_VD, states_NE, table_VE = (x.detach().to(where) for x in inputs)
+        leaves = {"states": hidden_ND.requires_grad_(), "table": weights_VD.requires_grad_()}
+        found = match(hidden_ND, weights_VD, targets_N.to(where), Teaching(states_NE, table_VE), 0.7, temperature)
+        found.objective.backward()
+        return [float(value.detach()) for value in found], {name: leaf.grad.cpu() for name, leaf in leaves.items()}
+
+    (values, gradients), (others, other_gradients) = matched(torch.device("cpu")), matched(device)
+    by_input = gradient_errors(gradients, other_gradients)
+    errors = {"value": max(map(_relative, others, values)), "gradient": max(by_input.values())}
+    return Compared(errors, within(errors, asdict(TOLERANCES["fp32"])), max(by_input, key=by_input.__getitem__))
 
 
 def ranks(task: Task, device: torch.device) -> Compared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from tests.gpu import check, parity
 from tests.gpu.machine import ROOT
+from tests.numerics import pretended_device
 
 OURS = ("configs", "models", "cluster", "pipeline", "tests")
 CARRIED = {"torch", "numpy", "pydantic", "yaml"}
@@ -24,7 +26,7 @@ def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
     assert report["failures"] == [] and report["machine"]["torch"] == torch.__version__
     sections = report["sections"]
     assert list(sections) == list(check.SECTIONS)
-    assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 1
+    assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 3
     exact = [row["errors"] for row in sections["parity"] if "bf16" not in row["case"]]
     assert all(error == 0 for errors in exact for error in errors.values())
     for row in sections["steps"]:
@@ -62,6 +64,18 @@ def test_a_device_that_computes_something_else_fails(tmp_path: Path, monkeypatch
     broken = report["sections"]["parity"][0]
     assert broken["error"].startswith("ValidationError") and "train_config" in broken["traceback"]
     assert "3 failed\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not pretended_device.AVAILABLE, reason="this torch has no backends in Python")
+def test_students_compute_the_same_on_another_device() -> None:
+    """In a process of its own, on a device that refuses what a GPU would: tensors of two devices in one operation."""
+    done = subprocess.run([sys.executable, "-m", "tests.numerics.pretended_device"], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found.pop("refused").startswith("aten::add: tensors on two devices: (2,) pretended:0, (2,) cpu")
+    assert set(found) == set(pretended_device.COMPARED)
+    assert all(row["ok"] for row in found.values()), found
 
 
 def test_errors_are_relative_to_the_gradient() -> None:
