@@ -1,8 +1,8 @@
 """A device that is not the CPU and yet computes there: what a GPU would refuse is refused, without a GPU.
 
 ``python -m tests.numerics.pretended_device`` compares students on it with the CPU and prints JSON: the errors of each
-comparison, and what two devices in one sum say. An operation whose tensors lie on both devices raises, as it would on a GPU. Run it as a process of its own:
-torch takes a device's name for the life of a process.
+comparison, and what two devices in one sum say. An operation whose tensors lie on both devices raises, as it would on a
+GPU. Run it as a process of its own: torch takes a device's name for the life of a process.
 
 torch calls its door for backends written in Python experimental; :data:`AVAILABLE` tells whether it is there.
 """
