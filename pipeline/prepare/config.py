@@ -42,6 +42,9 @@ class FileSource(Config):
 
     encoding: str = "utf-8"
     """Of the text files, as Python names it (``latin-1``, ``utf-16``). A byte-order mark is skipped."""
+    missing_words: tuple[str, ...] = ("nan", "NaN", "None")
+    """Ids, texts and attributes that are one of these words are missing, as empty ones are: what pandas writes for a
+    missing value. Only whole cells count, as they are spelt; ``[]`` where such words are real."""
 
 
 class SequencesSource(FileSource):
@@ -133,7 +136,8 @@ class TableSource(FileSource):
     attributes: tuple[Column, ...] | dict[str, Column] = ()
     """User columns to keep as attributes; a mapping gives them other names."""
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "date"] = "auto"
-    """`auto` reads Unix seconds or milliseconds by their size, ISO dates by their form; mixed units are an error."""
+    """`auto` reads Unix seconds, milliseconds, … by their size, with fractions, ISO dates by their form, and numbers as
+    YYYYMMDD where all are such dates; mixed units are an error. `date`: ISO dates or YYYYMMDD alone."""
     separator: str = Field(default=",", min_length=1)
     r"""Of delimited text, one or several characters (`::`); a tab is `\t` or `tab`."""
     quotes: bool = True
@@ -175,11 +179,9 @@ def labelled(columns: tuple[Column, ...] | dict[str, Column]) -> dict[str, Colum
     return columns if isinstance(columns, dict) else {str(column): column for column in columns}
 
 
-SourceConfig = Annotated[
-    SyntheticSource | SequencesSource | MovieLensSource | AmazonReviewsSource | KionSource | AmazonM2Source
-    | TableSource,
-    Field(discriminator="kind"),
-]
+FileSourceConfig = (SequencesSource | MovieLensSource | AmazonReviewsSource | KionSource | AmazonM2Source
+                    | TableSource)
+SourceConfig = Annotated[SyntheticSource | FileSourceConfig, Field(discriminator="kind")]
 
 
 class FilterConfig(Config):
@@ -195,8 +197,8 @@ class FilterConfig(Config):
     """Repeated (user, item): keep all, the first, the last, or stop. Exact (user, item, time) copies always merge;
     where there is no time, a repeated item is a repeated event and no copy."""
     bad_rows: Literal["error", "drop"] = "error"
-    """Rows with a null id, a missing, negative or impossible time, or a signal that is no number: stop with the row
-    numbers, or drop and count them."""
+    """Rows with a missing id, a missing, negative or impossible time, or a signal that is no number: stop with the row
+    numbers and values, or drop and count them."""
 
 
 class LeaveOneOutSplit(Config):
@@ -211,8 +213,8 @@ class GlobalTemporalSplit(Config):
     kind: Literal["global_temporal"] = "global_temporal"
     quantile: Fraction = 0.8
     """Quantile of all timestamps that gives the boundary (inclusive)."""
-    boundary: int | None = None
-    """A fixed boundary in Unix seconds instead of the quantile."""
+    boundary: int | float | None = None
+    """A fixed boundary in Unix seconds instead of the quantile; may have a fraction."""
     validation_users: Fraction = 0.2
     """Share of the training users held out whole; their last item up to the boundary is the target. Users with one
     interaction up to it are never drawn."""

@@ -60,12 +60,18 @@ class TextFile:
         """
         with self._named():
             first = self._open_csv(None, []).schema.names
-            columns = first if self.dialect.header else [str(1 + place) for place in range(len(first))]
+            columns = ([name.strip() for name in first] if self.dialect.header
+                       else [str(1 + place) for place in range(len(first))])
         twice = [name for name, count in Counter(columns).items() if count > 1]
         if twice:
             raise DataError(f"{self.path}: column {twice[0]!r} stands twice in the header; rename one of them")
-        names = None if self.dialect.header else columns
-        return lazy_table(dict.fromkeys(columns, pl.String), lambda wanted: self._batches(names, wanted))
+        if not self.dialect.header:
+            return lazy_table(dict.fromkeys(columns, pl.String), lambda wanted: self._batches(columns, wanted))
+        written = dict(zip(columns, first, strict=True))
+        spaced = columns != first
+        return lazy_table(dict.fromkeys(columns, pl.String), lambda wanted: (
+            _renamed(batch, wanted, unquote=spaced)
+            for batch in self._batches(None, [written[name] for name in wanted])))
 
     def lines(self) -> pl.LazyFrame:
         """Every line as one String column ``line``; null where it is blank."""
@@ -120,6 +126,16 @@ class TextFile:
         if "Empty CSV" in said:
             return "holds no text but blank lines; fetch it again"
         return f"cannot be read: {said[:200]}"
+
+
+def _renamed(batch: pl.DataFrame, names: list[str], unquote: bool) -> pl.DataFrame:
+    """Columns by their stripped names; ``unquote`` takes the quotes off fields that stand after a space."""
+    batch = batch.rename(dict(zip(batch.columns, names, strict=True)))
+    if not unquote:
+        return batch
+    fields = {name: pl.col(name).str.extract(r'(?s)^\s+"(.*)"\s*$').str.replace_all('""', '"', literal=True)
+              for name in names}
+    return batch.select(pl.coalesce(inner, name).alias(name) for name, inner in fields.items())
 
 
 def _drain(open_: Callable[[], BinaryIO]) -> None:

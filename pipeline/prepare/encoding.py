@@ -12,22 +12,14 @@ import numpy as np
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.prepare.raw import RAW_ROW, UNTIMED, RawTables, TimeUnit
+from pipeline.prepare.bad_rows import all_bad, code, is_missing, problems, refuse_or_count
+from pipeline.prepare.ids import whole_ids
+from pipeline.prepare.raw import RAW_ROW, TIME_FRACTION, UNTIMED, RawTables, TimeUnit
 from pipeline.prepare.tables import readable, scanned_files
 from pipeline.prepare.times import LATEST_S, PER_SECOND, resolve_unit
 from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
 
 _PROBLEM: Final = "problem"
-_PROBLEMS: Final[dict[str, str]] = {
-    "no_user_id": "a missing user id",
-    "no_item_id": "a missing item id",
-    "no_time": "a missing or unreadable time",
-    "negative_time": "a negative time",
-    "impossible_time": "a time after the year 2100",
-    "bad_signal": "a signal that is not a finite number",
-}
-"""Reason in ``stats.json`` → words of the message, in the order of checking."""
-_SHOWN_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -92,94 +84,80 @@ def encode(raw: RawTables, bad_rows: Literal["error", "drop"], streaming: bool =
 
     Raises:
         DataError: a damaged file, no rows at all, times of several units, or (``bad_rows="error"``) a bad row; the
-            message names the first rows of the first kind of problem.
+            message names the first rows of the first kind of problem and what they hold.
     """
-    frame = raw.interactions.with_columns(_problems(raw).alias(_PROBLEM)).with_columns(
-        pl.col(USER_ID).cast(pl.Categorical(pl.Categories.random())),
-        pl.col(ITEM_ID).cast(pl.Categorical(pl.Categories.random())))
+    frame = raw.interactions.with_columns(problems(raw).alias(_PROBLEM)).with_columns(
+        pl.when(~is_missing(name, raw)).then(pl.col(name)).cast(pl.Categorical(pl.Categories.random())).alias(name)
+        for name in (USER_ID, ITEM_ID))
     with readable(scanned_files(raw.keep)):
         table = frame.collect(engine="streaming" if streaming else "in-memory")
     if not table.height:
         raise DataError(f"{raw.name}: holds no interactions; check the file and the settings of prepare.source")
     rows = _array(table.drop_in_place(RAW_ROW))
-    problems = _array(table.drop_in_place(_PROBLEM))
-    dropped = _refuse_or_count(raw, rows, problems, bad_rows)
-    users, user_ids = _numbers(table.drop_in_place(USER_ID))
-    items, item_ids = _numbers(table.drop_in_place(ITEM_ID))
+    found_problems = _array(table.drop_in_place(_PROBLEM))
+    dropped = refuse_or_count(raw, rows, found_problems, bad_rows)
+    sound = found_problems == 0
+    if not sound.any():
+        raise all_bad(raw, rows, found_problems, dropped)
+    users, user_ids = _numbers(table.drop_in_place(USER_ID), f"{raw.name}, users")
+    items, item_ids = _numbers(table.drop_in_place(ITEM_ID), f"{raw.name}, items")
     times = None if raw.timeless else _array(table.drop_in_place(TIMESTAMP).fill_null(0))
+    fractions = _array(table.drop_in_place(TIME_FRACTION).fill_null(0)) if TIME_FRACTION in table.columns else None
     signals = table.drop_in_place(SIGNAL)
     found = Interactions(
         users, items, times, None if signals.null_count() == len(signals) else _array(signals.fill_null(float("nan"))),
-        rows, table[REVIEW] if REVIEW in table.columns else None).take(problems == 0)
-    if len(found):
-        found, late = _in_known_unit(raw, found)
-        dropped |= _refuse_or_count(raw, found.rows, late.astype(np.uint8) * _code("impossible_time"), bad_rows)
+        rows, table[REVIEW] if REVIEW in table.columns else None).take(sound)
+    if found.times is not None:
+        found, late = _in_known_unit(raw, found, None if fractions is None else fractions[sound])
+        too_late = late.astype(np.uint8) * code("impossible_time")
+        dropped |= refuse_or_count(raw, found.rows, too_late, bad_rows)
+        if late.all():
+            raise all_bad(raw, found.rows, too_late, dropped)
         found = found.take(~late)
-    if not len(found):
-        raise DataError(f"{raw.name}: every one of its {len(rows):,} rows is bad ({_list(dropped)}); check the columns "
-                        "named in prepare.source")
     untimed = 0 if found.times is None else int(np.count_nonzero(found.times == UNTIMED))
     return Encoded(found, user_ids, item_ids, len(rows), dropped, raw.file_order, untimed)
 
 
-def _problems(raw: RawTables) -> pl.Expr:
-    """0 for a sound row, else 1 + the place of its first problem among ``_PROBLEMS``."""
-    checks: dict[str, pl.Expr] = {
-        "no_user_id": pl.col(USER_ID).is_null() | (pl.col(USER_ID) == ""),
-        "no_item_id": pl.col(ITEM_ID).is_null() | (pl.col(ITEM_ID) == ""),
-    }
-    if not raw.timeless:
-        checks |= {"no_time": pl.col(TIMESTAMP).is_null(),
-                   "negative_time": (pl.col(TIMESTAMP) < 0) & (pl.col(TIMESTAMP) != UNTIMED)}
-    checks["bad_signal"] = ~pl.col(SIGNAL).is_finite()
-    found = pl.lit(0, pl.UInt8)
-    for reason in reversed(checks):
-        found = pl.when(checks[reason].fill_null(False)).then(pl.lit(_code(reason), pl.UInt8)).otherwise(found)
-    return found
+def _in_known_unit(raw: RawTables, found: Interactions,
+                   fractions_N: np.ndarray | None) -> tuple[Interactions, np.ndarray]:
+    """The interactions with their unit resolved, and a mask of those after 2100.
 
-
-def _code(reason: str) -> int:
-    return 1 + list(_PROBLEMS).index(reason)
-
-
-def _refuse_or_count(raw: RawTables, rows: np.ndarray, problems: np.ndarray, policy: str) -> dict[str, int]:
-    counts = np.bincount(problems, minlength=len(_PROBLEMS) + 1)[1:]
-    found = {reason: int(count) for reason, count in zip(_PROBLEMS, counts, strict=True) if count}
-    if found and policy == "error":
-        reason = next(iter(found))
-        bad = rows[problems == _code(reason)]
-        shown = ", ".join(raw.place(int(row)) for row in bad[:_SHOWN_ROWS])
-        others = {k: v for k, v in found.items() if k != reason}
-        raise DataError(f"{raw.name}: {len(bad):,} rows with {_PROBLEMS[reason]}: {shown}"
-                        f"{' …' if len(bad) > _SHOWN_ROWS else ''}{f'; further: {_list(others)}' if others else ''}; "
-                        "mend the file, or set prepare.filter.bad_rows=drop to drop and count them")
-    return found
-
-
-def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} with {_PROBLEMS[reason]}" for reason, count in counts.items())
-
-
-def _in_known_unit(raw: RawTables, found: Interactions) -> tuple[Interactions, np.ndarray]:
-    """The interactions with their unit resolved, and a mask of those after 2100."""
-    if found.times is None:
-        return found, np.zeros(len(found), bool)
-    timed = found if not raw.file_order else found.take(found.times != UNTIMED)
-    if timed.times is None or not len(timed):
+    Seconds and milliseconds with fractions become microseconds, the smallest unit that is kept.
+    """
+    assert found.times is not None
+    timed = np.flatnonzero(found.times != UNTIMED)
+    if not len(timed):
         raise DataError(f"{raw.name}: no row has a time; set prepare.source.columns.timestamp=null: the file's order "
                         "is then each user's order")
-    unit = resolve_unit(timed.times, raw.time_unit, raw.name, lambda i: raw.place(int(timed.rows[i])))
-    return replace(found, unit=unit), found.times >= LATEST_S * PER_SECOND[unit]
+    rows = found.rows[timed]
+    known, unit = resolve_unit(found.times[timed], raw.time_unit, raw.name, lambda i: raw.place(int(rows[i])))
+    late = np.zeros(len(found), bool)
+    late[timed] = known >= LATEST_S * PER_SECOND[unit]
+    if fractions_N is not None and fractions_N.any() and unit in ("s", "ms"):
+        scale = PER_SECOND["us"] // PER_SECOND[unit]
+        micros = np.rint(fractions_N[timed].astype(np.float64) * scale).astype(np.int64)
+        known, unit = np.where(late[timed], 0, known) * scale + micros, "us"
+    times = np.full(len(found), UNTIMED, np.int64)
+    times[timed] = known
+    return replace(found, times=times, unit=unit), late
 
 
-def _numbers(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
+def _numbers(ids: pl.Series, what: str) -> tuple[np.ndarray, pl.Series]:
     """Numbers of categorical ids, int32 (null: 0, dropped as a bad row), and the ids behind the numbers."""
     names = ids.unique().drop_nulls()
     table = pl.DataFrame({"number": names.to_physical(), "id": names.cast(pl.String)}).sort("number")
     size = int(table["number"].to_numpy().max(initial=0)) + 1
     dense = pl.DataFrame({"number": pl.int_range(size, dtype=pl.UInt32, eager=True)})
-    return (_array(ids.to_physical().fill_null(0)).astype(np.int32),
-            dense.join(table, on="number", how="left", maintain_order="left")["id"])
+    numbers = _array(ids.to_physical().fill_null(0)).astype(np.int32)
+    found = dense.join(table, on="number", how="left", maintain_order="left")["id"]
+    whole = whole_ids(found, what)
+    if whole is found:
+        return numbers, found
+    merged = whole.unique(maintain_order=True)
+    place = pl.DataFrame({"id": whole}).join(
+        pl.DataFrame({"id": merged, "place": pl.int_range(len(merged), dtype=pl.Int32, eager=True)}), on="id",
+        how="left", maintain_order="left", nulls_equal=True)["place"]
+    return _array(place)[numbers], merged
 
 
 def _array(column: pl.Series) -> np.ndarray:

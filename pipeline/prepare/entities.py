@@ -5,18 +5,24 @@ Legend: V items, M users.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.prepare.raw import FIELD, TAG, RawTables
+from configs.errors import DataError
+from pipeline.prepare.ids import whole_ids, without_point_zero
+from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG, RawTables
 from pipeline.prepare.tables import readable, scanned_files
 from pipeline.store.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
+from pipeline.work.progress import say
 
 MAX_TAGS = 20
 """Most frequent tags told per item."""
+_MANY = 0.1
+"""Above this share of unknown ids the line is a warning."""
+_WHAT = {ITEM_ID: "item", USER_ID: "user"}
 _INDEX = "index"
 _ORDER = "order"
 _STRINGS = pa.map_(pa.string(), pa.string())
@@ -32,34 +38,81 @@ class Described:
     """Ids without a row."""
     repeated: int
     """Further rows of an id that had one; the first counts."""
+    missing_words: dict[str, int]
+    """Raw column → cells that held one of the words for a missing value, and are null."""
 
 
 def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: RawTables) -> Described:
     """Look ids up in an item or user table; only their rows are ever in memory.
 
     Raises:
-        DataError: the table's file is damaged.
+        DataError: the table's file is damaged, or the table knows none of the ids.
     """
+    what = _WHAT[id_column]
     wanted = pl.DataFrame({_INDEX: pl.int_range(len(ids), dtype=pl.Int64, eager=True), id_column: ids})
     if table is None:
-        return Described(wanted.select(_INDEX), len(ids), 0)
+        return Described(wanted.select(_INDEX), len(ids), 0, {})
     with readable(scanned_files(raw.keep)):
+        known = table.select(id_column).collect(engine="streaming")[id_column]
+        if whole_ids(known, f"the {what} table") is not known:
+            table = table.with_columns(without_point_zero(pl.col(id_column)))
         rows = table.with_row_index(_ORDER).join(wanted.lazy(), on=id_column).drop(id_column).collect(
             engine="streaming")
     first = rows.sort(_INDEX, _ORDER).unique(_INDEX, keep="first", maintain_order=True)
     full = wanted.select(_INDEX).join(first, on=_INDEX, how="left", maintain_order="left").drop(_ORDER)
-    return Described(full, len(ids) - first.height, rows.height - first.height)
+    full, missing = _without_words(full, raw.missing_words)
+    unknown = len(ids) - first.height
+    if unknown:
+        has_row = np.zeros(len(ids), bool)
+        has_row[first[_INDEX].to_numpy()] = True
+        _tell_unknown(unknown, len(ids), what, str(ids[int(np.argmin(has_row))]), known)
+    repeated = rows.height - first.height
+    if repeated:
+        say(f"prepare: note: the {what} table has {repeated:,} further rows of {what}s that it had before; the first "
+            "of each counts")
+    if missing:
+        counts = ", ".join(f"{count:,} in {name}" for name, count in missing.items())
+        say(f"prepare: note: cells of the {what} table that are a word for a missing value count as empty: {counts}; "
+            "prepare.source.missing_words says which words are")
+    return Described(full, unknown, repeated, missing)
+
+
+def _tell_unknown(unknown: int, total: int, what: str, stranger: str, known: pl.Series) -> None:
+    """Say how many ids a table lacks, with an example of both sides; raise where it lacks all."""
+    there = known.drop_nulls()
+    said = (f"{unknown:,} of the {total:,} {what}s are not in the {what} table (such as {stranger!r}; the table has "
+            f"{len(there):,} rows{f', the first of {there[0]!r}' if len(there) else ''})")
+    if unknown == total:
+        raise DataError(f"prepare.source: {said}, so it describes none; give the table of these {what}s, name its "
+                        "column of the same ids, or give no such table")
+    say(f"prepare: {'warning' if unknown > _MANY * total else 'note'}: {said}")
+
+
+def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Text cells that are one of the words become null; column → how many did."""
+    names = [name for name, dtype in table.schema.items() if dtype == pl.String]
+    if not names or not words:
+        return table, {}
+    is_word = {name: pl.col(name).is_in(words) for name in names}
+    counts = table.select(expression.sum().alias(name) for name, expression in is_word.items()).row(0, named=True)
+    found = {name: int(count) for name, count in counts.items() if count}
+    return (table.with_columns(pl.when(~is_word[name]).then(pl.col(name)).alias(name) for name in found),
+            {name.removeprefix(FIELD).removeprefix(ATTRIBUTE): count for name, count in found.items()})
 
 
 def item_text(ids: pl.Series, raw: RawTables) -> Described:
-    """TITLE, CATEGORY and the ``FIELD`` columns of items; an item without a title takes its first text."""
+    """TITLE, CATEGORY and the ``FIELD`` columns of items; an item without a title takes its first text.
+
+    Raises:
+        DataError: as ``describe``.
+    """
     found = describe(ids, raw.items, ITEM_ID, raw)
     table = found.table
     if raw.items is None:
         table = table.with_columns(pl.lit(None, pl.String).alias(name) for name in (TITLE, CATEGORY))
     fields = [name for name in table.columns if name.startswith(FIELD)]
     texts = [pl.when(pl.col(name) != "").then(pl.col(name)) for name in (TITLE, *fields)]
-    return Described(table.with_columns(pl.coalesce(texts).alias(TITLE)), found.unknown, found.repeated)
+    return replace(found, table=table.with_columns(pl.coalesce(texts).alias(TITLE)))
 
 
 def without_text(items: pl.DataFrame) -> int:
@@ -68,7 +121,7 @@ def without_text(items: pl.DataFrame) -> int:
 
 
 def tag_texts(raw: RawTables, user_ids: pl.Series, item_ids: pl.Series, train_pairs: np.ndarray,
-              boundary: int | None) -> pl.Series:
+              boundary: float | None) -> pl.Series:
     """String [V]: each item's most frequent tags, from the training part only.
 
     Args:

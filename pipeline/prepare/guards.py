@@ -65,7 +65,7 @@ class Written:
                    _column(folder, SPLIT, lambda values: pc.equal(values, TRAIN)))
 
 
-def check_written(folder: Path, split: SplitConfig, boundary: int | None) -> None:
+def check_written(folder: Path, split: SplitConfig, boundary: float | None) -> None:
     """All guards on a finished `prepare` folder.
 
     Raises:
@@ -118,7 +118,7 @@ def check_order(written: Written, num_users: int, num_items: int) -> None:
         raise DataError(f"{name}: a user's rows are not in the order of time; {_DEFECT}")
 
 
-def check_boundary(folder: Path, boundary: int) -> None:
+def check_boundary(folder: Path, boundary: float) -> None:
     """Nothing after the boundary is in the training or the validation part."""
     seconds = _seconds(folder)
     if seconds is None:

@@ -23,6 +23,9 @@ TAG: Final = "tag"
 UNTIMED: Final = -(2**63)
 """TIMESTAMP of a row without a time where the file's order says when it was."""
 
+TIME_FRACTION: Final = "time_fraction"
+"""What TIMESTAMP leaves over of its unit, Float32 in [0, 1)."""
+
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
 
@@ -36,8 +39,8 @@ class RawTables:
 
     interactions: pl.LazyFrame
     """USER_ID String, ITEM_ID String, TIMESTAMP Int64 in ``time_unit`` (all null when ``timeless``; null elsewhere is
-    a bad row, ``UNTIMED`` is a row whose time the file's order tells), SIGNAL Float32 (null: none; NaN: a bad row),
-    RAW_ROW, and REVIEW String where asked for.
+    a bad row, ``UNTIMED`` is a row whose time the file's order tells), TIME_FRACTION where times may have one, SIGNAL
+    Float32 (null: none; infinite: a bad row), RAW_ROW, and REVIEW String where asked for.
     Any lazy plan that keeps row order: ``scan_csv``, ``scan_parquet``, an IO source that yields batches."""
 
     items: pl.LazyFrame | None = None
@@ -64,6 +67,15 @@ class RawTables:
 
     row_name: str = "data row"
     """What one row is in the raw file: a data row (the header not counted), or an interaction."""
+
+    written: pl.LazyFrame | None = None
+    """RAW_ROW, and USER_ID, ITEM_ID, TIMESTAMP, SIGNAL as the file writes them, String: what messages show."""
+
+    missing_words: tuple[str, ...] = ()
+    """Ids and texts that mean a missing value."""
+
+    empty_users: bool = False
+    """A null ITEM_ID is a user without items and no bad row."""
 
     locate: Callable[[int], str] | None = None
     """Says where a RAW_ROW stands when the rows come from several files."""

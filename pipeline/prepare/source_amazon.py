@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +37,7 @@ def read_amazon_reviews(source: AmazonReviewsSource, reader: TableReader, files:
         user=_one_of(USER_NAMES, names, path), item=_one_of(ITEM_NAMES, names, path),
         timestamp=_one_of(TIME_NAMES, names, path), signal=_one_of(RATING_NAMES, names, path),
         review=_one_of(REVIEW_NAMES, names, path) if source.review_text else None)
-    interactions, unit = read_interactions(reader, [path], columns)
+    found = read_interactions(reader, [path], columns)
     items = None
     if ITEMS in files:
         names = reader.names(files[ITEMS][0])
@@ -44,7 +45,7 @@ def read_amazon_reviews(source: AmazonReviewsSource, reader: TableReader, files:
         items = read_items(reader, files[ITEMS], _one_of(ITEM_NAMES, names, files[ITEMS][0]),
                            _one_of(("title",), names, files[ITEMS][0]),
                            next((name for name in CATEGORY_NAMES if name in names), None), fields)
-    return RawTables(interactions, items, time_unit=unit, name=str(path), keep=reader)
+    return replace(found, items=items)
 
 
 def read_amazon_m2(source: AmazonM2Source, reader: TableReader, files: Files) -> RawTables:

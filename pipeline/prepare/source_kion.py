@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.prepare.config import InteractionColumns
 from pipeline.prepare.files import INTERACTIONS, ITEMS, USERS, Files
 from pipeline.prepare.raw import RawTables
@@ -16,8 +18,8 @@ ATTRIBUTES = ("age", "income", "sex", "kids_flg")
 
 def read_kion(reader: TableReader, files: Files) -> RawTables:
     """Time is the date of the last watch (UTC midnight), the signal is the share watched in %."""
-    interactions, unit = read_interactions(reader, files[INTERACTIONS], COLUMNS, "date")
+    found = read_interactions(reader, files[INTERACTIONS], COLUMNS, "date")
     optional = tuple(name for name in FIELDS if name not in ("title", "genres"))
     items = read_items(reader, files[ITEMS], "item_id", "title", "genres", FIELDS, optional, separator=",")
     users = read_users(reader, files[USERS], "user_id", ATTRIBUTES) if USERS in files else None
-    return RawTables(interactions, items, users, time_unit=unit, name=str(files[INTERACTIONS][0]), keep=reader)
+    return replace(found, items=items, users=users)

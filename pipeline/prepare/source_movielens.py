@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import polars as pl
@@ -10,6 +11,7 @@ from pipeline.prepare.config import InteractionColumns, MovieLensSource
 from pipeline.prepare.csv_batches import Dialect
 from pipeline.prepare.files import INTERACTIONS, ITEMS, TAGS, USERS, Files
 from pipeline.prepare.forms import form_of
+from pipeline.prepare.ids import raw_id
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG, RawTables
 from pipeline.prepare.shaping import clean, read_interactions
 from pipeline.prepare.streams import is_utf8
@@ -41,34 +43,32 @@ def read_movielens(source: MovieLensSource, reader: TableReader, files: Files) -
             return _read_dat(_published(source, files, Dialect("::", header=False)), files)
         case "u.data":
             return _read_100k(source, files)
-    interactions, unit = read_interactions(reader, files[INTERACTIONS], COLUMNS)
+    found = read_interactions(reader, files[INTERACTIONS], COLUMNS)
     movies = reader.scan(files[ITEMS][0], {"movieId": "id", "title": "text", "genres": "text"})
     tags = _tags(reader, files, ("userId", "movieId", "tag", "timestamp"))
-    return RawTables(interactions, _items(movies, "movieId", "title", _bar_separated("genres")), tags=tags,
-                     time_unit=unit, name=str(files[INTERACTIONS][0]), keep=reader)
+    return replace(found, items=_items(movies, "movieId", "title", _bar_separated("genres")), tags=tags)
 
 
 def _read_dat(reader: TableReader, files: Files) -> RawTables:
     """ML-1M and ML-10M: fields separated by ``::``."""
-    interactions, unit = read_interactions(reader, files[INTERACTIONS], _POSITIONS)
+    found = read_interactions(reader, files[INTERACTIONS], _POSITIONS)
     movies = reader.scan(files[ITEMS][0], {"1": "id", "2": "text", "3": "text"})
     users = None
     if USERS in files:
         occupations = {str(code): words for code, words in enumerate(_OCCUPATIONS_1M)}
         users = reader.scan(files[USERS][0], {"1": "id", "2": "text", "3": "text", "4": "text"}).select(
-            pl.col("1").alias(USER_ID), pl.col("2").replace(_GENDERS).alias(ATTRIBUTE + "gender"),
+            raw_id("1", pl.String()).alias(USER_ID), pl.col("2").replace(_GENDERS).alias(ATTRIBUTE + "gender"),
             pl.col("3").replace(_AGES_1M).alias(ATTRIBUTE + "age"),
             pl.col("4").replace(occupations).alias(ATTRIBUTE + "occupation"))
-    return RawTables(interactions, _items(movies, "1", "2", _bar_separated("3")), users,
-                     _tags(reader, files, ("1", "2", "3", "4")), time_unit=unit, name=str(files[INTERACTIONS][0]),
-                     keep=reader)
+    return replace(found, items=_items(movies, "1", "2", _bar_separated("3")), users=users,
+                   tags=_tags(reader, files, ("1", "2", "3", "4")))
 
 
 def _read_100k(source: MovieLensSource, files: Files) -> RawTables:
     """ML-100K: ratings separated by tabs, movies and users by ``|``, a flag per genre."""
     reader = _published(source, files, Dialect("|", quotes=False, header=False))
     ratings = TableReader(source.encoding, Dialect("\t", quotes=False, header=False))
-    interactions, unit = read_interactions(ratings, files[INTERACTIONS], _POSITIONS)
+    found = read_interactions(ratings, files[INTERACTIONS], _POSITIONS)
     flags = [str(6 + place) for place in range(len(_GENRES_100K))]
     movies = reader.scan(files[ITEMS][0], {"1": "id", **dict.fromkeys(("2", *flags), "text")})
     genres = pl.concat_list(pl.when(pl.col(flag) == "1").then(pl.lit(genre))
@@ -77,10 +77,9 @@ def _read_100k(source: MovieLensSource, files: Files) -> RawTables:
     users = None
     if USERS in files:
         users = reader.scan(files[USERS][0], {"1": "id", "2": "text", "3": "text", "4": "text"}).select(
-            pl.col("1").alias(USER_ID), pl.col("3").replace(_GENDERS).alias(ATTRIBUTE + "gender"),
+            raw_id("1", pl.String()).alias(USER_ID), pl.col("3").replace(_GENDERS).alias(ATTRIBUTE + "gender"),
             pl.col("2").alias(ATTRIBUTE + "age"), pl.col("4").alias(ATTRIBUTE + "occupation"))
-    return RawTables(interactions, _items(movies, "1", "2", genres), users, time_unit=unit,
-                     name=str(files[INTERACTIONS][0]), keep=reader)
+    return replace(found, items=_items(movies, "1", "2", genres), users=users)
 
 
 def _published(source: MovieLensSource, files: Files, dialect: Dialect) -> TableReader:
@@ -95,7 +94,7 @@ def _items(movies: pl.LazyFrame, item_id: str, name: str, genres: pl.Expr) -> pl
     """The item columns of ``RawTables.items``; ``genres`` gives the list of a movie's genres."""
     title = clean(pl.col(name))
     return movies.select(
-        pl.col(item_id).alias(ITEM_ID), title.alias(TITLE), genres.list.first().alias(CATEGORY),
+        raw_id(item_id, pl.String()).alias(ITEM_ID), title.alias(TITLE), genres.list.first().alias(CATEGORY),
         title.alias(FIELD + "title"), title.str.extract(r"\((\d{4})\)$").alias(FIELD + "year"),
         clean(genres.list.join(", ")).alias(FIELD + "genres"))
 
@@ -109,5 +108,5 @@ def _tags(reader: TableReader, files: Files, columns: tuple[str, str, str, str])
         return None
     user, item, tag, time = columns
     return reader.scan(files[TAGS][0], {user: "id", item: "id", tag: "text", time: "time"}).select(
-        pl.col(user).alias(USER_ID), pl.col(item).alias(ITEM_ID), clean(pl.col(tag)).alias(TAG),
-        whole_seconds(time).alias(TIMESTAMP))
+        raw_id(user, pl.String()).alias(USER_ID), raw_id(item, pl.String()).alias(ITEM_ID),
+        clean(pl.col(tag)).alias(TAG), whole_seconds(time).alias(TIMESTAMP))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -20,15 +21,12 @@ def read_table(source: TableSource, reader: TableReader, files: Files) -> RawTab
     groups = source.column_groups()
     readers = {role: reader.without_header() if all(isinstance(column, int) for column in groups[role]) else reader
                for role in files}
-    interactions, unit = read_interactions(readers[INTERACTIONS], paths, source.columns, source.timestamp_unit,
-                                           source.file_order)
-    return RawTables(
-        interactions, _items(source, readers[ITEMS], files[ITEMS]) if ITEMS in files else None,
-        _users(source, readers[USERS], files[USERS]) if USERS in files else None,
-        timeless=source.columns.timestamp is None, file_order=source.file_order, time_unit=unit,
-        name=source.interactions if len(paths) > 1 else str(paths[0]),
-        locate=(lambda row: _locate(readers[INTERACTIONS], paths, source.columns, row)) if len(paths) > 1 else None,
-        keep=reader)
+    found = read_interactions(readers[INTERACTIONS], paths, source.columns, source.timestamp_unit, source.file_order)
+    if len(paths) > 1:
+        found = replace(found, name=source.interactions,
+                        locate=lambda row: _locate(readers[INTERACTIONS], paths, source.columns, row))
+    return replace(found, items=_items(source, readers[ITEMS], files[ITEMS]) if ITEMS in files else None,
+                   users=_users(source, readers[USERS], files[USERS]) if USERS in files else None)
 
 
 def _items(source: TableSource, reader: TableReader, paths: Sequence[Path]) -> pl.LazyFrame:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.prepare.config import (
     AmazonM2Source,
     AmazonReviewsSource,
+    FileSourceConfig,
     KionSource,
     MovieLensSource,
     SequencesSource,
@@ -33,6 +36,10 @@ def read_source(source: SourceConfig) -> RawTables:
         from pipeline.prepare.synthetic import read_synthetic
 
         return read_synthetic(source)
+    return replace(_read_files(source), missing_words=source.missing_words)
+
+
+def _read_files(source: FileSourceConfig) -> RawTables:
     files = source_files(source)
     reader = TableReader(source.encoding, Dialect(source.separator, source.quotes) if isinstance(source, TableSource)
                          else CSV)

@@ -8,7 +8,9 @@ Legend: N interactions sorted by user and time, M users, C cases.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 
@@ -38,20 +40,21 @@ class Split:
     """uint8 [N]: TRAIN_CODE, VALIDATION_CODE or TEST_CODE; a user's training rows come first."""
     validation: CaseRows
     test: CaseRows
-    boundary: int | None = None
-    """Unix seconds; training has nothing after it."""
+    boundary: int | float | None = None
+    """Unix seconds, to the fraction that the times have; training has nothing after it."""
     left_out: dict[str, int] | None = None
     """Users that would be cases but have no history: reason → count."""
 
 
-def split(config: SplitConfig, users: Users, seconds: np.ndarray | None, seed: int) -> Split:
+def split(config: SplitConfig, users: Users, times: np.ndarray | None, seed: int, per_second: int = 1) -> Split:
     """Split sorted interactions.
 
     Args:
         config: leave-one-out, global temporal or sessions.
         users: where each user's rows stand.
-        seconds: int64 [N]; None: timeless.
+        times: int64 [N]; None: timeless.
         seed: draws held-out users, by index and never by raw id.
+        per_second: units of ``times`` in a second.
 
     Raises:
         DataError: the source has no time and the split needs it, or a part would be empty.
@@ -60,10 +63,10 @@ def split(config: SplitConfig, users: Users, seconds: np.ndarray | None, seed: i
         case LeaveOneOutSplit():
             found = _leave_one_out(users)
         case GlobalTemporalSplit():
-            if seconds is None:
+            if times is None:
                 raise DataError("prepare.split.kind=global_temporal needs timestamps and the source has none; "
                                 "use leave_one_out or sessions")
-            found = _global_temporal(config, users, seconds, seed)
+            found = _global_temporal(config, users, times, seed, per_second)
         case SessionsSplit():
             found = _sessions(config, users, seed)
     sizes = {"training part has no interaction": int((found.parts == TRAIN_CODE).sum()),
@@ -85,11 +88,10 @@ def _leave_one_out(users: Users) -> Split:
     return Split(parts, CaseRows(held, last - 1), CaseRows(held, last))
 
 
-def _global_temporal(config: GlobalTemporalSplit, users: Users, seconds: np.ndarray, seed: int) -> Split:
-    boundary = config.boundary
-    if boundary is None:  # the smallest time that at least this share of the interactions does not exceed
-        boundary = int(np.quantile(seconds, config.quantile, method="inverted_cdf"))
-    after = seconds > boundary
+def _global_temporal(config: GlobalTemporalSplit, users: Users, times: np.ndarray, seed: int,
+                     per_second: int) -> Split:
+    boundary = _boundary(config, times, per_second)
+    after = times > boundary
     before_M = users.lengths - np.add.reduceat(after, users.starts, dtype=np.int64)
     drawn = _held_out(np.flatnonzero(before_M >= 2), config.validation_users * np.count_nonzero(before_M), seed,
                       "validation users")
@@ -100,8 +102,21 @@ def _global_temporal(config: GlobalTemporalSplit, users: Users, seconds: np.ndar
     active = np.flatnonzero(before_M < users.lengths)
     able = active[users.lengths[active] >= 2]
     return Split(parts, CaseRows(drawn, users.starts[drawn] + before_M[drawn] - 1),
-                 CaseRows(able, users.ends[able] - 1), boundary,
+                 CaseRows(able, users.ends[able] - 1), _seconds(boundary, per_second),
                  {"test_users_without_history": len(active) - len(able)})
+
+
+def _boundary(config: GlobalTemporalSplit, times: np.ndarray, per_second: int) -> int:
+    """The last time of the training part, in the unit of the times."""
+    if config.boundary is not None:
+        return math.floor(Decimal(repr(config.boundary)) * per_second)
+    # The smallest time that at least this share of the interactions does not exceed; by rank, as a float holds no ns.
+    rank = int(np.quantile(np.arange(len(times)), config.quantile, method="inverted_cdf"))
+    return int(np.partition(times, rank)[rank])
+
+
+def _seconds(time: int, per_second: int) -> int | float:
+    return time // per_second if time % per_second == 0 else time / per_second
 
 
 def _sessions(config: SessionsSplit, users: Users, seed: int) -> Split:

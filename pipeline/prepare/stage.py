@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,10 +23,14 @@ from pipeline.prepare.raw import FIELD, RawTables
 from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stats import statistics
+from pipeline.prepare.times import PER_SECOND
 from pipeline.prepare.writing import Kept
 from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.work.progress import say
+
+_FIRST_S: Final = 631_152_000
+"""1990-01-01: what ends before it is hardly meant as Unix time."""
 
 
 def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
@@ -41,9 +45,7 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
         check_written(folder, config.split, stats["boundary"])
     out.write_json(STATS_FILE, stats)
     say(_summary(stats))
-    if stats["last_unix"] is not None and stats["last_unix"] > time.time():
-        say(f"prepare: note: the last interaction lies in the future, {stats['last_time']}; is the clock or the unit "
-            "of the times right?")
+    _tell_odd_times(stats)
     counts = {"num_in": stats["raw_rows"], "num_out": stats["interactions"],
               "num_rejected": sum(stats["dropped"].values()), "users": stats["users"], "items": stats["items"],
               "train_users": stats["train_users"], "validation_users": stats["validation_users"],
@@ -67,8 +69,8 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     counts = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
     if encoded.file_order:
         counts["rows_without_time"] = encoded.untimed
+    parts = split(config.split, kept.users, found.times, config.seed, PER_SECOND[found.unit])
     del encoded, found
-    parts = split(config.split, kept.users, kept.second_N, config.seed)
     items = _with_tags(item_text(item_ids, raw), raw, kept, parts)
     users = describe(user_ids, raw.users, c.USER_ID, raw)
     writing.write_interactions(folder, kept, parts)
@@ -80,6 +82,7 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     stats = counts | statistics(kept, parts, config.split, tied_N) | {
         "items_unknown": items.unknown if raw.items is not None else None, "items_repeated_rows": items.repeated,
         "items_without_text": without_text(items.table),
+        "missing_words": {"items": items.missing_words, "users": users.missing_words},
         "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info,
         **extended}
     return stats, digest_ids(item_ids.to_arrow())
@@ -93,6 +96,18 @@ def _with_tags(items: Described, raw: RawTables, kept: Kept, parts: Split) -> De
     pairs = kept.user_N[train] * np.int64(len(kept.item_ids)) + (kept.item_N[train] - 1)
     tags = tag_texts(raw, kept.user_ids, kept.item_ids, pairs, parts.boundary)
     return replace(items, table=items.table.with_columns(tags.alias(FIELD + "tags")))
+
+
+def _tell_odd_times(stats: dict[str, Any]) -> None:
+    last = stats["last_unix"]
+    if last is None:
+        return
+    if last > time.time():
+        say(f"prepare: note: the last interaction lies in the future, {stats['last_time']}; is the clock or the unit "
+            "of the times right?")
+    if last < _FIRST_S:
+        say(f"prepare: note: all interactions lie before 1990, the last at {stats['last_time']}; is that right, or "
+            "prepare.source.timestamp_unit another?")
 
 
 def _summary(stats: dict[str, Any]) -> str:

@@ -77,5 +77,5 @@ def _began_before(users: Users, split: Split) -> dict[str, Any]:
             "test_users_with_training_history_share": float(known.mean())}
 
 
-def _iso(seconds: int | None) -> str | None:
+def _iso(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -3,75 +3,156 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import polars as pl
 
 from configs.errors import DataError
+from pipeline.prepare.calendar_numbers import WIDTHS, calendar_micros, calendar_valid
 from pipeline.prepare.raw import TimeUnit
+from pipeline.work.progress import say
 
 LATEST_S: Final = 4_102_444_800
 """2100-01-01: no interaction is later, in seconds."""
 PER_SECOND: Final[dict[str, int]] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+LEGAL_TIMES: Final = ("Unix time in s, ms, us or ns (1600000000, 1600000000.25), a date or date and time as in ISO "
+                      "8601 (2020-09-13, 2020-09-13T12:26:40.5+02:00; UTC where no zone is given), or YYYYMMDD")
 
 _BANDS = np.array([10**11, 10**14, 10**17], np.int64)
 """Upper ends of what is read as s, ms, us: seconds from 10^11 on lie after the year 5138, milliseconds below it before
 1973-03."""
 _SAMPLE_ROWS = 1000
 _UNITS: Final[tuple[TimeUnit, ...]] = ("s", "ms", "us", "ns")
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
-_LOCAL_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
-_ZONED_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%#z"
+_NUMBER = r"^\s*[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?\s*$"
+_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+_ZONED_FORMS = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
+_VARIANTS = ((r"^(\d{4})/(\d{2})/(\d{2})", "${1}-${2}-${3}"), (r"^(\d{4}-\d{2}-\d{2})\s+", "${1}T"),
+             (r"^(\d{4})(\d{2})(\d{2})T(\d{2}):?(\d{2}):?(\d{2})", "${1}-${2}-${3}T${4}:${5}:${6}"),
+             (r"(\d),(\d)", "${1}.${2}"), (r"\s*(UTC|GMT|[Zz])$", "+00:00"), (r"\s+([-+]\d{2}:?\d{2})$", "${1}"),
+             (r"(T\S+[-+]\d{2})$", "${1}:00"))
+"""What is written in place of ISO's own signs: slashes, a space, a decimal comma, names of UTC, a zone of hours."""
+
+
+@dataclass(frozen=True)
+class TimeColumn:
+    """A raw time column as numbers."""
+
+    whole: pl.Expr
+    """Int64 in ``unit``; null where there is no time or none that can be read."""
+    unit: TimeUnit
+    fraction: pl.Expr | None = None
+    """Float32 in [0, 1) of ``unit``; None: the form has no fractions."""
+
+
+def no_times() -> TimeColumn:
+    """The time column of a source that has none."""
+    return TimeColumn(pl.lit(None, pl.Int64), "s")
+
+
+def times(frame: pl.LazyFrame, name: str, unit: str) -> TimeColumn:
+    """How a raw column of any type is read as times.
+
+    Args:
+        unit: the config's. ``auto`` takes text for ISO dates where most of its first values are such dates, else for
+            numbers; ``date`` takes numbers for YYYYMMDD.
+    """
+    dtype = frame.select(name).collect_schema()[name]
+    column = pl.col(name)
+    if dtype.is_temporal():
+        return TimeColumn(column.cast(pl.Datetime("us")).dt.epoch("us"), "us")
+    if dtype == pl.Float32:
+        say(f"prepare: warning: column {name!r} holds times as 32-bit floats, which cannot tell Unix seconds less than "
+            "64 s apart; the order within is drawn; save the times as integers or 64-bit floats")
+    if dtype == pl.String and (unit == "date" or (unit == "auto" and _mostly_dates(frame, name))):
+        return TimeColumn(dates(name), "us")
+    if dtype != pl.String and unit == "date":
+        return TimeColumn(column.cast(pl.Int64, strict=False).map_batches(
+            _calendar_dates, return_dtype=pl.Int64, is_elementwise=True), "us")
+    number_unit: TimeUnit = "auto" if unit == "auto" else unit  # type: ignore[assignment]
+    if dtype.is_integer():
+        return TimeColumn(column.cast(pl.Int64, strict=False), number_unit)
+    return _number_column(column, dtype, number_unit)
+
+
+def _number_column(column: pl.Expr, dtype: pl.DataType, unit: TimeUnit) -> TimeColumn:
+    if dtype == pl.String:
+        column = column.str.strip_chars().str.replace(",", ".", literal=True)
+    value = column.cast(pl.Float64, strict=False)
+    floor = value.floor()
+    whole = floor.cast(pl.Int64, strict=False)
+    if dtype == pl.String:  # not through floats, which hold no nanoseconds
+        whole = pl.coalesce(column.cast(pl.Int64, strict=False), whole)
+    return TimeColumn(whole, unit, (value - floor).cast(pl.Float32))
 
 
 def whole_seconds(name: str) -> pl.Expr:
-    """Text of whole numbers as Int64 (``1260759144``, ``1.26e9``, ``1260759144.0``); null where it is none."""
-    text = pl.col(name)
-    return pl.coalesce(text.cast(pl.Int64, strict=False),
-                       text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False))
+    """Text of numbers as Int64 (``1260759144``, ``1.26e9``, ``1260759144.0``), fractions cut; null where it is none."""
+    return _number_column(pl.col(name), pl.String(), "s").whole
 
 
 def dates(name: str) -> pl.Expr:
-    """ISO text (date, or date and time with or without zone; none means UTC) as Int64 microseconds; null elsewhere."""
-    text = pl.col(name).str.strip_chars().str.replace(" ", "T", literal=True)
-    local = [text.str.to_datetime(form, strict=False, time_unit="us") for form in _LOCAL_FORMATS]
-    zoned = text.str.to_datetime(_ZONED_FORMAT, strict=False, time_unit="us").dt.replace_time_zone(None)
-    return pl.coalesce(*local, zoned).dt.epoch("us")
+    """Text of dates, or dates and times with or without zone (none: UTC), as Int64 microseconds; null elsewhere."""
+    return pl.col(name).map_batches(_iso_dates, return_dtype=pl.Int64, is_elementwise=True)
 
 
-def no_times() -> tuple[pl.Expr, TimeUnit]:
-    """The time column of a source that has none."""
-    return pl.lit(None, pl.Int64), "s"
+def _mostly_dates(frame: pl.LazyFrame, name: str) -> bool:
+    """Whether more of the values are dates than numbers: by the first rows, by all where those are neither."""
+    is_date, is_number = dates(name).is_not_null(), pl.col(name).str.contains(_NUMBER)
+    for rows in (frame.head(_SAMPLE_ROWS), frame):
+        found = rows.select(is_date.sum().alias("dates"), is_number.sum().alias("numbers")).collect(engine="streaming")
+        dated, numbered = found.row(0)
+        if dated or numbered:
+            return bool(dated > numbered)
+    return False
 
 
-def times(frame: pl.LazyFrame, name: str, unit: str) -> tuple[pl.Expr, TimeUnit]:
-    """The expression that gives a raw time column as Int64, and the unit it is then in.
-
-    ``unit`` is the config's: ``auto`` takes text for numbers when its first value is one, else for ISO dates.
-    """
-    dtype = frame.select(name).collect_schema()[name]
-    if dtype.is_temporal():
-        return pl.col(name).cast(pl.Datetime("us")).dt.epoch("us"), "us"
-    number_unit: TimeUnit = "auto" if unit in ("auto", "date") else unit  # type: ignore[assignment]
-    if dtype.is_integer():
-        return pl.col(name).cast(pl.Int64, strict=False), number_unit
-    if dtype.is_float():
-        return pl.col(name).cast(pl.Int64, strict=False), number_unit
-    if unit == "auto":
-        sample = frame.select(pl.col(name).str.contains(_NUMBER)).head(_SAMPLE_ROWS).collect(engine="streaming")
-        unit = "date" if sample[name].drop_nulls().head(1).to_list() == [False] else "auto"
-    return (dates(name), "us") if unit == "date" else (whole_seconds(name), number_unit)
+def _iso_dates(texts: pl.Series) -> pl.Series:
+    found = _parsed(texts.str.strip_chars(), _FORMS)
+    if found.null_count() > texts.null_count():
+        plain = texts.str.strip_chars()
+        for pattern, replacement in _VARIANTS:
+            plain = plain.str.replace(pattern, replacement)
+        found = found.fill_null(_parsed(plain, (*_FORMS, *_ZONED_FORMS)))
+        found = found.fill_null(_calendar_dates(plain.cast(pl.Int64, strict=False)))
+    return found
 
 
-def resolve_unit(times_N: np.ndarray, unit: TimeUnit, name: str, place: Callable[[int], str]) -> TimeUnit:
-    """The unit of int64 times ≥ 0: the given one, or told by their size.
+def _parsed(texts: pl.Series, forms: tuple[str, ...]) -> pl.Series:
+    found = pl.Series(texts.name, [None], pl.Int64).new_from_index(0, len(texts))
+    for form in forms:
+        moments = texts.str.to_datetime(form, strict=False, time_unit="us")
+        found = found.fill_null(moments.dt.replace_time_zone(None).dt.epoch("us"))
+        if found.null_count() == texts.null_count():
+            break
+    return found
+
+
+def _calendar_dates(numbers: pl.Series) -> pl.Series:
+    """YYYYMMDD (also with a time of day) as Int64 microseconds; null elsewhere."""
+    values = numbers.fill_null(0).to_numpy()
+    micros, valid = np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    for width in WIDTHS:
+        fits = calendar_valid(values, width)
+        micros[fits] = calendar_micros(values[fits], width)
+        valid |= fits
+    return pl.Series(numbers.name, micros).scatter(np.flatnonzero(~valid), None)
+
+
+def resolve_unit(times_N: np.ndarray, unit: TimeUnit, name: str,
+                 place: Callable[[int], str]) -> tuple[np.ndarray, TimeUnit]:
+    """int64 times ≥ 0 and their unit: the given one, or told by their size. Numbers YYYYMMDD become microseconds.
 
     Raises:
-        DataError: ``auto``, and numbers of different sizes stand together.
+        DataError: ``auto``, and numbers of different sizes, or dates and other numbers, stand together.
     """
     if unit != "auto":
-        return unit
+        return times_N, unit
+    for width in WIDTHS:
+        valid_N = calendar_valid(times_N, width)
+        if 2 * np.count_nonzero(valid_N) > len(times_N):
+            return _as_calendar(times_N, valid_N, width, name, place), "us"
     lowest, highest = (int(np.searchsorted(_BANDS, value, side="right")) for value in (times_N.min(), times_N.max()))
     if lowest != highest:
         bands_N = np.searchsorted(_BANDS, times_N, side="right")
@@ -81,4 +162,18 @@ def resolve_unit(times_N: np.ndarray, unit: TimeUnit, name: str, place: Callable
         sizes = ", ".join(f"{count:,} rows in {_UNITS[band]}" for band, count in enumerate(counts) if count)
         raise DataError(f"{name}: times of different units stand together, by their size {sizes} (such as {shown}); "
                         "bring all to one unit")
-    return _UNITS[lowest]
+    return times_N, _UNITS[lowest]
+
+
+def _as_calendar(times_N: np.ndarray, valid_N: np.ndarray, width: int, name: str,
+                 place: Callable[[int], str]) -> np.ndarray:
+    form = WIDTHS[width]
+    others = np.flatnonzero(~valid_N)
+    if len(others):
+        shown = ", ".join(f"{times_N[i]} in {place(int(i))}" for i in others[:3])
+        raise DataError(f"{name}: {int(valid_N.sum()):,} times look like {form} (such as "
+                        f"{times_N[int(np.argmax(valid_N))]}), {len(others):,} do not ({shown}); say what they are "
+                        "with prepare.source.timestamp_unit=date (the others are bad rows then), s, ms, us or ns")
+    say(f"prepare: note: {name}: times such as {times_N[0]} are read as dates {form}; "
+        "prepare.source.timestamp_unit=s reads them as seconds")
+    return calendar_micros(times_N, width)

@@ -58,24 +58,26 @@ def refused(config: PrepareConfig, storage: Storage) -> str:
 # --- rows ---
 
 
-@pytest.mark.parametrize(("row", "problem"), [
-    (",i1,1500000500,4", "a missing user id"),
-    ("u1,,1500000500,4", "a missing item id"),
-    ("u1,i1,,4", "a missing or unreadable time"),
-    ("u1,i1,soon,4", "a missing or unreadable time"),
-    ("u1,i1,NaN,4", "a missing or unreadable time"),
-    ("u1,i1,-1500000500,4", "a negative time"),
-    ("u1,i1,5000000000,4", "a time after the year 2100"),
-    ("u1,i1,1500000500,nan", "a signal that is not a finite number"),
-    ("u1,i1,1500000500,inf", "a signal that is not a finite number"),
-    ("u1,i1,1500000500,good", "a signal that is not a finite number"),
+@pytest.mark.parametrize(("row", "problem", "value", "legal"), [
+    (",i1,1500000500,4", "a missing user id", "empty", "any text or whole number"),
+    ("u1,,1500000500,4", "a missing item id", "empty", "any text or whole number"),
+    ("u1,NaN,1500000500,4", "a missing item id", "'NaN'", "prepare.source.missing_words"),
+    ("u1,i1,,4", "a missing or unreadable time", "empty", "YYYYMMDD"),
+    ("u1,i1,soon,4", "a missing or unreadable time", "'soon'", "1600000000.25"),
+    ("u1,i1,NaN,4", "a missing or unreadable time", "'NaN'", "2020-09-13"),
+    ("u1,i1,-1500000500,4", "a negative time", "'-1500000500'", "from 1970-01-01 on"),
+    ("u1,i1,5000000000,4", "a time after the year 2100", "'5000000000'", "timestamp_unit"),
+    ("u1,i1,1500000500,inf", "a signal that is not a finite number", "'inf'", "4.5 or 4,5"),
+    ("u1,i1,1500000500,good", "a signal that is not a finite number", "'good'", "4.5 or 4,5"),
+    ('u1,i1,1500000500,"1,500"', "a signal that is not a finite number", "'1,500'", "4.5 or 4,5"),
 ])
 def test_bad_row_is_named_with_its_number_and_may_be_dropped(tmp_path: Path, storage: Storage, row: str,
-                                                             problem: str) -> None:
+                                                             problem: str, value: str, legal: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(GOOD + row + "\n")
     message = refused(config_for(path), storage)
-    assert message.startswith(f"{path}: 1 rows with {problem}: data row 25;")
+    assert message.startswith(f"{path}: 1 row with {problem}: data row 25 ({value}); legal: ")
+    assert legal in message
     assert "prepare.filter.bad_rows=drop" in message
     artifact = run(config_for(path, filter=FilterConfig(bad_rows="drop")), storage)
     assert (artifact.manifest.counts["num_out"], artifact.manifest.counts["num_rejected"]) == (24, 1)
@@ -85,8 +87,10 @@ def test_many_bad_rows_are_counted_and_the_first_five_shown(tmp_path: Path, stor
     path = tmp_path / "t.csv"
     path.write_text(GOOD + "u1,,1500000500,4\n" * 7 + "u1,i1,-3,4\n")
     assert refused(config_for(path), storage) == (
-        f"{path}: 7 rows with a missing item id: data row 25, data row 26, data row 27, data row 28, data row 29 …; "
-        "further: 1 with a negative time; mend the file, or set prepare.filter.bad_rows=drop to drop and count them")
+        f"{path}: 7 rows with a missing item id: data row 25 (empty), data row 26 (empty), data row 27 (empty), "
+        "data row 28 (empty), data row 29 (empty) …; further: 1 with a negative time; legal: any text or whole number "
+        "but an empty one and prepare.source.missing_words; mend the file, or set prepare.filter.bad_rows=drop to drop "
+        "and count them")
 
 
 def test_seconds_and_milliseconds_together_are_refused_even_when_bad_rows_are_dropped(tmp_path: Path,

@@ -265,7 +265,7 @@ def test_dropped_rows_are_counted_by_reason(tmp_path: Path, storage: Storage) ->
     config = small(tmp_path, LeaveOneOutSplit(), lines, filter=FilterConfig(bad_rows="drop", min_signal=1.0))
     artifact = run(config, storage)
     assert artifact.read_json("stats.json")["dropped"] == {
-        "no_user_id": 1, "negative_time": 1, "bad_signal": 1, "exact_copy": 1, "low_signal": 1}
+        "no_user_id": 1, "negative_time": 1, "no_signal": 1, "exact_copy": 1, "low_signal": 1}
     assert artifact.manifest.counts["num_in"] == 15
     assert artifact.manifest.counts["num_rejected"] == 5
 
@@ -344,8 +344,10 @@ def test_seed_moves_the_held_out_users(tmp_path: Path, storage: Storage) -> None
     lines = "user_id,item_id,timestamp,rating,review\n" + "".join(
         f"u{u},i{i},{10 * u + i},1,\n" for u in range(30) for i in range(3))
     drawn = set()
+    (tmp_path / "t.csv").write_text(lines)
     for seed in range(3):
-        artifact = run(small(tmp_path, SessionsSplit(), lines, seed=seed), storage)
+        artifact = run(PrepareConfig(source=TableSource(interactions=str(tmp_path / "t.csv")), split=SessionsSplit(),
+                                     seed=seed), storage)
         drawn.add(tuple(cases(artifact.local("test.arrow")).users.tolist()))
         rows = artifact.read_table("interactions.parquet")
         held = set(rows.filter(pc.equal(rows[SPLIT], TEST))[USER_IDX].to_pylist())

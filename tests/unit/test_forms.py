@@ -149,7 +149,7 @@ def test_json_constants_late_keys_and_blank_lines(tmp_path: Path) -> None:
     assert len(rows) == 103
     assert rows[0] == ("a", "12345678901234567890123", 5, None)
     assert rows[-1] == ("b", "y", 6, 3.0)
-    assert rows[-2][3] != rows[-2][3]  # NaN: a bad signal, as in a CSV
+    assert rows[-2][3] is None  # NaN is no rating, as null is
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -327,8 +327,8 @@ def test_file_order_decides_ties_and_places_rows_without_a_time(tmp_path: Path) 
         ordered(path)
 
 
-@pytest.mark.parametrize(("when", "message"), [("soon", "1 rows with a missing or unreadable time: data row 2"),
-                                               ("-5", "1 rows with a negative time")])
+@pytest.mark.parametrize(("when", "message"), [("soon", "1 row with a missing or unreadable time: data row 2"),
+                                               ("-5", "1 row with a negative time")])
 def test_file_order_lets_no_bad_time_pass(tmp_path: Path, when: str, message: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(f"user_id,item_id,timestamp\na,x,10\na,y,{when}\n")

@@ -196,7 +196,7 @@ def test_amazon_m2_locales(tmp_path: Path) -> None:
 
 def test_amazon_m2_array_that_was_printed_short_is_a_bad_row(tmp_path: Path) -> None:
     raw = read(AmazonM2Source(folder=m2(tmp_path, SESSIONS + "\"['A' 'B' ... 'Z']\",Y,DE\n")))
-    with pytest.raises(DataError, match=r"1 rows with a missing item id: interaction 10"):
+    with pytest.raises(DataError, match=r"1 row with a missing item id: interaction 10"):
         encode(raw, "error")
 
 
