@@ -196,14 +196,23 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     node[leaf] = value
 
 
+_LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | dict.fromkeys(
+    ("dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"),
+    "a group of settings, one `key: value` per line") | dict.fromkeys(
+    ("int_type", "int_parsing", "int_from_float"), "a whole number") | dict.fromkeys(
+    ("float_type", "float_parsing"), "a number") | dict.fromkeys(
+    ("bool_type", "bool_parsing"), "true or false") | {"string_type": "text; write it in quotes"}
+"""What a value of another type should have been; pydantic's own words speak of Python."""
+
+
 def _explain(exc: ValidationError, schema: type[BaseModel], values: Mapping[str, Any], origin: str) -> str:
     errors = exc.errors()
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])  # a typo explains a missing setting
     where = _settings_path(first["loc"], values) or "the configuration"
     more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
     message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     kind = first["type"]
+    message = f"legal: {_LEGAL[kind]}" if kind in _LEGAL else message[:1].lower() + message[1:]
     if kind == "extra_forbidden":
         known = list(_node_at(schema, first["loc"][:-1]).get("properties", {}))
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)

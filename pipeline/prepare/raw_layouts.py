@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import ConfigError, illegal
+from configs.errors import ConfigError, StorageError, illegal
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.synthetic import blocks, item_ids, user_ids
 from pipeline.prepare.synthetic_catalogue import Catalogue, Stream, catalogue, random
@@ -41,13 +41,16 @@ def write_raw_layout(kind: str, config: SyntheticSource, folder: str | Path) -> 
 
     Raises:
         ConfigError: no such layout.
+        StorageError: the folder cannot be written.
     """
     if kind not in _LAYOUTS:
         raise ConfigError(illegal("layout", kind, LAYOUTS))
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    items = catalogue(config)
-    return [_write(target / name, make(config, items)) for name, make in _LAYOUTS[kind].items()]
+    target, items = Path(folder), catalogue(config)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        return [_write(target / name, make(config, items)) for name, make in _LAYOUTS[kind].items()]
+    except OSError as exc:
+        raise StorageError(f"{exc.filename or target}: cannot be written: {exc.strerror}; name another folder") from exc
 
 
 def _write(path: Path, frames: Iterable[pl.DataFrame]) -> Path:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from cluster.storage import Storage
-from configs.errors import ConfigError
+from configs.errors import ConfigError, StorageError
 from configs.loader import SHIPPED, load
 from pipeline.config import RunConfig
 from pipeline.prepare.config import (
@@ -146,6 +146,12 @@ def test_several_blocks_of_users_make_one_file(tmp_path: Path) -> None:
 def test_an_unknown_layout_names_the_legal_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'netflix'; legal: amazon_reviews, movielens, kion, amazon_m2"):
         write_raw_layout("netflix", CONFIG, tmp_path)
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(StorageError, match=r"taken: cannot be written: File exists; name another folder$"):
+        write_raw_layout("movielens", CONFIG, tmp_path / "taken")
 
 
 @pytest.mark.parametrize("name", ["beauty", "ml-20m", "kion", "amazon-m2"])

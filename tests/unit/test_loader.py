@@ -136,13 +136,16 @@ def test_a_kind_override_replaces_the_group_wherever_it_stands(tmp_path: Path, o
      (["shape={kind: square, sid: 2}"], "unknown setting 'shape.sid'; did you mean 'side'? (and 1 more)"),
      (["shape={kind: circle, radius: 0}"], "shape.radius: got 0; input should be greater than 0"),
      (["shape={kind: square}"], "shape.side: this setting is required"),
-     (["shape={kind: square, side: 1, corners: [2]}"], "shape.corners.0: got 2; input should be a valid string"),
+     (["shape={kind: square, side: 1, corners: [2]}"], "shape.corners.0: got 2; legal: text; write it in quotes"),
+     (["shape={kind: square, side: 1, corners: 2}"], "shape.corners: got 2; legal: a list, such as [1, 2]"),
+     (["paint.layers=two"], "paint.layers: got 'two'; legal: a whole number"),
+     (["paint.layers=1.5"], "paint.layers: got 1.5; legal: a whole number"),
      (["shape.radius=2"], "shape: `kind` is missing; legal: circle, square; add shape.kind=…"),
      (["shape.kind=blob"], "shape.kind: got 'blob'; legal: 'circle', 'square'"),
      (["paint.layers=10"], "the configuration: at most 9 layers fit"),
      (["limit=.nan"], "limit: got nan; input should be a finite number"),
-     (["name=7"], "name: got 7; input should be a valid string"),
-     (["paint=3"], "paint: got 3; input should be a valid dictionary or instance of Paint")],
+     (["name=7"], "name: got 7; legal: text; write it in quotes"),
+     (["paint=3"], "paint: got 3; legal: a group of settings, one `key: value` per line")],
 )
 def test_a_bad_value_names_what_is_legal(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
