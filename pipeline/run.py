@@ -20,7 +20,7 @@ from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
 from pipeline.store.artifacts import Artifact
-from pipeline.work.progress import say
+from pipeline.work.progress import duration, say
 
 
 @dataclass
@@ -98,7 +98,7 @@ def _build(item: PlannedStep, inputs: dict[str, Artifact], storage: Storage, con
     except BaseException:
         out.release()
         raise
-    say(f"{item.label}: done in {time.perf_counter() - started:.1f} s")
+    say(f"{item.label}: done in {duration(time.perf_counter() - started)}")
     return artifact
 
 

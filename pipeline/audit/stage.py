@@ -22,7 +22,7 @@ from pipeline.reduce.vectors import VectorTable
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
-from pipeline.work.progress import say, track
+from pipeline.work.progress import say, took, track
 
 _BLOCK_USERS = 4096
 """Users whose vectors are in memory at once, and among whom profiles are shuffled."""
@@ -64,7 +64,7 @@ def audit(config: AuditConfig, prepared: Artifact, encoded: Artifact, encoded_it
     out.write_table(RANKS, pa.concat_tables(pa.table({
         SUBJECT: pa.array([name] * len(cases)).dictionary_encode(), USER_IDX: cases.users, TARGET: cases.targets,
         RANK: removed, RANK_UNFILTERED: unfiltered}) for name, (removed, unfiltered) in ranks.items()))
-    say(f"audit: {len(cases):,} users in {time.perf_counter() - started:.1f} s")
+    say(f"audit: {took(len(cases), 'users', time.perf_counter() - started)}")
     return out.commit({"num_in": len(everyone), "num_out": len(cases), "num_rejected": len(everyone) - len(cases)},
                       COLUMNS, digest_ids(cases.users), facts)
 
@@ -93,7 +93,7 @@ def _ranks(config: AuditConfig, cases: Cases, audited: Audited) -> dict[str, tup
     names = audited.names()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in names}
     blocks = np.array_split(np.arange(len(cases)), -(-len(cases) // _BLOCK_USERS))
-    for number, rows in enumerate(track(blocks, "audit")):
+    for number, rows in enumerate(track(blocks, "audit", "users", len(cases), len)):
         block = cases.take(rows)
         rng = np.random.default_rng([config.seed, number])
         for name, scorer in zip(names, audited.scorers(block, rng), strict=True):

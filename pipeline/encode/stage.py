@@ -22,7 +22,7 @@ from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, REASON, ROW_ID, TEXT, USER_IDX, VECTOR
 from pipeline.work.mapping import map_rows
-from pipeline.work.progress import say
+from pipeline.work.progress import say, took
 
 NO_TEXT = "no item text"
 PART_ROWS = 20_000
@@ -103,8 +103,8 @@ def _map(config: EncodeConfig, source: str, out: ArtifactDir, ids: np.ndarray, t
     started = time.perf_counter()
     map_rows(out.storage, source, out, actor=EncodeActor,
              arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=ROW_ID,
-             columns=[ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label)
-    say(f"{label}: {len(ids):,} texts in {time.perf_counter() - started:.1f} s")
+             columns=[ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label, unit="texts")
+    say(f"{label}: {took(len(ids), 'texts', time.perf_counter() - started)}")
 
 
 def _write(out: ArtifactDir, ids: np.ndarray, columns: tuple[str, ...]) -> dict[str, Any]:

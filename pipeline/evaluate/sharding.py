@@ -7,6 +7,7 @@ shape and order of summation wherever it is computed.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -76,7 +77,7 @@ def rank_cases(config: EvaluateConfig, prepared: Artifact, subject: Subject, num
         if _wants_gpu(subject) and not torch.cuda.is_available():
             raise ResourceError("evaluate.execution.use_gpu: this machine has no usable GPU; set it to false")
         scorer = subject.scorer()
-        parts = [rank_shard(config, prepared, scorer, *shard) for shard in track(shards, "evaluate")]
+        parts = [rank_shard(config, prepared, scorer, *shard) for shard in _shown(shards)]
     return Ranks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))
 
 
@@ -105,7 +106,7 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     running: deque[Any] = deque()
     parts: list[Ranks] = []
     try:
-        for shard in track(shards, "evaluate"):
+        for shard in _shown(shards):
             if len(running) == config.execution.workers:
                 parts.append(ray.get(running.popleft()))
             running.append(rank.remote(config, prepared, shared, *shard))
@@ -114,6 +115,12 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
         if isinstance(exc.cause, MentorecError):
             raise exc.cause from exc
         raise
+
+
+def _shown(shards: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The shards, with the progress of their users."""
+    users = shards[-1][1] if shards else 0
+    return track(shards, "evaluate", "users", users, lambda shard: shard[1] - shard[0])
 
 
 def _wants_gpu(subject: Subject) -> bool:

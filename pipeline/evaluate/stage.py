@@ -29,7 +29,7 @@ from pipeline.evaluate.summary import protocol, summarize, target_counts
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
-from pipeline.work.progress import say
+from pipeline.work.progress import say, took
 
 
 def evaluate_model(config: EvaluateConfig, prepared: Artifact, trained: Artifact, out: ArtifactDir) -> Artifact:
@@ -80,6 +80,7 @@ def _evaluate(config: EvaluateConfig, prepared: Artifact, items: pa.Table, subje
     started = time.perf_counter()
     ranks = rank_cases(config, prepared, subject, len(cases))
     seconds = time.perf_counter() - started
+    say(f"evaluate: {took(len(cases), 'users', seconds)}")
     metrics = summarize(config, prepared, cases, items, ranks)
     _write_tables(out, cases, items, ranks)
     out.write_json("metrics.json", metrics)

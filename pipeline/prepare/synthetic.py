@@ -66,7 +66,7 @@ def write_tables(config: SyntheticSource, folder: Path) -> tuple[Path, Path]:
 
 def blocks(config: SyntheticSource, items: Catalogue) -> Iterator[Block]:
     """All interactions, some thousand users at a time."""
-    yield from (block(config, items, number) for number in track(range(num_blocks(config)), "generate"))
+    yield from (block(config, items, number) for number in track(range(num_blocks(config)), "generate", "blocks"))
 
 
 def item_ids(config: SyntheticSource) -> pa.Array:

@@ -18,7 +18,7 @@ from pipeline.profile.guards import check_training_part
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
-from pipeline.work.progress import say
+from pipeline.work.progress import say, took
 
 PART_USERS = 50_000
 """Users per file of profiles."""
@@ -46,7 +46,7 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
         check_training_part(prepared)
         started = time.perf_counter()
         facts = dict(engine.tell(prepared, out, ids, confirmed))
-        say(f"profile: {len(ids):,} users in {time.perf_counter() - started:.1f} s")
+        say(f"profile: {took(len(ids), 'users', time.perf_counter() - started)}")
         out.write_json("stats.json", _write(config, out, ids) | facts)
     stats = out.storage.read_json(out.relative("stats.json"))
     try:

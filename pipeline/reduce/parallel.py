@@ -39,11 +39,12 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
     """
     if not spans:
         return
+    label, total = "reduce: transforming", sum(map(len, spans))
     import ray
 
     if not ray.is_initialized():
         local = TransformActor(storage, folder, table)
-        yield from (local.transform(rows) for rows in track(spans, "reduce: transforming"))
+        yield from (local.transform(rows) for rows in track(spans, label, "rows", total, len))
         return
     from ray.util import ActorPool
 
@@ -52,7 +53,7 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
     actors = [remote.remote(storage, folder, shared) for _ in range(min(execution.actors, len(spans)))]
     results = ActorPool(actors).map(lambda actor, rows: actor.transform.remote(rows), list(spans))
     try:
-        yield from track(results, "reduce: transforming", total=len(spans))
+        yield from track(results, label, "rows", total, len)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -17,6 +17,7 @@ import numpy as np
 from configs.errors import ConfigError, DataError, MissingExtraError, ResourceError, illegal
 from pipeline.reduce.config import UMAPReducer
 from pipeline.reduce.linear import principal_components
+from pipeline.work.progress import Progress
 
 Backend = Literal["cuml", "umap-learn"]
 _SPREAD = 1.0
@@ -106,12 +107,27 @@ def check_settings(estimator: type, settings: dict[str, Any], name: str) -> None
 def _fit_umap_learn(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     from umap import UMAP
 
-    settings = {**settings, "n_jobs": 1}  # a seed means one thread; saying so spares a warning
-    check_settings(UMAP, settings, f"umap-learn {_version('umap-learn')}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Progress("reduce: UMAP", settings["n_epochs"], "epochs") as progress:
+        settings = {**settings, "n_jobs": 1,  # a seed means one thread; saying so spares a warning
+                    "tqdm_kwds": {"file": _Epochs(progress), "bar_format": "{n}", "disable": False}}
+        check_settings(UMAP, settings, f"umap-learn {_version('umap-learn')}")
         warnings.filterwarnings("ignore", message="Spectral initialisation failed", category=UserWarning)
         embedding: np.ndarray = UMAP(**settings).fit_transform(vectors_NE)
     return np.asarray(embedding, np.float32)
+
+
+class _Epochs:
+    """What umap-learn's own bar writes to: numbers of epochs, that ours shows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def write(self, text: str) -> None:
+        if text.strip().isdecimal():
+            self._progress.update(int(text))
+
+    def flush(self) -> None:
+        pass
 
 
 def _fit_cuml(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
@@ -127,7 +143,9 @@ def _start(vectors_NE: np.ndarray, components: int, seed: int) -> np.ndarray:
     """Principal components in [-10, 10] with a little noise, so that equal rows can part: fp32 [N, P]."""
     projection, _ = principal_components(vectors_NE, components)
     start = projection.apply(vectors_NE)
-    start *= _START_SCALE / max(float(np.abs(start).max()), float(np.finfo(np.float32).tiny))
+    largest = float(np.abs(start).max())
+    if largest > 0:
+        start *= _START_SCALE / largest
     noise = np.random.default_rng(seed).normal(scale=_START_NOISE, size=start.shape)
     return (start + noise).astype(np.float32)
 

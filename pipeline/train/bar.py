@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,30 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.train.metrics_log import METRICS_FILE
-from pipeline.work.progress import is_quiet
+from pipeline.work.progress import Progress
 
 _POLL_SECONDS = 1.0
 
 
 class EpochBar:
-    """Shows the newest epoch it was told of; silent under ``--quiet``."""
+    """Shows the newest epoch it was told of."""
 
     def __init__(self, label: str, epochs: int, metric: str) -> None:
-        from tqdm import tqdm
-
         self._metric = metric
-        self._bar = tqdm(total=epochs, desc=label, unit="epoch", disable=is_quiet(), file=sys.stderr, mininterval=0.5,
-                         dynamic_ncols=True)
+        self._progress = Progress(label, epochs, "epochs")
+        self._seen = False
 
     def show(self, record: dict[str, Any]) -> None:
         """An epoch's record, as ``metrics.jsonl`` holds it."""
+        if not self._seen:
+            self._seen = True
+            self._progress.begin_at(record["epoch"] - 1)
         shown = {"loss": "ranking", "distil": "distillation", self._metric: self._metric}
-        self._bar.set_postfix({label: f"{record[name]:.4f}" for label, name in shown.items() if name in record},
-                              refresh=False)
-        self._bar.update(record["epoch"] - self._bar.n)
+        self._progress.update(record["epoch"], ", ".join(
+            f"{label} {record[name]:.4f}" for label, name in shown.items() if name in record))
 
     def close(self) -> None:
-        self._bar.close()
+        self._progress.close()
 
 
 @contextmanager

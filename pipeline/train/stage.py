@@ -32,6 +32,7 @@ from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape, build_targets
+from pipeline.work.progress import say, took
 from pipeline.work.threads import torch_threads
 
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
@@ -109,6 +110,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         texts=out.relative(f"{WORK}/texts.safetensors") if isinstance(config.item_table, MappedTextTable) else None,
         members=tuple(member.relative("model") for member in members))
     last = _run(spec, out, on_epoch)
+    say(_summary(spec, last.progress))
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
@@ -147,7 +149,7 @@ def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts
 
 def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome:
     """Train to the end."""
-    bar = EpochBar(f"train/{spec.arm}/seed-{spec.seed}", spec.config.epochs, spec.config.validation_metric)
+    bar = EpochBar(_label(spec), spec.config.epochs, spec.config.validation_metric)
     try:
         if spec.config.execution.num_workers == 0:
             return _run_here(spec, out, bar, on_epoch)
@@ -157,6 +159,17 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome
             return fit(spec, out.storage, out.relative(RAY))
     finally:
         bar.close()
+
+
+def _summary(spec: TrainSpec, progress: Progress) -> str:
+    metric, best = spec.config.validation_metric, progress.best_metrics
+    reached = f": {metric} {best[metric]:.4f} on validation" if best else ""
+    return (f"{_label(spec)}: {took(progress.epochs, 'epochs', progress.seconds)}; the best is epoch "
+            f"{progress.best_epoch}{reached}")
+
+
+def _label(spec: TrainSpec) -> str:
+    return f"train/{spec.arm}/seed-{spec.seed}"
 
 
 def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Outcome:

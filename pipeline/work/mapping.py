@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
-from pipeline.work.progress import is_quiet, say
+from pipeline.work.progress import Progress
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
@@ -27,14 +26,16 @@ _BLOCKS_PER_ACTOR = 4
 """Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
 _MAX_ACTOR_TASK_RETRIES = 3
 """A block that ends its actor so often is at fault itself."""
-_PROGRESS_SECONDS = 15.0
+_POLL_S = 2.0
+"""Between two looks at the saved blocks."""
 
 Actor = Callable[[pa.Table], pa.Table]
 
 
 def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable[..., Actor],
              arguments: Mapping[str, Any], id_column: str, columns: list[str], num_rows: int,
-             execution: ActorExecution, label: str, folder: str = WORK, only: np.ndarray | None = None) -> None:
+             execution: ActorExecution, label: str, unit: str = "users", folder: str = WORK,
+             only: np.ndarray | None = None) -> None:
     """Send every row of a Parquet folder through a pool of actors; results go to ``<folder>/rows`` of the attempt.
 
     Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running.
@@ -47,6 +48,7 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         columns: read from the source.
         num_rows: rows that are mapped.
         label: names the work in progress lines and errors.
+        unit: what a row is, in the plural.
         folder: of the attempt; holds rows and checkpoint of this map alone.
         only: ascending ids of the rows to map; None: all.
 
@@ -75,7 +77,7 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
                 batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
                 max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
-        with _progress_lines(out, folder, block_rows, num_rows, label):
+        with _shown(out, folder, block_rows, num_rows, label, unit):
             dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
                                   ray_remote_args={"num_cpus": _HELPER_CPUS})
 
@@ -85,8 +87,9 @@ def quiet_context() -> Any:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)  # of small inputs
     context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = sys.stderr.isatty() and not is_quiet()
+    context.enable_progress_bars = False  # they speak of operators and backpressure
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     return context
@@ -190,20 +193,20 @@ def our_errors(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_lines(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str) -> Iterator[None]:
-    """Now and then a line on the blocks saved so far; a terminal shows Ray's own bars instead."""
-    if is_quiet() or sys.stderr.isatty():
-        yield
-        return
+def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str, unit: str) -> Iterator[None]:
+    """Progress by the blocks that are saved."""
     finished = threading.Event()
 
-    def report() -> None:
-        while not finished.wait(_PROGRESS_SECONDS):
-            names = out.storage.names(out.relative(checkpoint_of(folder)))
-            saved = sum(not name.endswith(".pending.parquet") for name in names)
-            say(f"{label}: about {min(num_rows, saved * block_rows):,} of {num_rows:,} rows saved")
+    def saved() -> int:
+        names = out.storage.names(out.relative(checkpoint_of(folder)))
+        return min(num_rows, block_rows * sum(not name.endswith(".pending.parquet") for name in names))
 
-    thread = threading.Thread(target=report, daemon=True)
+    def watch() -> None:
+        with Progress(label, num_rows, unit, done=saved()) as progress:
+            while not finished.wait(_POLL_S):
+                progress.update(saved())
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

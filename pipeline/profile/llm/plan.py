@@ -39,7 +39,7 @@ def estimate_of(kit: Kit, prepared: Artifact) -> tuple[Estimate, int]:
     with tempfile.TemporaryDirectory() as folder:
         kit.build(prepared, Path(folder))
         desk = kit.open(Path(folder), "", Lookup(ledger, Index.build(ledger)))
-        for file in track(prepared.storage.files(prepared.relative("histories")), "prompts"):
+        for file in track(prepared.storage.files(prepared.relative("histories")), "prompts", "files"):
             with pq.ParquetFile(prepared.storage.path(file), filesystem=prepared.storage.filesystem) as table:
                 for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
                     users += batch.num_rows
