@@ -30,7 +30,7 @@ class ClusterConfig(Config):
     """Object store of a locally started Ray, in GiB; None keeps Ray's default."""
 
     worker_logs: bool = False
-    """Show what the workers print."""
+    """Show what the workers print, and Ray's own notices."""
 
 
 class ActorExecution(Config):

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
 _AUTH_MODE = "RAY_AUTH_MODE"
+_CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _LOCAL_NAMES = ("", "localhost", "auto", "local")
 
 
@@ -83,13 +84,37 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         return
     try:
         _knock()
-        ray.init(**_arguments(config))
+        with nullcontext() if config.worker_logs else _quiet_core():
+            ray.init(**_arguments(config))
     except Exception as exc:  # a node that is slow to start is told by a bare Exception
         raise ResourceError(_explain(exc)) from exc
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keep what Ray says of itself off the terminal: how it authenticates, and its core's notices.
+
+    The core writes past Python: each actor of Ray Data gets a notice (ray-project/ray#53727), which only a level that
+    stands in the environment keeps back; that there is one is written too, while Ray starts. Failures are exceptions.
+    """
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    if _CORE_LEVEL in os.environ:  # somebody looks for something
+        yield
+        return
+    os.environ[_CORE_LEVEL] = "fatal"
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _knock() -> None:

@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight chec
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -207,14 +208,17 @@ def generate(layout: Annotated[str, typer.Argument(help="A known raw layout, suc
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
+    _prepare_streams()
     try:
         code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
                    standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of a pipe has gone; nothing more can be said on stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of a pipe has gone; nothing more can be said there
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         code = 1
     except typer.TyperException as exc:
         context = getattr(exc, "ctx", None)
@@ -227,6 +231,16 @@ def main(args: Sequence[str] | None = None) -> None:
     if code == 130:
         print("interrupted; the same command goes on", file=sys.stderr)
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """What a terminal or a pipe cannot show becomes a question mark; a closed stream takes everything in silence."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refuse(message: str) -> int:

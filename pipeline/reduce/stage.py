@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import ConfigError, illegal
+from configs.errors import ConfigError, DataError, illegal
 from pipeline.reduce import umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.definition import COLUMNS, ITEM_VECTORS, TARGETS
@@ -30,6 +30,7 @@ from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.work.progress import say
 
 QUALITY = "quality.json"
+_LEAST_ROWS = {"umap": 3, "pca": 2, "none": 0}
 _SPAN_BATCHES = 8
 """Batches per task and per row group of the output."""
 
@@ -94,9 +95,11 @@ def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
 
     Raises:
         ConfigError: more components or neighbours than the rows allow.
+        DataError: too few rows, or all are alike.
     """
     vectors_FE = table.gather(rows)
     width = vectors_FE.shape[1]
+    _check_rows(config, vectors_FE)
     maps: list[Map] = []
     info: dict[str, Any] = {}
     targets_FP = vectors_FE
@@ -120,6 +123,21 @@ def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
         maps.append(scaling)
         targets_FP = scaling.apply(targets_FP)
     return Fit(Reducer(tuple(maps), width, config.transform_rows), targets_FP, info)
+
+
+def _check_rows(config: ReduceConfig, vectors_FE: np.ndarray) -> None:
+    count, least = len(vectors_FE), _LEAST_ROWS[config.method.kind]
+    if count < least:
+        raise DataError(f"reduce: {config.method.kind} is fitted on {least} vectors or more, there {_are(count)}; use "
+                        "reduce.method.kind=none, or a weaker prepare.filter")
+    if count > 1 and (vectors_FE == vectors_FE[:1]).all():
+        raise DataError(f"reduce: all {count:,} vectors are alike, so they tell nobody from another; look at the texts "
+                        "(`mentorec show profile`, `show item`), or train without them (arms=[plain], "
+                        "train.item_init=null)")
+
+
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
 
 
 def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:

@@ -149,7 +149,7 @@ def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts
 
 def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome:
     """Train to the end."""
-    bar = EpochBar(_label(spec), spec.config.epochs, spec.config.validation_metric)
+    bar = EpochBar("train", spec.config.epochs, spec.config.validation_metric)
     try:
         if spec.config.execution.num_workers == 0:
             return _run_here(spec, out, bar, on_epoch)
@@ -164,12 +164,8 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome
 def _summary(spec: TrainSpec, progress: Progress) -> str:
     metric, best = spec.config.validation_metric, progress.best_metrics
     reached = f": {metric} {best[metric]:.4f} on validation" if best else ""
-    return (f"{_label(spec)}: {took(progress.epochs, 'epochs', progress.seconds)}; the best is epoch "
+    return (f"train: {took(progress.epochs, 'epochs', progress.seconds)}; the best is epoch "
             f"{progress.best_epoch}{reached}")
-
-
-def _label(spec: TrainSpec) -> str:
-    return f"train/{spec.arm}/seed-{spec.seed}"
 
 
 def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Outcome:

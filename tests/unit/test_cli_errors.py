@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
 
 import pytest
 
@@ -83,3 +85,44 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "app", command)
     with pytest.raises(KeyError, match="defect"):
         cli.main(["anything"])
+
+
+class Pipe(io.TextIOWrapper):
+    """A stream of an encoding, over bytes that can be looked at."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [
+    ("ascii", b"? 3 ? (1 CPU) ? caf?\n"), ("latin-1", b"? 3 \xd7 (1 CPU) ? caf\xe9\n"),
+    ("utf-8", "→ 3 × (1 CPU) … café\n".encode())])
+def test_what_a_stream_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes) -> None:
+    out, err = Pipe(encoding), Pipe(encoding)
+
+    def command(**_: object) -> int:
+        print("→ 3 × (1 CPU) … café")
+        raise DataError("‘quoted’")
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["anything"])
+    assert ended.value.code == 2
+    assert out.buffer.getvalue() == shown  # type: ignore[attr-defined]
+    assert err.buffer.getvalue().startswith(b"error: ")  # type: ignore[attr-defined]
+
+
+def test_closed_streams_take_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(**_: object) -> int:
+        print("to nobody")
+        print("to nobody", file=sys.stderr)
+        return 0
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["anything"])
+    assert ended.value.code == 0

@@ -11,7 +11,7 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError, MissingExtraError, ResourceError
 from pipeline.reduce import keys, umap_fit
-from pipeline.reduce.config import NoReducer, PCAReducer, ReduceConfig, UMAPReducer
+from pipeline.reduce.config import NoReducer, PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.reduce.linear import principal_components, whitening
 from pipeline.reduce.neighbors import nearest, unit_rows
 from pipeline.reduce.quality import Spread, neighborhoods, overlap
@@ -255,3 +255,38 @@ def test_reducer_of_another_format_is_refused(storage: Storage) -> None:
     storage.write_json("reducer/reducer.json", described)
     with pytest.raises(ArtifactError, match="another version of mentorec"):
         Reducer.load(storage, "reducer")
+
+
+@pytest.mark.parametrize("method", [UMAPReducer(components=2, neighbors=3), PCAReducer(components=2), NoReducer()])
+@pytest.mark.parametrize("vector", [[0.0, 0.0, 0.0, 0.0], [0.1, -0.7, 3.0, 1e-3]])
+def test_vectors_that_are_all_alike_are_refused(storage: Storage, method: ReducerConfig, vector: list[float]) -> None:
+    alike = encoded(storage, [(list(range(30)), ["overall"] * 30, np.tile(vector, (30, 1)))])
+    with pytest.raises(DataError, match="all 30 vectors are alike"):
+        built(storage, ReduceConfig(method=method), alike)
+
+
+@pytest.mark.parametrize(("method", "rows", "legal"), [
+    (UMAPReducer(components=1, neighbors=2), 2, "umap is fitted on 3 vectors or more, there are 2"),
+    (PCAReducer(components=1), 1, "pca is fitted on 2 vectors or more, there is 1")])
+def test_too_few_vectors_are_refused(storage: Storage, method: ReducerConfig, rows: int, legal: str) -> None:
+    few = encoded(storage, [(list(range(rows)), ["overall"] * rows, RNG.normal(size=(rows, 4)))])
+    with pytest.raises(DataError, match=legal):
+        built(storage, ReduceConfig(method=method), few)
+
+
+def test_directions_without_variance_stay_at_rest(storage: Storage) -> None:
+    """Two distinct vectors among thirty: three of four components are flat, whitened or not."""
+    vectors = np.tile(RNG.normal(size=4), (30, 1))
+    vectors[15:, 0] += 1.0
+    for whiten in (False, True):
+        found = targets(built(storage, ReduceConfig(method=PCAReducer(components=3), whiten=whiten),
+                              encoded(storage, [(list(range(30)), ["overall"] * 30, vectors)])))[2]
+        assert np.isfinite(found).all()
+        assert found.std(axis=0) == pytest.approx([1.0 if whiten else 0.5, 0.0, 0.0], abs=1e-5)
+
+
+def test_whitening_fewer_rows_than_dimensions_is_finite() -> None:
+    x = RNG.normal(size=(3, 8)).astype(np.float32)
+    white = whitening(x).apply(x)
+    assert np.abs(white).max() < 10
+    assert np.linalg.matrix_rank(white - white.mean(axis=0), tol=1e-3) == 2

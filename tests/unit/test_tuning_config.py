@@ -59,5 +59,5 @@ def test_trial_trains_in_its_own_process_with_decoded_choices() -> None:
 
 
 def test_the_distilled_arm_is_searched() -> None:
-    assert searched_step(load(RunConfig, "demo.yaml")).arm == "distilled"
-    assert searched_step(load(RunConfig, "demo.yaml", ["arms=[plain]"])).arm == "plain"
+    assert searched_step(load(RunConfig, "demo.yaml")).label == "train/distilled/seed-0"
+    assert searched_step(load(RunConfig, "demo.yaml", ["arms=[plain]"])).label == "train/plain/seed-0"
