@@ -1,6 +1,7 @@
 """The student and its teacher's side in one module, so that DDP sees every parameter (ECIR'26, eqs. 5-6).
 
-Legend: B batch, L positions, D hidden width, N positions with a target, G profiled users of the global batch.
+Legend: B batch, L positions, D hidden width, N positions with a target, X rows that are scored against,
+U profiled users of this rank's rows, W ranks.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from models.config import DistillationConfig, MatchingConfig, RankingLossConfig
 from models.distillation import nothing_taught, teach
 from models.ensemble import Ensemble
 from models.hashing import derive_seed
-from models.item_rows import ItemRows, Scored
+from models.item_rows import ForeignRows, ItemRows, LookUp, RowwiseRows, StudentRows
 from models.item_table import ItemTable
 from models.losses import build_ranking_loss, build_sampler
-from models.matching import Matched, match
+from models.matching import Matched, Teaching, match
 from models.matmul import Precision
-from models.packing import pack
 from models.parallel import gather_rows, gather_values, world_size
 from models.perturbation import perturb
 from models.pooling import Pooling
@@ -31,6 +31,7 @@ from models.profile_head import ProfileHead
 from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
+from models.states import States, encode
 
 _TEACHER_STREAM = 1
 _PERTURBATION_STREAM = 2
@@ -114,7 +115,9 @@ class DistilledRecommender(nn.Module):
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
         self._precision: Precision = precision
         self.item_table = item_table
-        self._items = ItemRows(encoder, self.sampler, item_table)
+        self._packs = isinstance(encoder, Student) and encoder.packs
+        self._items: ItemRows = (StudentRows(encoder, item_table) if isinstance(encoder, Student)
+                                 else ForeignRows(encoder))
         self._ensemble: Ensemble | None = None
         self._matching = MatchingConfig()
         self.distillation = distillation
@@ -154,33 +157,35 @@ class DistilledRecommender(nn.Module):
         """
         active = self.distillation if alpha > 0 else None
         inputs = [self.encoder.training_inputs(*piece, mask_seed) for piece in self._pieces(batch, mask_seed, matching)]
-        scored = self._items.look_up(inputs, draw_seed)
-        read = self._read(scored, active)
+        inputs_BL = [piece.inputs_BL for piece in inputs]
+        targets_X = torch.cat([piece.targets_BL.flatten() for piece in inputs])
+        places_N = targets_X.nonzero().squeeze(1)
+        targets_N = targets_X.index_select(0, places_N)
+        negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
+        found = self._items.look_up(inputs_BL, targets_N, negatives)
+        states = encode(found.encode, found.inputs_BL, active.layer if active else None, self._packs)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
-            hidden_ND, rows_N = read.hidden_ND, scored.rows_N
-            if matching and len(rows_N):
-                sums = self._matched(hidden_ND, scored, [piece.inputs_BL for piece in inputs])
+            hidden_ND = states.final_ND(places_N)
+            if matching and self._ensemble is not None and len(places_N):
+                sums = self._match(hidden_ND, found, self._ensemble(inputs_BL, places_N))
             else:
-                ranking_sum = self.ranking_loss(hidden_ND, scored.weights_XD, rows_N, scored.negatives)
-                sums = Matched(ranking_sum, ranking_sum, torch.zeros_like(ranking_sum))
-            rows_NC = self._sides(read, batch) if active else hidden_ND.new_zeros(0, 2)
-            local_4 = torch.stack([sums.ranking.detach(), sums.matching.detach(),
-                                   *sums.ranking.new_tensor([len(rows_N), len(rows_NC)])])
-            ranks_W4 = gather_values(local_4.double())
-            num_positions, counts = int(ranks_W4[:, 2].sum()), [int(n) for n in ranks_W4[:, 3].tolist()]
-            ranking, matched = (ranks_W4[:, :2].sum(0) / max(num_positions, 1)).float().unbind()
-            taught = nothing_taught(ranking)
-            if active and sum(counts):
-                taught = teach(active, gather_rows(rows_NC, counts), ranking, beta, beta_cap, with_stats)
+                ranking = self.ranking_loss(hidden_ND, found.weights_XD, found.rows_N, found.negatives)
+                sums = Matched(ranking, ranking, torch.zeros_like(ranking))
+            sides_UC = self._sides(states, inputs_BL, batch) if active else hidden_ND.new_zeros(0, 2)
+            overall = _over_ranks(sums, len(places_N), len(sides_UC))
+            taught = nothing_taught(overall.ranking)
+            if active and overall.num_profiled:
+                taught = teach(active, gather_rows(sides_UC, overall.profiled_W), overall.ranking, beta, beta_cap,
+                               with_stats)
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
-            local = sums.objective / max(num_positions, 1) * (1 - alpha if active else 1) + alpha * taught.objective
+            local = sums.objective / max(overall.num_positions, 1) * (1 - alpha if active else 1)
+            local = local + alpha * taught.objective
             # DDP waits for every parameter, also in steps that do not teach.
-            idle = sum((0 * p.sum() for p in self._teacher), torch.zeros_like(ranking))
+            idle = sum((0 * p.sum() for p in self._teacher), torch.zeros_like(local))
             return LossTerms(
-                total=world_size() * local + idle, ranking=ranking, matching=matched,
-                distillation=taught.distillation,
-                variance_floor=taught.floor, beta=taught.beta, num_positions=num_positions,
-                num_profiled=sum(counts), **taught.stats,
+                total=world_size() * local + idle, ranking=overall.ranking, matching=overall.matching,
+                distillation=taught.distillation, variance_floor=taught.floor, beta=taught.beta,
+                num_positions=overall.num_positions, num_profiled=overall.num_profiled, **taught.stats,
             )
 
     def teacher_parameters(self) -> Iterator[nn.Parameter]:
@@ -191,6 +196,17 @@ class DistilledRecommender(nn.Module):
         """From now on steps may match these recommenders."""
         self._ensemble, self._matching = ensemble, config
 
+    def train_rows_of(self, table: RowwiseTable) -> None:
+        """From now on a step reads the item table's rows from there, and their gradient stays there.
+
+        Raises:
+            ConfigError: the loss scores the whole catalogue.
+        """
+        if self.sampler is None:
+            raise ConfigError("train.optimizer.table: rowwise needs a loss with sampled negatives, but softmax touches "
+                              "every item in every step; choose sampled_softmax, bce or gbce, or dense")
+        self._items = RowwiseRows(self.encoder, table)
+
     def _pieces(self, batch: Batch, mask_seed: int, matching: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Items and users, perturbed where the step matches."""
         change = self._matching.perturb if matching else None
@@ -199,67 +215,43 @@ class DistilledRecommender(nn.Module):
         seed = derive_seed(mask_seed, _PERTURBATION_STREAM)
         return ((perturb(items_BL, users_B, change, seed), users_B) for items_BL, users_B in batch.split())
 
-    def _matched(self, hidden_ND: Tensor, scored: Scored, inputs_BL: list[Tensor]) -> Matched:
-        assert self._ensemble is not None
-        return match(hidden_ND.float(), scored.weights_XD.float(), scored.rows_N,
-                     self._ensemble(inputs_BL, scored.chosen_N), self._matching.weight, self._matching.temperature,
-                     self._precision)
+    def _match(self, hidden_ND: Tensor, found: LookUp, teaching: Teaching) -> Matched:
+        """The loss of a step that matches the ensemble; such a step scores the whole catalogue."""
+        return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N, teaching, self._matching.weight,
+                     self._matching.temperature, self._precision)
 
-    def train_rows_of(self, table: RowwiseTable) -> None:
-        """From now on a step reads the item table's rows from there, and their gradient stays there.
-
-        Raises:
-            ConfigError: the loss scores the whole catalogue.
-        """
-        self._items.train_rows_of(table)
-
-    def _read(self, scored: Scored, active: DistillationConfig | None) -> _Read:
-        """The states that have a target, and H_k of every row."""
-        layer = active.layer if active else None
-        packing, inputs_BL = None, scored.inputs_BL
-        if isinstance(self.encoder, Student) and self.encoder.packs:
-            packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in inputs_BL],
-                           [piece_BL.shape[1] for piece_BL in inputs_BL], inputs_BL[0].device)
-            inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in inputs_BL]))
-            encoded = [self._items.encode(scored, inputs_RW, layer, packing)]
-        else:
-            encoded = [self._items.encode(scored, piece_BL, layer) for piece_BL in inputs_BL]
-        hidden_XD = torch.cat([piece.hidden_BLD.flatten(0, 1) for piece in encoded])
-        places_N = scored.chosen_N if packing is None else packing.places_X[scored.chosen_N]
-        hidden_ND = hidden_XD.index_select(0, places_N)
-        layers_BLD = [piece.layer_BLD for piece in encoded if piece.layer_BLD is not None]
-        if active is None or len(layers_BLD) < len(encoded):
-            return _Read(hidden_ND)
-        real_BL = [piece_BL != 0 for piece_BL in inputs_BL]
-        real_B = torch.cat([real.any(1) for real in real_BL])
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            states_XD = torch.cat([layer_BLD.float().flatten(0, 1) for layer_BLD in layers_BLD])
-            if packing is not None and self.pooling.pad_to is None:
-                return _Read(hidden_ND, self.pooling.packed(states_XD, packing, len(real_B)), real_B)
-            if packing is not None:
-                states_XD = states_XD.index_select(0, packing.places_X)
-            # What an encoder gives for padding is unknown; the pooling wants finite numbers.
-            states_XD = states_XD.masked_fill(~torch.cat([real.flatten() for real in real_BL]).unsqueeze(1), 0.0)
-            pieces_XD = states_XD.split([real.numel() for real in real_BL])
-            pooled = [self.pooling(piece_XD.view(*real.shape, self.encoder.hidden_dim), real)
-                      for piece_XD, real in zip(pieces_XD, real_BL, strict=True)]
-        return _Read(hidden_ND, torch.cat(pooled), real_B)
-
-    def _sides(self, read: _Read, batch: Batch) -> Tensor:
-        """[N, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
-        if read.pooled_BD is None or read.real_B is None or batch.profiles_BAP is None or batch.profiled_BA is None:
-            raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA (zeros and False for "
-                            "users without a profile), and an encoder that returns the states of the layer")
-        chosen_N = (batch.profiled_BA.any(1) & read.real_B).nonzero().squeeze(1)
-        teacher_ND = self.head(batch.profiles_BAP[chosen_N].float(), batch.profiled_BA[chosen_N])
-        return torch.cat([read.pooled_BD.index_select(0, chosen_N), teacher_ND], 1)
+    def _sides(self, states: States, inputs_BL: list[Tensor], batch: Batch) -> Tensor:
+        """[U, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
+        if batch.profiles_BAP is None or batch.profiled_BA is None:
+            raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA: zeros and False for "
+                            "users without a profile")
+        pooled_BD = states.pooled_BD(self.pooling)
+        real_B = torch.cat([(piece_BL != 0).any(1) for piece_BL in inputs_BL])
+        chosen_U = (batch.profiled_BA.any(1) & real_B).nonzero().squeeze(1)
+        teacher_UD = self.head(batch.profiles_BAP[chosen_U].float(), batch.profiled_BA[chosen_U])
+        return torch.cat([pooled_BD.index_select(0, chosen_U), teacher_UD], 1)
 
 
-class _Read(NamedTuple):
-    """What the encoder gives for one rank's rows."""
+class _Overall(NamedTuple):
+    """Means and counts over all ranks, without gradients."""
 
-    hidden_ND: Tensor
-    pooled_BD: Tensor | None = None
-    """H_k, fp32; None in a step that does not distil."""
-    real_B: Tensor | None = None
-    """Whether a row has a real position."""
+    ranking: Tensor
+    """Mean over positions, as the next."""
+    matching: Tensor
+    num_positions: int
+    profiled_W: list[int]
+    """Profiled users of each rank."""
+
+    @property
+    def num_profiled(self) -> int:
+        return sum(self.profiled_W)
+
+
+def _over_ranks(sums: Matched, num_positions: int, num_profiled: int) -> _Overall:
+    """What the ranks' sums over positions come to; every rank must call it."""
+    counts_2 = sums.ranking.new_tensor([num_positions, num_profiled])
+    local_4 = torch.stack([sums.ranking.detach(), sums.matching.detach(), *counts_2])
+    ranks_W4 = gather_values(local_4.double())
+    positions, profiled_W = int(ranks_W4[:, 2].sum()), [int(n) for n in ranks_W4[:, 3].tolist()]
+    ranking, matching = (ranks_W4[:, :2].sum(0) / max(positions, 1)).float().unbind()
+    return _Overall(ranking, matching, positions, profiled_W)

@@ -16,7 +16,7 @@ from torch import Tensor
 from configs.errors import ConfigError, illegal
 from models.base import NextItem, Student
 from models.matching import Teaching
-from models.packing import pack
+from models.states import encode
 
 
 class Ensemble:
@@ -62,17 +62,6 @@ class Ensemble:
             inputs_BL: item ids of a batch, piece by piece.
             chosen_N: places in the flattened pieces, end to end.
         """
-        return Teaching(torch.cat([share * _states(member, inputs_BL, chosen_N).float()
-                                   for member, share in self._members], 1), self._table_VE)
-
-
-def _states(member: Student, inputs_BL: Sequence[Tensor], chosen_N: Tensor) -> Tensor:
-    """[N, D] of one member."""
-    if not member.packs:
-        hidden_XD = torch.cat([member(piece_BL).hidden_BLD.flatten(0, 1) for piece_BL in inputs_BL])
-        return hidden_XD.index_select(0, chosen_N)
-    packing = pack([(piece_BL != 0).sum(1).cpu().numpy() for piece_BL in inputs_BL],
-                   [piece_BL.shape[1] for piece_BL in inputs_BL], inputs_BL[0].device)
-    inputs_RW = packing.pack(torch.cat([piece_BL.flatten() for piece_BL in inputs_BL]))
-    hidden_XD = member(inputs_RW, None, packing).hidden_BLD.flatten(0, 1)
-    return hidden_XD.index_select(0, packing.places_X[chosen_N])
+        states = [share * encode(member, inputs_BL, None, member.packs).final_ND(chosen_N).float()
+                  for member, share in self._members]
+        return Teaching(torch.cat(states, 1), self._table_VE)

@@ -1,102 +1,131 @@
 """The item table in a training step: the rows that the encoder reads, and those that its states are scored against.
 
-Legend: B batch, L positions, N positions with a target, T rows that are read, X rows that are scored against.
+Legend: B batch, L positions, N positions with a target, T rows that are read, X rows that are scored against,
+V items 1…n.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from configs.errors import ConfigError
 from models.base import Student
 from models.item_table import ItemTable
-from models.negatives import Negatives, NegativeSampler
-from models.protocols import Encoded, SequenceEncoder, TrainingInputs
+from models.negatives import Negatives
+from models.protocols import Encoded, SequenceEncoder
 from models.rowwise import RowwiseTable
 
 
-class Scored(NamedTuple):
-    """What one rank reads, piece by piece, and must score."""
+class LookUp(NamedTuple):
+    """What one rank reads in a step, and what its states are scored against."""
 
+    encode: Callable[..., Encoded]
+    """The encoder, called with ``inputs_BL`` or what they are packed into."""
     inputs_BL: list[Tensor]
-    """Rows of ``read_TD``, or item ids where that is None."""
-    chosen_N: Tensor
-    """Places of the targets in the flattened pieces, end to end."""
-    read_TD: Tensor | None
-    """The rows of the item table that the encoder reads; None: it reads a table that we do not know."""
+    """Item ids, or their rows in the part of the table that ``encode`` reads; 0 is padding in both."""
     weights_XD: Tensor
+    """Scoring vectors."""
     rows_N: Tensor
     """The targets, as rows of ``weights_XD``."""
     negatives: Negatives | None
+    """Likewise."""
 
 
-class ItemRows:
-    """Looks up what a step needs of an encoder's item table. A student of ours is given exactly those rows; another
-    encoder reads its own table, whatever that is."""
+class ItemRows(Protocol):
+    """Looks up what a step needs of an encoder's item table."""
 
-    def __init__(self, encoder: SequenceEncoder, sampler: NegativeSampler | None,
-                 computed: ItemTable | None = None) -> None:
-        """``computed``: the table that a student of ours reads and scores in place of its own."""
-        self._encoder, self._sampler, self._computed = encoder, sampler, computed
-        self._table: str | None = "item_embedding.weight" if isinstance(encoder, Student) else None
-        self._rows: RowwiseTable | None = None
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
+        """``inputs_BL``, ``targets_N`` and ``negatives`` hold item ids; with negatives, every rank must call it."""
+        ...
 
-    def train_rows_of(self, table: RowwiseTable) -> None:
-        """From now on :meth:`look_up` reads the table's rows from there, and their gradient stays there.
 
-        Raises:
-            ConfigError: the loss scores the whole catalogue.
-        """
-        if self._sampler is None:
-            raise ConfigError("train.optimizer.table: rowwise needs a loss with sampled negatives, but softmax touches "
-                              "every item in every step; choose sampled_softmax, bce or gbce, or dense")
-        self._table, self._rows = table.name, table
+class ForeignRows:
+    """Of an encoder that is not ours: it reads a table of its own, whatever that is, and is asked for all its scoring
+    vectors."""
 
-    def look_up(self, inputs: list[TrainingInputs], draw_seed: int) -> Scored:
-        """What this rank's encoder reads, its targets and the step's negatives, and the table that they are rows of."""
-        inputs_BL = [piece.inputs_BL for piece in inputs]
-        targets_X = torch.cat([piece.targets_BL.flatten() for piece in inputs])
-        chosen_N = targets_X.nonzero().squeeze(1)
-        targets_N = targets_X.index_select(0, chosen_N)
-        negatives = None if self._sampler is None else self._sampler(targets_N, draw_seed)
-        if self._table is None:
-            if negatives is not None:
-                negatives = negatives.located(negatives.items_K - 1)
-            return Scored(inputs_BL, chosen_N, None, self._encoder.item_weights_VD(), targets_N - 1, negatives)
+    def __init__(self, encoder: SequenceEncoder) -> None:
+        self._encoder = encoder
+
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
+        """See ``ItemRows``."""
+        located = None if negatives is None else negatives.located(negatives.items_K - 1)
+        return LookUp(self._encoder, inputs_BL, self._encoder.item_weights_VD(), targets_N - 1, located)
+
+
+class TakenRows(NamedTuple):
+    """Some rows of an item table."""
+
+    read_TD: Tensor
+    """Those that were named."""
+    ids_T: Tensor
+    """int64, ascending: where they stand in the table."""
+    catalogue_VD: Tensor
+    """Rows 1…n, for a loss over the whole catalogue."""
+
+
+class GivenRows:
+    """Of an encoder whose table is known: it is given exactly the rows that a step names, in the table's place."""
+
+    def __init__(self, encoder: SequenceEncoder, name: str) -> None:
+        """``name``: of the parameter whose row i is item i."""
+        assert isinstance(encoder, nn.Module)
+        self._module, self._name = encoder, name
+
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
+        """See ``ItemRows``."""
         # 0 is always among them, so padding stays row 0.
-        named = [targets_N.new_zeros(1), *(x.flatten() for x in inputs_BL)]
+        named = [targets_N.new_zeros(1), *(piece_BL.flatten() for piece_BL in inputs_BL)]
         if negatives is not None:
             named += [targets_N, negatives.items_K]
-        rows_TD, ids_T, weights_VD = self._take(torch.cat(named))
-        inputs_BL = [torch.searchsorted(ids_T, x.contiguous()) for x in inputs_BL]
+        taken = self.take(torch.cat(named))
+        encode = partial(self._encode, taken.read_TD)
+        inputs_BL = [torch.searchsorted(taken.ids_T, piece_BL.contiguous()) for piece_BL in inputs_BL]
         if negatives is None:
-            return Scored(inputs_BL, chosen_N, rows_TD, weights_VD, targets_N - 1, None)
-        rows_N, rows_K = torch.searchsorted(ids_T, targets_N), torch.searchsorted(ids_T, negatives.items_K)
-        return Scored(inputs_BL, chosen_N, rows_TD, rows_TD, rows_N, negatives.located(rows_K))
+            return LookUp(encode, inputs_BL, taken.catalogue_VD, targets_N - 1, None)
+        rows_N, rows_K = (torch.searchsorted(taken.ids_T, ids) for ids in (targets_N, negatives.items_K))
+        return LookUp(encode, inputs_BL, taken.read_TD, rows_N, negatives.located(rows_K))
 
-    def _take(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The item table's rows that ``ids`` name, those ids in ascending order, and rows 1…n of the table."""
-        assert isinstance(self._encoder, nn.Module) and self._table is not None
-        if self._rows is not None:
-            rows_TD, ids_T = self._rows.take(ids)
-            return rows_TD, ids_T, self._encoder.item_weights_VD()
-        ids_T = ids.unique()
-        table_XD = self._encoder.get_parameter(self._table) if self._computed is None else self._computed()
-        rows_TD, weights_VD = _ReadAndScored.apply(table_XD, ids_T, self._encoder.num_items)
-        return rows_TD, ids_T, weights_VD
+    def take(self, ids: Tensor) -> TakenRows:
+        """The table's rows that ``ids`` name, each once."""
+        raise NotImplementedError
 
-    def encode(self, scored: Scored, *arguments: Any) -> Encoded:
-        """Call the encoder; it reads the rows that were taken from its item table, where they were."""
-        if self._table is None or scored.read_TD is None:
-            encoded: Encoded = self._encoder(*arguments)
-        else:
-            assert isinstance(self._encoder, nn.Module)
-            encoded = torch.func.functional_call(self._encoder, {self._table: scored.read_TD}, arguments,
-                                                 tie_weights=False)
+    def _encode(self, read_TD: Tensor, *arguments: Any) -> Encoded:
+        encoded: Encoded = torch.func.functional_call(self._module, {self._name: read_TD}, arguments,
+                                                      tie_weights=False)
         return encoded
+
+
+class StudentRows(GivenRows):
+    """Of a student of ours, whose table is trained whole."""
+
+    def __init__(self, encoder: Student, computed: ItemTable | None = None) -> None:
+        """``computed``: the table that is read and scored in place of the student's own."""
+        super().__init__(encoder, "item_embedding.weight")
+        self._encoder, self._computed = encoder, computed
+
+    def take(self, ids: Tensor) -> TakenRows:
+        """See ``GivenRows``."""
+        ids_T = ids.unique()
+        table_XD = self._encoder.item_embedding.weight if self._computed is None else self._computed()
+        read_TD, catalogue_VD = _ReadAndScored.apply(table_XD, ids_T, self._encoder.num_items)
+        return TakenRows(read_TD, ids_T, catalogue_VD)
+
+
+class RowwiseRows(GivenRows):
+    """Of any encoder whose table is trained row by row; the gradient of its rows stays there."""
+
+    def __init__(self, encoder: SequenceEncoder, table: RowwiseTable) -> None:
+        super().__init__(encoder, table.name)
+        self._encoder, self._table = encoder, table
+
+    def take(self, ids: Tensor) -> TakenRows:
+        """See ``GivenRows``. Rows of the catalogue that are not read may rest behind the present step."""
+        read_TD, ids_T = self._table.take(ids)
+        return TakenRows(read_TD, ids_T, self._encoder.item_weights_VD())
 
 
 class _ReadAndScored(torch.autograd.Function):
