@@ -22,7 +22,7 @@ class EncodeConfig(Config):
     item_prefix: str = ""
     """Put before every item text, where item texts are encoded; `passage: ` for E5."""
     max_tokens: int | None = Field(default=None, ge=8)
-    """Token limit per text; None: the model's own."""
+    """Token limit per text, special tokens and prefix included; None: the model's own."""
     over_length: Literal["cut", "windows"] = "cut"
     """A longer text is cut, or its windows' vectors are averaged (weights: tokens per window)."""
     normalize: bool = True

@@ -17,6 +17,8 @@ from pipeline.encode.windows import windows
 
 _CPU_FORWARD_TEXTS = 32
 """Texts per forward pass on a CPU: more of them leave its caches."""
+_UNBOUNDED = 10**9
+"""What tokenizers say that know no limit is more."""
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -38,7 +40,8 @@ class Encoder:
     def __init__(self, config: EncodeConfig, files: ModelFiles) -> None:
         """
         Raises:
-            ConfigError: the files are no sentence-transformers model in safetensors, or ``max_tokens`` is beyond it.
+            ConfigError: the files are no sentence-transformers model in safetensors, or ``max_tokens`` or ``prefix``
+                is beyond it.
             ResourceError: a GPU is asked for and not there.
         """
         import torch
@@ -63,6 +66,10 @@ class Encoder:
         self._forward_texts = config.execution.batch_rows if on_gpu else _CPU_FORWARD_TEXTS
         self._limit = self._token_limit()
         self._tokenizer = model.tokenizer
+        self._room = self._limit - self._length(config.prefix)
+        if self._room < 1:
+            raise ConfigError(f"encode.prefix: {config.prefix[:60]!r} fills the {self._limit} tokens of a text; "
+                              "shorten it or raise encode.max_tokens")
         if config.over_length == "windows" and not self._tokenizer.is_fast:
             raise ConfigError(f"encode.over_length: windows needs a fast tokenizer and {config.model!r} has none; "
                               "use cut")
@@ -94,20 +101,29 @@ class Encoder:
         return Encoded(vectors_NE, tokens_N, over_N)
 
     def _token_limit(self) -> int:
-        if self._config.max_tokens is None:
-            return int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
-        transformer: Any = self._model[0]
-        positions = getattr(transformer.auto_model.config, "max_position_embeddings", None)
-        if positions is not None and self._config.max_tokens > positions:
-            raise ConfigError(f"encode.max_tokens: got {self._config.max_tokens}; legal for {self._config.model!r}: 8…"
-                              f"{positions}")
-        self._model.max_seq_length = self._config.max_tokens
-        return self._config.max_tokens
+        """Tokens of a text, special ones included, that the model reads at most."""
+        usable = self._usable_tokens()
+        limit = self._config.max_tokens or min(self._model.max_seq_length or usable, usable)
+        if limit > usable:
+            raise ConfigError(f"encode.max_tokens: got {limit}; legal for {self._config.model!r}: 8…{usable}")
+        if limit >= _UNBOUNDED:
+            raise ConfigError(f"encode.max_tokens: neither the model {self._config.model!r} nor its tokenizer says how "
+                              "much it reads; set it")
+        self._model.max_seq_length = limit
+        return limit
+
+    def _usable_tokens(self) -> int:
+        """What the model has positions for. RoBERTa's kin (E5, MPNet) begin to count behind that of the padding."""
+        transformer: Any = self._model[0].auto_model
+        for name, module in transformer.named_modules():
+            if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
+                first = 0 if module.padding_idx is None else module.padding_idx + 1
+                return int(module.num_embeddings) - first
+        return int(getattr(transformer.config, "max_position_embeddings", None) or _UNBOUNDED)
 
     def _windows(self, texts: list[str], over_N: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Segments of all texts, the text each belongs to, and its weight: tokens of its window."""
         prefix = self._config.prefix
-        fixed = len(self._tokenizer(prefix)["input_ids"]) if prefix else self._tokenizer.num_special_tokens_to_add()
         segments, owners, weights = [], [], []
         for place, (text, over) in enumerate(zip(texts, over_N, strict=True)):
             if not over:
@@ -118,11 +134,18 @@ class Encoder:
             tokens = self._tokenizer(text, add_special_tokens=False, truncation=False, return_offsets_mapping=True,
                                      verbose=False)
             spans = tokens["offset_mapping"]
-            for start, end in windows(tokens.word_ids(), max(1, self._limit - fixed)):
+
+            def excess(start: int, end: int, text: str = text, spans: Any = spans) -> int:
+                return self._length(prefix + text[spans[start][0]:spans[end - 1][1]]) - self._limit
+
+            for start, end in windows(tokens.word_ids(), self._room, excess):
                 segments.append(prefix + text[spans[start][0]:spans[end - 1][1]])
                 owners.append(place)
                 weights.append(end - start)
         return segments, np.array(owners), np.array(weights, np.float32)
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer(text, truncation=False, return_attention_mask=False, verbose=False)["input_ids"])
 
 
 def encode_texts(config: EncodeConfig, texts: list[str]) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir
@@ -31,9 +30,10 @@ def write_texts(prepared: Artifact, out: ArtifactDir) -> tuple[int, list[int]]:
     Returns:
         The number of texts, and the items without one.
     """
+    batches = prepared.storage.read_batches(prepared.relative("items.parquet"), [ITEM_IDX, TITLE, FIELDS], _BATCH_ITEMS)
     written = 0
     textless: list[int] = []
-    for number, batch in enumerate(_batches(prepared)):
+    for number, batch in enumerate(batches):
         texts = [item_text(title, fields or ()) for title, fields in zip(
             batch[TITLE].to_pylist(), batch[FIELDS].to_pylist(), strict=True)]
         items = batch[ITEM_IDX].to_pylist()
@@ -45,8 +45,3 @@ def write_texts(prepared: Artifact, out: ArtifactDir) -> tuple[int, list[int]]:
             TEXT: pa.array([text for _, text in told], pa.string())}))
         written += len(told)
     return written, textless
-
-
-def _batches(prepared: Artifact) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(prepared.path("items.parquet"), filesystem=prepared.storage.filesystem) as file:
-        yield from file.iter_batches(_BATCH_ITEMS, columns=[ITEM_IDX, TITLE, FIELDS])

@@ -9,7 +9,7 @@ from pipeline.encode.sources import identity
 from pipeline.store.artifacts import StageKey
 from pipeline.store.digests import DigestCache
 
-VERSION = 1
+VERSION = 2
 ITEM_TEXT_VERSION = 1
 """Raised when the same item gives another text."""
 

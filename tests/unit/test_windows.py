@@ -40,6 +40,20 @@ def test_windows_hold_every_token_once_and_never_too_many(lengths: list[int], li
         assert words[end] != words[end - 1] or words.count(words[end]) > limit
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 7), st.integers(0, 2))
+def test_a_range_whose_text_grows_is_shortened_until_it_fits(lengths: list[int], limit: int, more: int) -> None:
+    """A range that begins within a word has ``more`` tokens when it is read by itself."""
+    words = [number for number, length in enumerate(lengths) for _ in range(length)]
+
+    def excess(start: int, end: int) -> int:
+        inside = start > 0 and words[start - 1] == words[start]
+        return end - start + more * inside - limit
+
+    ranges = windows(words, limit, excess)
+    assert [token for start, end in ranges for token in range(start, end)] == list(range(len(words)))
+    assert all(excess(start, end) <= 0 or end - start == 1 for start, end in ranges)
+
+
 def test_a_texts_vector_is_the_mean_of_its_windows_weighted_by_tokens() -> None:
     vectors = np.array([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]], np.float32)
     means = _weighted_means(vectors, np.array([0, 0, 1]), np.array([3, 1, 5], np.float32), 2)
