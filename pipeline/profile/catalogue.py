@@ -1,8 +1,7 @@
 """``items.parquet`` → the item features of the keywords engine, in one pass over the items.
 
 Words are counted as numbers; only those that several items share become features.
-Legend: T tokens (words in order, -1 where a phrase ends), W words, P phrases, I items, F features,
-E, A item–feature pairs.
+Legend: W words, C candidates for features, I items.
 """
 
 from __future__ import annotations
@@ -15,17 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.profile import fields as f
+from pipeline.profile.candidates import Candidates, Tokens, joined, lists_of
 from pipeline.profile.features import Kind
 from pipeline.profile.tokens import clean, segments
 from pipeline.store.arrow import write_arrow
 from pipeline.store.columns import CATEGORY, FIELDS, TITLE
 
-MIN_ITEMS = 2
-"""A word, category or attribute of a single item would name that item; it is never told."""
-_MAX_SHARE = 0.5
-"""A word of more than this share of the items tells nothing."""
-_PHRASE_SHARE = 0.1
-"""Two words are a phrase when they stand together in this share of the items of the rarer one."""
 _MAX_TITLE = 200
 _MAX_FIELD = 600
 """Longer titles and fields are cut, in characters."""
@@ -128,93 +122,46 @@ class _Collector:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The item table (row 0 empty) and the feature table."""
-        num_items, num_words = len(self._token_counts), max(1, len(self._words))
-        word_T = np.concatenate([*self._tokens, np.zeros(0, np.int32)])
-        owner_T = np.repeat(np.arange(num_items), self._token_counts)
+        num_items = len(self._token_counts)
         singular_W = _singular(list(self._words))
-        word_T = singular_W[word_T]
-        words_W, item_E, word_E = _pairs(owner_T[word_T >= 0], word_T[word_T >= 0].astype(np.int64), num_items)
+        tokens = Tokens(singular_W[np.concatenate([*self._tokens, np.zeros(0, np.int32)])],
+                         np.repeat(np.arange(num_items), self._token_counts), num_items, list(self._words))
+        words_C, words = tokens.words()
+        phrases_C, phrases = tokens.phrases(words_C, words)
+        candidates = joined([words, phrases, self._value_candidates(singular_W)])
+        number_C, kept = candidates.numbered(num_items)
 
-        phrase_T = _phrases(word_T, owner_T, num_words)
-        phrases_P, item_P, phrase_P = _pairs(owner_T[phrase_T >= 0], phrase_T[phrase_T >= 0], num_items)
-        count_by_word = np.zeros(num_words, np.int64)
-        count_by_word[words_W] = np.bincount(word_E, minlength=len(words_W))
-        rarer_P = np.minimum(count_by_word[phrases_P // num_words], count_by_word[phrases_P % num_words])
-        together_P = np.bincount(phrase_P, minlength=len(phrases_P))
-        solid_P = together_P >= np.maximum(MIN_ITEMS, _PHRASE_SHARE * rarer_P)
-
-        spelled = [*self._words]
-        kinds = [Kind.TERM] * (len(words_W) + len(phrases_P)) + [kind for kind, _ in self._values]
-        labels = [spelled[w] for w in words_W] + [
-            f"{spelled[p // num_words]} {spelled[p % num_words]}" if solid else ""
-            for p, solid in zip(phrases_P.tolist(), solid_P, strict=True)] + [text for _, text in self._values]
-        base_P, base_V = len(words_W), len(words_W) + len(phrases_P)
-        item_A = np.concatenate([item_E, item_P, np.array(self._value_owner, np.int64)])
-        feature_A = np.concatenate([word_E, base_P + phrase_P, base_V + np.array(self._value_ids, np.int64)])
-        count_F = np.bincount(feature_A, minlength=len(kinds))
-        kind_F = np.array(kinds, np.int8)
-        told_F = (count_F >= MIN_ITEMS) & ((kind_F != Kind.TERM) | (count_F <= max(MIN_ITEMS, _MAX_SHARE * num_items)))
-        told_F[base_P:base_V] &= solid_P
-
-        kept = sorted(np.flatnonzero(told_F).tolist(), key=lambda i: (kinds[i], labels[i]))
-        new_F = np.full(len(kinds), -1, np.int32)
-        new_F[kept] = np.arange(len(kept), dtype=np.int32)
-        feature_of_word = np.full(num_words, -1, np.int32)
-        feature_of_word[words_W] = new_F[:base_P]
-        parts_F2 = np.full((len(kinds), 2), -1, np.int32)
-        parts_F2[base_P:base_V, 0] = feature_of_word[phrases_P // num_words]
-        parts_F2[base_P:base_V, 1] = feature_of_word[phrases_P % num_words]
-        for place, (_, text) in enumerate(self._values, base_V):
-            words = [singular_W[self._words[word]] for word in text.split()[-2:] if word in self._words]
-            parts_F2[place, :len(words)] = feature_of_word[words]
-
-        features = pa.table({
-            "label": pa.array([labels[i] for i in kept], pa.string()), "kind": kind_F[kept],
-            "count": count_F[kept].astype(np.int32), "first": parts_F2[kept, 0], "second": parts_F2[kept, 1]})
-        told_A = new_F[feature_A] >= 0
-        item_A, feature_A = item_A[told_A] + 1, new_F[feature_A[told_A]]
-        order = np.lexsort((feature_A, item_A))
-        offsets = np.searchsorted(item_A[order], np.arange(num_items + 2))
-        phrase_key = {int(key): int(new_F[base_P + i]) for i, key in enumerate(phrases_P)}
-        title_I = self._title_features(word_T, num_words, feature_of_word, phrase_key)
-        lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(feature_A[order], pa.int32()))
+        number_W = np.full(tokens.num_words, -1, np.int32)
+        number_W[words_C] = number_C[:len(words_C)]
+        number_of_phrase = dict(zip(phrases_C.tolist(), number_C[len(words_C):].tolist(), strict=False))
+        features = candidates.table(kept, number_W)
         items = pa.table({
-            "features": lists,
+            "features": lists_of(candidates.item_E, number_C[candidates.place_E], num_items),
             "price": np.concatenate([[np.nan], _price_levels(self._prices, self._markets)]).astype(np.float32),
-            "title": np.concatenate([[-1], title_I]).astype(np.int32)})
+            "title": np.concatenate([[-1], self._title_features(tokens, number_W, number_of_phrase)]).astype(np.int32)})
         return items, features
 
-    def _title_features(self, word_T: np.ndarray, num_words: int, feature_of_word: np.ndarray,
-                        phrase_key: dict[int, int]) -> np.ndarray:
+    def _value_candidates(self, singular_W: np.ndarray) -> Candidates:
+        words_C2 = np.full((len(self._values), 2), -1, np.int64)
+        for place, (_, text) in enumerate(self._values):
+            words = [singular_W[self._words[word]] for word in text.split()[-2:] if word in self._words]
+            words_C2[place, :len(words)] = words
+        return Candidates([text for _, text in self._values], [kind for kind, _ in self._values], words_C2,
+                           np.array(self._value_owner, np.int64), np.array(self._value_ids, np.int64))
+
+    def _title_features(self, tokens: Tokens, number_W: np.ndarray, number_of_phrase: dict[int, int]) -> np.ndarray:
         """Per item the term that spells its whole title (one or two words), else -1."""
         starts = np.concatenate([[0], np.cumsum(self._token_counts)])[:-1]
         result = np.full(len(starts), -1, np.int32)
         for item, (start, count) in enumerate(zip(starts.tolist(), self._title_counts, strict=True)):
             if count > 4:
                 continue
-            words = [w for w in word_T[start:start + count].tolist() if w >= 0]
+            words = [w for w in tokens.word_T[start:start + count].tolist() if w >= 0]
             if len(words) == 1:
-                result[item] = feature_of_word[words[0]]
+                result[item] = number_W[words[0]]
             elif len(words) == 2:
-                result[item] = phrase_key.get(words[0] * num_words + words[1], -1)
+                result[item] = number_of_phrase.get(words[0] * tokens.num_words + words[1], -1)
         return result
-
-
-def _pairs(owner: np.ndarray, value: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct values; then the distinct (item, place among the distinct values) pairs."""
-    distinct, place = np.unique(value, return_inverse=True)
-    pairs = np.unique(owner * np.int64(max(1, len(distinct))) + place)
-    return distinct, pairs // max(1, len(distinct)), pairs % max(1, len(distinct))
-
-
-def _phrases(word_T: np.ndarray, owner_T: np.ndarray, num_words: int) -> np.ndarray:
-    """At each token the number of the phrase it begins with the next one, else -1."""
-    phrase_T = np.full(len(word_T), -1, np.int64)
-    if len(word_T) > 1:
-        joined = (word_T[:-1] >= 0) & (word_T[1:] >= 0) & (owner_T[:-1] == owner_T[1:]) & (word_T[:-1] != word_T[1:])
-        keys = word_T[:-1].astype(np.int64) * num_words + word_T[1:]
-        phrase_T[:-1][joined] = keys[joined]
-    return phrase_T
 
 
 def _singular(words: list[str]) -> np.ndarray:
