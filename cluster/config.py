@@ -19,6 +19,9 @@ class StorageConfig(Config):
     region: str | None = None
     """S3 region; None lets pyarrow find it."""
 
+    lease_timeout_s: float = Field(default=300.0, ge=5)
+    """A process on another machine that has given no sign for so long counts as dead; its work is then taken up."""
+
 
 class ClusterConfig(Config):
     """How to reach Ray. A running cluster (``RAY_ADDRESS``, ``ray job submit``) is joined; else one is started here."""

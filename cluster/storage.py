@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Storage:
 
     filesystem: pafs.FileSystem
     base: str
+    lease_timeout_s: float = 300.0
+    """See ``StorageConfig``."""
 
     @classmethod
     def from_config(cls, config: StorageConfig) -> Storage:
@@ -43,7 +46,7 @@ class Storage:
                 raise StorageError(f"storage.uri: got {config.uri!r}; endpoint and region go with an s3:// URI only")
             filesystem = pafs.S3FileSystem(endpoint_override=config.endpoint, region=config.region,
                                            allow_delayed_open=True)  # one request per small file, not three
-            return cls(filesystem, config.uri.removeprefix("s3://").rstrip("/"))
+            return cls(filesystem, config.uri.removeprefix("s3://").rstrip("/"), config.lease_timeout_s)
         if "://" in config.uri:
             uri = config.uri
             if uri.startswith("s3://"):
@@ -53,8 +56,8 @@ class Storage:
             except (pa.ArrowInvalid, OSError) as exc:
                 raise StorageError(f"storage.uri: got {config.uri!r}; legal: a local folder, s3://, gs://, hdfs://, "
                                    f"file://; {exc}") from exc
-            return cls(filesystem, base.rstrip("/"))
-        return cls(pafs.LocalFileSystem(), str(Path(config.uri).expanduser().absolute()))
+            return cls(filesystem, base.rstrip("/"), config.lease_timeout_s)
+        return cls(pafs.LocalFileSystem(), str(Path(config.uri).expanduser().absolute()), config.lease_timeout_s)
 
     @property
     def is_local(self) -> bool:
@@ -131,6 +134,35 @@ class Storage:
     def write_json(self, relative: str, value: Any) -> None:
         """A JSON file, whole or not at all."""
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def create_json(self, relative: str, value: Any) -> bool:
+        """Write a JSON file unless the name is taken; whether it was written. Atomic on a local file system alone."""
+        if self.exists(relative):
+            return False
+        if not self.is_local:
+            self.write_json(relative, value)
+            return True
+        finished = f"{relative}.{uuid.uuid4().hex}"
+        self.write_json(finished, value)
+        try:
+            return self.restore(self.path(finished), self.path(relative))
+        finally:
+            Path(self.path(finished)).unlink()
+
+    @staticmethod
+    def restore(source: str, target: str) -> bool:
+        """Give a local file a second name unless that is taken; whether it was free."""
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links: the name is taken first and then filled
+            try:
+                with open(target, "xb") as file:
+                    file.write(Path(source).read_bytes())
+            except FileExistsError:
+                return False
+        return True
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file or a folder of Parquet files as one table."""

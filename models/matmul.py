@@ -25,6 +25,8 @@ _CPU = torch.cpu.get_capabilities()
 _INTEL = "Intel" in _CPU.get("cpu_name", "")
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _ONEDNN = HAS_ONEDNN and not _INTEL
+HAS_BF16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+"""Whether this CPU's products can have bf16 factors; elsewhere `bf16` computes in fp32."""
 _STORE_BF16 = bool(_CPU.get("avx512_bf16")) and not _INTEL
 
 

@@ -89,7 +89,11 @@ def _announce(item: PlannedStep) -> None:
 
 
 def _build(item: PlannedStep, inputs: dict[str, Artifact], storage: Storage, confirmed: bool) -> Artifact:
-    out = artifacts.begin(storage, item.key, resume=STAGES[item.stage].resumable)
+    out = artifacts.find_or_begin(storage, item.key, STAGES[item.stage].resumable, lambda taken: say(
+        f"{item.label}: process {taken.owner.get('pid')} on {taken.owner.get('host')} is building it; waiting"))
+    if isinstance(out, Artifact):
+        say(f"{item.label}: built by another process meanwhile")
+        return out
     if out.resumed:
         say(f"{item.label}: going on with the unfinished attempt {out.attempt}")
     started = time.perf_counter()
@@ -134,16 +138,11 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
 @contextlib.contextmanager
 def _run_lock(storage: Storage, folder: str) -> Iterator[None]:
     """Refuse a second process at work on the same run; a dead owner's lock is taken over."""
-    path = f"{folder}/lock.json"
-    if storage.exists(path):
-        owner = storage.read_json(path)
-        if owner != leases.mine() and leases.alive(owner):
-            raise ArtifactError(f"{folder}: process {owner['pid']} on {owner['host']} is at work on this run; wait for "
-                                "it, stop it, or give this run another name (name=…); if it is long gone, delete "
-                                f"{path}")
-    storage.write_json(path, leases.mine())
+    try:
+        lease = leases.take(storage, f"{folder}/lock.json", folder)
+    except leases.Taken as exc:
+        raise ArtifactError(f"{exc}; or give this run another name (name=…)") from exc
     try:
         yield
     finally:
-        storage.delete(path)
-
+        lease.release()

@@ -69,8 +69,9 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     if dry_run:
         _describe(config, run_config, storage)
         return None
-    _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
+    lease = leases.take(storage, f"{folder}/lock.json", folder)
     try:
+        _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
         with connect(run_config.cluster):
             step = searched_step(run_config)
             built = run(run_config, before=step.label).artifacts
@@ -78,7 +79,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
             rows = _search(config, fixed, run_config, storage, folder)
         return _conclude(config, values, storage, folder, rows)
     finally:
-        storage.delete(f"{folder}/lock.json")
+        lease.release()
 
 
 def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> None:
@@ -97,18 +98,13 @@ def _trial_count(config: TuneConfig) -> int:
 
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
-    """Take the search's folder; refuse another live process, or other settings than it was begun with."""
-    if storage.exists(f"{folder}/lock.json"):
-        owner = storage.read_json(f"{folder}/lock.json")
-        if owner != leases.mine() and leases.alive(owner):
-            raise ConfigError(f"{folder}: process {owner['pid']} on {owner['host']} is at work on this search")
+    """Refuse a search's folder that was begun with other settings."""
     if storage.exists(f"{folder}/search.json"):
         changed = changed_keys(storage.read_json(f"{folder}/search.json"), settings)
         if changed:
             raise ConfigError(f"{folder} was begun with other settings ({'; '.join(changed[:3])}); "
                               "give this search another name (name=…) or delete the folder")
     storage.write_json(f"{folder}/search.json", settings)
-    storage.write_json(f"{folder}/lock.json", leases.mine())
 
 
 def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage,

@@ -2,8 +2,8 @@
 
 ``artifacts/<stage>/<fingerprint>/attempts/<attempt>/…`` holds files, ``artifacts/<stage>/<fingerprint>/manifest.json``
 names the winning attempt. The manifest is there ⇔ the artifact is whole. Attempts never share a folder, so two
-processes that build the same artifact cannot mix; ``leases/<attempt>.json`` beside them says who is at work, and an
-attempt whose owner is dead can be taken up again.
+processes that build the same artifact cannot mix; ``lease.json`` beside them says who is at work, and what a dead
+process has begun can be taken up again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from configs.loader import flatten
 from pipeline.store import leases
+from pipeline.store.leases import Lease, Taken
 
 SCHEMA_VERSION = 1
 
@@ -136,6 +137,7 @@ class ArtifactDir:
     attempt: str
     resumed: bool
     """Whether files of a dead owner's attempt may already be here."""
+    lease: Lease = field(repr=False)
 
     @property
     def folder(self) -> str:
@@ -176,7 +178,7 @@ class ArtifactDir:
 
     def release(self) -> None:
         """Give the attempt up after an error, so that the next run may take it up again at once."""
-        self.storage.delete(_lease(self.key, self.attempt))
+        self.lease.release()
 
 
 def find(storage: Storage, key: StageKey) -> Artifact | None:
@@ -207,40 +209,60 @@ def open_artifact(storage: Storage, stage: str, fingerprint: str) -> Artifact | 
 
 
 def begin(storage: Storage, key: StageKey, resume: bool = False) -> ArtifactDir:
-    """A folder to build an artifact in.
+    """A folder to build an artifact in, held until it is committed or released.
 
-    With ``resume`` the newest unfinished attempt whose owner is dead is taken up again; the key is part of the
-    address, so it was begun with the same settings. Without it a fresh attempt starts and dead ones are removed.
+    With ``resume`` the newest unfinished attempt is taken up again; the key is part of the address, so it was begun
+    with the same settings. Without it a fresh attempt starts and unfinished ones are removed.
+
+    Raises:
+        Taken: another live process builds this artifact.
     """
-    storage.make_dir(f"{key.folder}/attempts")
-    if not storage.exists(f"{key.folder}/key.json"):
-        storage.write_json(f"{key.folder}/key.json", key.values())
-    winner = _winner(storage, key)
-    dead = [a for a in storage.names(f"{key.folder}/attempts") if a != winner and not _owner_alive(storage, key, a)]
-    if resume and dead:
-        attempt, resumed = dead[-1], True
-    else:
-        attempt, resumed = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:6]}", False
-        for name in dead:
-            storage.delete(f"{key.folder}/attempts/{name}")
-    storage.write_json(_lease(key, attempt), leases.mine())  # before the folder: no attempt is seen without its owner
-    storage.make_dir(f"{key.folder}/attempts/{attempt}")
-    return ArtifactDir(storage, key, attempt, resumed)
+    return _open(storage, key, resume, leases.take(storage, _lease(key), key.folder))
 
 
-def _lease(key: StageKey, attempt: str) -> str:
-    return f"{key.folder}/leases/{attempt}.json"
+def find_or_begin(storage: Storage, key: StageKey, resume: bool, tell: Callable[[Taken], None]
+                  ) -> Artifact | ArtifactDir:
+    """The finished artifact, or else a folder to build it in; while another process builds it, its end is awaited.
+
+    ``tell`` is called before such a wait.
+    """
+    lease = leases.take_or_wait(storage, _lease(key), key.folder, tell, lambda: find(storage, key) is not None)
+    if lease is not None:
+        return _open(storage, key, resume, lease)
+    found = find(storage, key)
+    assert found is not None
+    return found
+
+
+def _open(storage: Storage, key: StageKey, resume: bool, lease: Lease) -> ArtifactDir:
+    """Under the lease, every attempt but the finished one is a dead process's."""
+    try:
+        storage.make_dir(f"{key.folder}/attempts")
+        if not storage.exists(f"{key.folder}/key.json"):
+            storage.write_json(f"{key.folder}/key.json", key.values())
+        winner = _winner(storage, key)
+        dead = [attempt for attempt in storage.names(f"{key.folder}/attempts") if attempt != winner]
+        if resume and dead:
+            attempt, resumed = dead[-1], True
+        else:
+            attempt, resumed = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:6]}", False
+            for name in dead:
+                storage.delete(f"{key.folder}/attempts/{name}")
+        storage.make_dir(f"{key.folder}/attempts/{attempt}")
+    except BaseException:
+        lease.release()
+        raise
+    return ArtifactDir(storage, key, attempt, resumed, lease)
+
+
+def _lease(key: StageKey) -> str:
+    return f"{key.folder}/lease.json"
 
 
 def _winner(storage: Storage, key: StageKey) -> str | None:
     """The attempt a manifest names: another process may have finished it since this one looked."""
     path = f"{key.folder}/manifest.json"
     return str(storage.read_json(path)["attempt"]) if storage.exists(path) else None
-
-
-def _owner_alive(storage: Storage, key: StageKey, attempt: str) -> bool:
-    lease = _lease(key, attempt)
-    return storage.exists(lease) and leases.alive(storage.read_json(lease))
 
 
 def digest_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | Iterable[str]) -> str:

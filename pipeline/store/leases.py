@@ -1,24 +1,156 @@
-"""Who is at work on a folder: a small record that a later process can check."""
+"""Who is at work on something: a small file that one process takes, keeps alive by a heartbeat, and gives back.
+
+On a local file system a lease is taken atomically (a hard link to a finished file fails where the name exists). Object
+stores as pyarrow shows them have no conditional put, so there a lease is written, and counts if it is still the one
+that was written after `SETTLE_S`: two processes can both hold it only if one takes longer than that between its look
+and its write. Nothing is corrupted even then: attempts have folders of their own, and the first manifest wins.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
+from cluster.storage import Storage
+from configs.errors import ArtifactError, StorageError
+
+SETTLE_S = 1.0
+_POLL_S = 0.5
+_BEATS = 6
+"""Heartbeats within the time after which a silent holder counts as dead."""
+
+
+class Taken(ArtifactError):
+    """Another live process holds the lease."""
+
+    def __init__(self, what: str, path: str, owner: dict[str, Any]) -> None:
+        super().__init__(f"{what}: process {owner.get('pid')} on {owner.get('host')} is at work on it; wait for it, "
+                         f"stop it, or delete {path} if it is long gone")
+        self.owner = owner
+
+
+class Lease:
+    """A lease that this process holds; a thread renews it."""
+
+    def __init__(self, storage: Storage, path: str, record: dict[str, Any]) -> None:
+        self._storage, self._path, self._record = storage, path, record
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give it back; harmless when it is not held any more."""
+        self._over.set()
+        self._thread.join()
+        if self.held():
+            self._storage.delete(self._path)
+
+    def held(self) -> bool:
+        """Whether nobody has taken it over, for example while this machine was asleep."""
+        found = _read(self._storage, self._path)
+        return found is not None and found.get("token") == self._record["token"]
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._storage.lease_timeout_s / _BEATS):
+            try:
+                if self.held():
+                    self._storage.write_json(self._path, self._record | {"beat": time.time()})
+            except StorageError:
+                continue  # a full disk or a silent store: the work itself will say so, and the next beat may pass
+
 
 def mine() -> dict[str, Any]:
-    """The lease of this process."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+    """The record of this process."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time(),
+            "beat": time.time(), "token": uuid.uuid4().hex}
 
 
-def alive(lease: dict[str, Any]) -> bool:
-    """Whether the holder still runs. A holder on another host cannot be asked and counts as alive."""
-    if lease["host"] != socket.gethostname():
-        return True
+def alive(record: dict[str, Any], timeout_s: float) -> bool:
+    """Whether the holder still runs: asked of this machine's process table, or told by the age of its heartbeat."""
+    if record.get("host") != socket.gethostname():
+        return bool(time.time() - record.get("beat", 0.0) < timeout_s)
     try:
-        return bool(abs(psutil.Process(lease["pid"]).create_time() - lease["created"]) < 1.0)
-    except psutil.NoSuchProcess:
+        return bool(abs(psutil.Process(record["pid"]).create_time() - record["created"]) < 1.0)
+    except (psutil.NoSuchProcess, KeyError):
         return False
+
+
+def take(storage: Storage, path: str, what: str) -> Lease:
+    """Take a lease, over from a dead holder if need be.
+
+    Raises:
+        Taken: a live process holds it, this one included.
+    """
+    record = mine()
+    while True:
+        if storage.create_json(path, record):
+            if not storage.is_local:
+                time.sleep(SETTLE_S)
+                if (_read(storage, path) or {}).get("token") != record["token"]:
+                    continue
+            return Lease(storage, path, record)
+        found = _read(storage, path)
+        if found is None:
+            continue  # given back since
+        if alive(found, storage.lease_timeout_s):
+            raise Taken(what, storage.path(path), found)
+        _bury(storage, path, found, record["token"])
+
+
+def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[Taken], None],
+                 done: Callable[[], bool]) -> Lease | None:
+    """Take a lease once its holder has given it back or died; None as soon as ``done`` (what it built is there).
+
+    ``tell`` is called once, before the waiting.
+    """
+    told = False
+    while not done():
+        try:
+            lease = take(storage, path, what)
+        except Taken as taken:
+            if not told:
+                tell(taken)
+            told = True
+            time.sleep(_POLL_S)
+            continue
+        if not done():
+            return lease
+        lease.release()
+    return None
+
+
+def _bury(storage: Storage, path: str, dead: dict[str, Any], token: str) -> None:
+    """Remove a dead holder's lease, and no other."""
+    if not storage.is_local:
+        storage.delete(path)
+        return
+    here = storage.path(path)
+    tomb = f"{here}.{token}"
+    try:
+        os.rename(here, tomb)
+    except FileNotFoundError:
+        return  # another process was first
+    moved = _read(storage, f"{path}.{token}")
+    if moved is not None and moved.get("token") != dead.get("token"):
+        storage.restore(tomb, here)  # that was a live one, taken since we looked
+    os.unlink(tomb)
+
+
+def _read(storage: Storage, path: str) -> dict[str, Any] | None:
+    """The record, {} where it cannot be read as one, None where there is none."""
+    if not storage.exists(path):
+        return None
+    try:
+        found = storage.read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.config import ModelConfig
+from models.matmul import HAS_BF16
 from models.students import build_encoder
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.artifacts import Artifact, ArtifactDir
@@ -129,6 +130,8 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if on_epoch is not None and config.execution.num_workers:
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
+    if config.precision == "bf16" and not config.execution.use_gpu and not HAS_BF16:
+        say("train.precision=bf16: this CPU has no products of bf16; training in fp32")
     if config.execution.use_gpu and not config.execution.num_workers and not torch.cuda.is_available():
         raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train "
                             "with num_workers of 1 or more on a cluster that has one")

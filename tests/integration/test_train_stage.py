@@ -16,6 +16,7 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
+from models.matmul import HAS_BF16
 from models.ranking import rank_users
 from models.scoring import EncoderScorer
 from models.sequences import Sequences
@@ -264,7 +265,7 @@ def test_mixed_precision(storage: Storage, prepared: Artifact, targets: Artifact
     half = train_arm(storage, prepared, targets, changed(precision="bf16"), SASREC)
     losses = [[r["ranking"] for r in read_metrics(a.local("metrics.jsonl")) if r["kind"] == "epoch"]
               for a in (full, half)]
-    assert losses[0] != losses[1]
+    assert (losses[0] != losses[1]) == HAS_BF16
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert {t.dtype for t in weights(half).values()} == {torch.float32}
 

@@ -67,7 +67,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     library = request.param != "torch"
     if library and not matmul.HAS_ONEDNN:
         pytest.skip("torch was built without oneDNN")
-    if request.param == "stored" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if request.param == "stored" and not matmul.HAS_BF16:
         pytest.skip("oneDNN has no bf16 products for this CPU")
     monkeypatch.setattr(matmul, "_ONEDNN", library)
     monkeypatch.setattr(matmul, "_STORE_BF16", request.param == "stored")

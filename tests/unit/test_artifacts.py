@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,22 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.store import leases
-from pipeline.store.artifacts import ArtifactDir, StageKey, begin, changed_keys, digest_ids, find, open_artifact
+from pipeline.store.artifacts import (
+    Artifact,
+    ArtifactDir,
+    StageKey,
+    begin,
+    changed_keys,
+    digest_ids,
+    find,
+    find_or_begin,
+    open_artifact,
+)
+from pipeline.store.leases import Taken
 
 KEY = StageKey("demo", 1, {"alpha": 0.4, "names": ["a"]}, {"prepare": "0" * 16}, {"raw.csv": "1" * 32})
-DEAD = {"host": leases.mine()["host"], "pid": 2**22 + 1, "created": 0.0}
+LEASE = f"{KEY.folder}/lease.json"
+DEAD = leases.mine() | {"pid": 2**22 + 1, "created": 0.0}
 """A lease of this machine whose process cannot exist: Linux numbers processes below 2**22."""
 
 
@@ -28,9 +43,10 @@ def _built(storage: Storage, key: StageKey = KEY) -> ArtifactDir:
     return out
 
 
-def _abandon(storage: Storage, out: ArtifactDir, lease: dict[str, Any] | None = None) -> None:
+def _abandon(storage: Storage, out: ArtifactDir, record: dict[str, Any] | None = None) -> None:
     """As after `kill -9`: the lease stays and its process is gone."""
-    storage.write_json(f"{out.key.folder}/leases/{out.attempt}.json", lease or DEAD)
+    out.release()
+    storage.write_json(LEASE, record or DEAD)
 
 
 def _attempts(storage: Storage) -> list[str]:
@@ -88,7 +104,7 @@ def test_a_committed_artifact_is_found_whole(storage: Storage) -> None:
     assert found.read_table("rows.parquet", ["x"])["x"].to_pylist() == [1, 2, 3]
     assert found.read_json("info.json") == {"a": 1}
     assert found.local("info.json").read_text() == '{\n  "a": 1\n}\n'
-    assert storage.names(f"{KEY.folder}/leases") == []
+    assert not storage.exists(LEASE)
 
 
 def test_an_artifact_travels_to_workers(storage: Storage) -> None:
@@ -131,15 +147,26 @@ def test_the_key_is_kept_with_an_unfinished_attempt(storage: Storage) -> None:
     assert storage.read_json(f"{KEY.folder}/key.json") == json.loads(json.dumps(KEY.values()))
 
 
-def test_two_owners_have_two_folders_and_the_first_commit_wins(storage: Storage) -> None:
-    first, second = _built(storage), begin(storage, KEY, resume=True)
-    assert first.attempt != second.attempt and not second.resumed
-    second.write_json("info.json", {"b": 2})
-    winner = second.commit({"num_out": 0})
-    assert first.commit({"num_out": 3}).manifest == winner.manifest
-    found = find(storage, KEY)
-    assert found is not None and found.read_json("info.json") == {"b": 2}
-    assert storage.names(f"{KEY.folder}/leases") == []
+def test_a_second_builder_is_refused_or_waits_for_the_first(storage: Storage) -> None:
+    first, told = _built(storage), []
+    with pytest.raises(Taken, match=rf"process {os.getpid()} on .* is at work on it; wait for it, stop it"):
+        begin(storage, KEY)
+    timer = threading.Timer(0.3, lambda: first.commit({"num_out": 3}))
+    timer.start()
+    found = find_or_begin(storage, KEY, False, told.append)
+    timer.join()
+    assert isinstance(found, Artifact) and found.read_json("info.json") == {"a": 1}
+    assert [taken.owner["pid"] for taken in told] == [os.getpid()]
+    assert not storage.exists(LEASE)
+
+
+def test_who_waits_for_a_builder_that_gives_up_builds(storage: Storage) -> None:
+    first = _built(storage)
+    timer = threading.Timer(0.2, first.release)
+    timer.start()
+    found = find_or_begin(storage, KEY, True, lambda _: None)
+    timer.join()
+    assert isinstance(found, ArtifactDir) and (found.attempt, found.resumed) == (first.attempt, True)
 
 
 def test_a_dead_owners_attempt_is_taken_up_again(storage: Storage) -> None:
@@ -148,7 +175,7 @@ def test_a_dead_owners_attempt_is_taken_up_again(storage: Storage) -> None:
     again = begin(storage, KEY, resume=True)
     assert (again.attempt, again.resumed) == (out.attempt, True)
     assert storage.read_json(again.relative("info.json")) == {"a": 1}
-    assert leases.alive(storage.read_json(f"{KEY.folder}/leases/{out.attempt}.json"))
+    assert again.lease.held() and leases.alive(storage.read_json(LEASE), 300)
 
 
 def test_a_released_attempt_is_taken_up_again_at_once(storage: Storage) -> None:
@@ -165,11 +192,13 @@ def test_a_fresh_start_removes_dead_attempts(storage: Storage) -> None:
     assert _attempts(storage) == [fresh.attempt]
 
 
-def test_another_hosts_attempt_is_left_alone(storage: Storage) -> None:
+def test_another_hosts_work_is_left_alone_until_it_has_been_silent_for_too_long(storage: Storage) -> None:
     out = _built(storage)
-    _abandon(storage, out, DEAD | {"host": "elsewhere"})
-    assert begin(storage, KEY, resume=True).attempt != out.attempt
-    assert out.attempt in _attempts(storage)
+    _abandon(storage, out, DEAD | {"host": "elsewhere", "beat": time.time() - storage.lease_timeout_s + 60})
+    with pytest.raises(Taken, match="on elsewhere"):
+        begin(storage, KEY, resume=True)
+    storage.write_json(LEASE, DEAD | {"host": "elsewhere", "beat": time.time() - storage.lease_timeout_s - 1})
+    assert begin(storage, KEY, resume=True).attempt == out.attempt
 
 
 @pytest.mark.parametrize("resume", [True, False])
