@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.config import StorageConfig
+from cluster.faults import explained
 from configs.errors import StorageError
 
 NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
@@ -242,5 +243,4 @@ class Storage:
         try:
             yield path
         except OSError as exc:
-            raise StorageError(f"{path} cannot be written: {exc}; free space there or set storage.uri to another "
-                               "place") from exc
+            raise StorageError(explained(exc, path)) from exc

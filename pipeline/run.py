@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.connect import connect
+from cluster.faults import told
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
@@ -51,7 +52,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     storage = Storage.from_config(config.storage)
     folder = run_folder(config)
     result = RunResult(folder)
-    with _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
+    with told(storage.base), _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
         planned = plan(config, storage, until, before)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(

@@ -224,7 +224,9 @@ def main(args: Sequence[str] | None = None) -> None:
         context = getattr(exc, "ctx", None)
         code = _refuse(exc.format_message() + (f" See `{context.command_path} --help`." if context else ""))
     except Exception as exc:
-        ours = _ours(exc)
+        from cluster.faults import fault
+
+        ours = _ours(exc) or fault(exc, os.getcwd())
         if ours is None:
             raise
         code = _refuse(str(ours))

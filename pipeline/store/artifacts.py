@@ -137,7 +137,8 @@ class ArtifactDir:
     attempt: str
     resumed: bool
     """Whether files of a dead owner's attempt may already be here."""
-    lease: Lease = field(repr=False)
+    lease: Lease | None = field(repr=False)
+    """None in a worker: who has begun the attempt commits it or gives it up."""
 
     @property
     def folder(self) -> str:
@@ -178,7 +179,11 @@ class ArtifactDir:
 
     def release(self) -> None:
         """Give the attempt up after an error, so that the next run may take it up again at once."""
-        self.lease.release()
+        if self.lease is not None:
+            self.lease.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lease": None}
 
 
 def find(storage: Storage, key: StageKey) -> Artifact | None:

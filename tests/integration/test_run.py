@@ -149,5 +149,5 @@ def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: 
     storage.write_json("runs/tiny/lock.json", leases.mine())  # this test's process holds the run
     process = cli("run", "--config", str(tiny_config))
     assert process.returncode == 2
-    assert "is at work on this run" in process.stderr
+    assert "is at work on it; wait for it, stop it" in process.stderr and "name=…" in process.stderr
     assert "Traceback" not in process.stderr

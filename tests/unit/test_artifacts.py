@@ -112,6 +112,14 @@ def test_an_artifact_travels_to_workers(storage: Storage) -> None:
     assert pickle.loads(pickle.dumps(made)).read_json("info.json") == {"a": 1}
 
 
+def test_an_attempt_travels_to_workers_without_its_lease(storage: Storage) -> None:
+    out = _built(storage)
+    pickle.loads(pickle.dumps(out)).release()
+    assert storage.exists(LEASE)
+    out.release()
+    assert not storage.exists(LEASE)
+
+
 def test_lost_rows_refuse_the_commit(storage: Storage) -> None:
     out = _built(storage)
     with pytest.raises(ArtifactError, match="demo: rows are not conserved: .*'num_in': 5"):
@@ -175,7 +183,7 @@ def test_a_dead_owners_attempt_is_taken_up_again(storage: Storage) -> None:
     again = begin(storage, KEY, resume=True)
     assert (again.attempt, again.resumed) == (out.attempt, True)
     assert storage.read_json(again.relative("info.json")) == {"a": 1}
-    assert again.lease.held() and leases.alive(storage.read_json(LEASE), 300)
+    assert again.lease is not None and again.lease.held() and leases.alive(storage.read_json(LEASE), 300)
 
 
 def test_a_released_attempt_is_taken_up_again_at_once(storage: Storage) -> None:

@@ -1,0 +1,122 @@
+"""What a disk or an object store refused, in one line: from the errors of whichever library was writing."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.errors import MentorecError, StorageError
+
+_ROOM = "make room there or set storage.uri to another place; the same command then goes on"
+_REASONS: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("your disk quota is spent", _ROOM),
+    errno.EROFS: ("the file system is read-only", "set storage.uri to a place that can be written"),
+    errno.EACCES: ("no permission", "change its owner or mode, or set storage.uri to a folder of your own"),
+    errno.EPERM: ("no permission", "change its owner or mode, or set storage.uri to a folder of your own"),
+    errno.EIO: ("the device reports an input/output error", "check the disk; the same command goes on elsewhere"),
+    errno.ENOTDIR: ("a part of the path is a file", "set storage.uri to a folder"),
+    errno.EISDIR: ("a folder is in the way", "remove it, or set storage.uri to another place"),
+    errno.ENAMETOOLONG: ("the path is too long", "set storage.uri to a shorter one"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.EFBIG: ("the file would be larger than allowed", "raise the limit (ulimit -f)"),
+    errno.ESTALE: ("the network file system lost it", "mount it anew; the same command goes on"),
+}
+"""Error number → cause and remedy."""
+_WORDS = {
+    "no space left on device": errno.ENOSPC, "os error 28": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS, "permission denied": errno.EACCES, "outofdiskerror": errno.ENOSPC,
+    "file name too long": errno.ENAMETOOLONG, "too many open files": errno.EMFILE, "file too large": errno.EFBIG,
+}
+"""What libraries that hide the number say."""
+_NUMBER = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
+_PATH = re.compile(r"(?<![\w:/])(/[^\s'\"`:,;]+)")
+
+
+def explained(exc: OSError, path: str) -> str:
+    """One line for a failed write at ``path``: the true cause, and the remedy that fits it."""
+    number = _number(exc)
+    if number is None:
+        return f"{path} cannot be written: {_line(exc)}; set storage.uri to another place"
+    return _message(number, path)
+
+
+def fault(exc: BaseException, root: str) -> StorageError | None:
+    """The refusal of a disk inside an exception, whatever library raised it and whatever wraps it; None: no such thing.
+
+    Args:
+        root: the path to name where the exception names none.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [exc]
+    while pending:
+        found = pending.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, MentorecError):
+            return None  # it says what it has to say
+        number = _number(found)
+        if number is not None:
+            return StorageError(_message(number, _named(found) or root))
+        pending += [getattr(found, "cause", None), found.__cause__, found.__context__]  # Ray's task errors have `cause`
+    return None
+
+
+@contextmanager
+def told(root: str) -> Iterator[None]:
+    """Turn the refusals of a disk inside the block into a StorageError.
+
+    Raises:
+        StorageError: the disk below ``root`` is full or read-only, a folder may not be written, …
+    """
+    try:
+        yield
+    except Exception as exc:
+        refused = fault(exc, root)
+        if refused is None:
+            raise
+        raise refused from exc
+
+
+def _number(exc: BaseException) -> int | None:
+    if isinstance(exc, OSError) and exc.errno in _REASONS:
+        return exc.errno
+    if isinstance(exc, OSError) and exc.errno is not None:
+        return None
+    text = f"{type(exc).__name__}: {exc}".lower()
+    told = _NUMBER.search(text)
+    if told and int(told[1]) in _REASONS:
+        return int(told[1])
+    return next((number for words, number in _WORDS.items() if words in text), None)
+
+
+def _named(exc: BaseException) -> str | None:
+    if isinstance(exc, OSError) and isinstance(exc.filename, str):
+        return exc.filename
+    found = _PATH.search(str(exc))
+    return found[1].rstrip(".)]") if found else None
+
+
+def _message(number: int, path: str) -> str:
+    cause, remedy = _REASONS[number]
+    if number == errno.ENOSPC:
+        cause += _free(path)
+    return f"{path} cannot be written: {cause}; {remedy}"
+
+
+def _free(path: str) -> str:
+    """How much is left on the disk of a path, where that can be asked."""
+    there = next((parent for parent in (Path(path), *Path(path).parents) if parent.exists()), None)
+    if there is None or "://" in path:
+        return ""
+    usage = shutil.disk_usage(there)
+    return f" ({usage.free / 2**20:,.1f} of {usage.total / 2**20:,.0f} MiB free)"
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:300]
