@@ -147,7 +147,7 @@ class Ahead:
         self._bar_places_N = catalogue.place_V[targets_N]
         self._possible_N = np.zeros(len(states_ND), np.int64)
         self._possible_seen_N = np.zeros_like(self._possible_N)
-        self._doubts, self._seen_doubts = _Pairs(), _Pairs()
+        self._doubts, self._seen_doubts = Pairs(), Pairs()
         width = -(-tiles.items // _WORD) * _WORD
         self._reaches, self._passes = (np.zeros((tiles.users, width), np.bool_) for _ in range(2))
 
@@ -189,8 +189,8 @@ class Ahead:
             possible_N -= np.bincount(rows_P[behind_P], minlength=len(possible_N))
 
 
-class _Pairs:
-    """Users and columns that are waiting."""
+class Pairs:
+    """Pairs of users and columns, gathered tile by tile."""
 
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []
@@ -206,7 +206,7 @@ class _Pairs:
         self._count += len(rows_P)
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """All of them, which are forgotten."""
+        """Users and columns of the pairs so far, int64; none are left here."""
         none = np.zeros(0, np.int64)
         found = np.concatenate([none, *self._rows]), np.concatenate([none, *self._columns])
         self._rows, self._columns, self._count = [], [], 0

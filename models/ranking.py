@@ -21,6 +21,7 @@ from configs.errors import DataError, illegal
 from models.best import Best
 from models.blocks import rank_blocks
 from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles
+from models.rough_scores import RoughScores
 from models.scoring import EncoderScorer, Ranks, Scorer, not_finite
 from models.sequences import Cases, Sequences, flat_histories
 from models.threads import on_threads
@@ -84,9 +85,10 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
         tiles = Tiles(_finite_states(scorer, catalogue, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
         best = Best(tiles, top_k)
+        rough = RoughScores(tiles) if precision == "bf16" else None
         for users, items in tiles:
-            if precision == "bf16" and items.start:
-                best.add_rough(users, items)
+            if rough is not None and items.start:
+                best.add_pairs(*rough.above(best.bars_B(users), users, items), users, items)
             else:
                 best.add(tiles.scores_BC(users, items), users, items)
         return (1 + best.unseen()).astype(np.int32)
@@ -111,8 +113,7 @@ def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_it
         before_N, seen_before_N = ahead.result()
         tops = [np.zeros((len(indices), 0), np.int32)] * 2
         if best is not None:
-            unseen = best.unseen()
-            tops = [(1 + lists).astype(np.int32) for lists in (unseen, best.among_all(unseen))]
+            tops = [(1 + lists).astype(np.int32) for lists in best.unseen_and_all()]
         return Ranks((1 + before_N - seen_before_N).astype(np.int32), (1 + before_N).astype(np.int32), *tops)
 
     none, nothing = np.zeros(0, np.int32), np.zeros((0, top_k), np.int32)

@@ -92,7 +92,8 @@ class EncoderScorer:
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """The encoder evaluates inside the block. Whoever asks for states in several threads holds it around them."""
+        """Evaluation mode inside the block. Where several threads ask for states, one block encloses them all: the mode
+        is the module's, and the first thread to leave a block of its own would switch it back under the others."""
         was_training = self._module.training
         self._module.eval()
         try:
