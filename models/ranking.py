@@ -62,7 +62,7 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
     """The best items after each history, int32 [N, top_k], best first; 0 where no item is left.
 
     Args:
-        scorer: of an encoder on the CPU.
+        scorer: of an encoder, which reads the histories on its own device; the lists are made on the CPU.
         histories: what each user had, in time order.
         top_k: items per user.
         filter_seen: leave out what the user had.
@@ -148,12 +148,12 @@ def _seen_pairs(histories: Sequences, indices: np.ndarray, targets_N: np.ndarray
 
 
 def _finite_states(scorer: EncoderScorer, catalogue: Catalogue, cases: Cases, indices: np.ndarray) -> Tensor:
-    """The users' states, [N, D].
+    """The users' states on the CPU, [N, D].
 
     Raises:
         TrainingError: scores of theirs would not be finite.
     """
-    states_ND = scorer.states(cases.histories, indices)
+    states_ND = scorer.states(cases.histories, indices).cpu()
     norms_N = torch.linalg.vector_norm(states_ND, dim=1)
     norms_V = torch.from_numpy(catalogue.norms_V)
     if not torch.isfinite(norms_N.amax() * norms_V.amax()):

@@ -71,7 +71,7 @@ class EncoderScorer:
     def catalogue(self, tie_seed: int) -> Catalogue:
         """The items on the CPU with their order by this seed, made once however many blocks of users are ranked."""
         if tie_seed not in self._catalogues:
-            self._catalogues[tie_seed] = Catalogue(self.items_VD, tie_order(self.num_items, tie_seed))
+            self._catalogues[tie_seed] = Catalogue(self.items_VD.cpu(), tie_order(self.num_items, tie_seed))
         return self._catalogues[tie_seed]
 
     def states(self, histories: Sequences, indices: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every student with every loss on a device against the CPU: values, gradients, later steps, user states, ranks.
+"""Every student with every loss on a device against the CPU: values, gradients, later steps, user states, ranks, lists.
 
 Legend: B users, D hidden width.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
 from models.matching import Teaching, match
-from models.ranking import rank_users
+from models.ranking import rank_users, recommend
 from models.scoring import EncoderScorer
 from models.sequences import Cases
 from models.students import build_encoder
@@ -74,7 +74,7 @@ class Compared:
 
 
 def comparisons(device: torch.device, steps: int) -> Iterator[tuple[str, Callable[[], Compared]]]:
-    """Every student × loss in fp32, with the full softmax in bf16, then states, matching and ranks. Dropout is off.
+    """Every student × loss in fp32, with the full softmax in bf16, then states, matching, ranks, lists. Dropout is off.
 
     ``steps``: of each training, one at least.
     """
@@ -89,6 +89,7 @@ def comparisons(device: torch.device, steps: int) -> Iterator[tuple[str, Callabl
     for temperature in (1.0, 2.0):
         yield f"matching, τ {temperature:g}", partial(matching, device, temperature)
     yield "ranks", partial(ranks, task, device)
+    yield "recommendations", partial(recommendations, task, device)
 
 
 def training(task: Task, model: ModelConfig, device: torch.device, steps: int,
@@ -145,6 +146,14 @@ def ranks(task: Task, device: torch.device) -> Compared:
     differing = {name: float((getattr(cpu, name) != getattr(other, name)).mean())
                  for name in ("rank", "rank_unfiltered", "top", "top_unfiltered")}
     return Compared(differing, within(differing, dict.fromkeys(differing, 1 - SAME_RANKS)))
+
+
+def recommendations(task: Task, device: torch.device) -> Compared:
+    """Lists of a student on the device against those of the CPU; both are ordered exactly, from their own states."""
+    cpu, other = (recommend(EncoderScorer(build_encoder(STUDENTS["sasrec"], ITEMS, 0), where), task.sequences, 10)
+                  for where in ("cpu", device))
+    differing = {"items": float((cpu != other).mean())}
+    return Compared(differing, within(differing, {"items": 1 - SAME_RANKS}))
 
 
 def within(errors: dict[str, float], tolerances: dict[str, float]) -> bool:

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 NAME = "pretended"
 COMPARED = ("sasrec, softmax", "sasrec, padding keys, sampled_softmax, rowwise", "esasrec, bce", "bert4rec, gbce",
-            "sasrec, user states", "bert4rec, user states", "matching, τ 2", "ranks")
+            "sasrec, user states", "bert4rec, user states", "matching, τ 2", "ranks",
+            "recommendations")
 """No GRU: torch takes it apart otherwise than on any real device."""
 
 
