@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.store.artifacts import StageKey
 
-VERSION = 1
+VERSION = 2
 BASELINE = "baseline:"
 _FITTED = ("transitions", "item_knn", "ease")
 """Fields of the configuration that hold one baseline's settings."""

@@ -5,6 +5,7 @@ Legend: N cases, V catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,12 @@ from models import metrics
 from models.scoring import Ranks
 from models.sequences import Cases, flat_histories
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.slices import FREQUENCY_BINS, HISTORY_BINS, binned, by_category
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import CATEGORY, COUNT
 
 SEEN_REMOVED, ALL_ITEMS = "seen_removed", "all_items"
-HISTORY_BINS = (("0", 0), ("1-2", 1), ("3-5", 3), ("6-10", 6), ("11-20", 11), ("21-50", 21), ("51+", 51))
-FREQUENCY_BINS = (("0 (cold)", 0), ("1-5", 1), ("6-20", 6), ("21-100", 21), ("101+", 101))
-"""Label and smallest value of each bin."""
 SLICE_CUTOFF = 10
-MAX_CATEGORIES = 12
-"""Categories with a slice of their own, those of most targets; the others share one."""
 
 
 def protocol(config: EvaluateConfig, prepared: Artifact, cases: Cases, items: pa.Table) -> dict[str, Any]:
@@ -58,9 +55,9 @@ def summarize(config: EvaluateConfig, prepared: Artifact, cases: Cases, items: p
         "coverage": {name: metrics.coverage(top, len(items), config.cutoffs) for name, top in lists.items()},
         "popularity": {name: metrics.mean_popularity(top, counts_V, config.cutoffs) for name, top in lists.items()},
         "slices": {
-            "history_length": _slices(main, _binned(cases.histories.lengths, HISTORY_BINS)),
-            "target_frequency": _slices(main, _binned(target_counts(cases, items), FREQUENCY_BINS)),
-            "target_category": _slices(main, _categories(cases, items)),
+            "history_length": _slices(main, binned(cases.histories.lengths, HISTORY_BINS)),
+            "target_frequency": _slices(main, binned(target_counts(cases, items), FREQUENCY_BINS)),
+            "target_category": _slices(main, by_category(cases.targets, items[CATEGORY].to_pylist())),
         },
     }
 
@@ -79,21 +76,7 @@ def repeated_targets(cases: Cases) -> np.ndarray:
     return repeated
 
 
-def _slices(ranks: np.ndarray, members: dict[str, np.ndarray]) -> dict[str, dict[str, float | int]]:
+def _slices(ranks: np.ndarray, members: Iterable[tuple[str, np.ndarray]]) -> dict[str, dict[str, float | int]]:
     """Means of every slice that has users."""
     return {label: {"n": int(chosen.sum())} | metrics.mean(metrics.per_user(ranks[chosen], (SLICE_CUTOFF,)))
-            for label, chosen in members.items() if chosen.any()}
-
-
-def _binned(values: np.ndarray, bins: tuple[tuple[str, int], ...]) -> dict[str, np.ndarray]:
-    place = np.searchsorted([low for _, low in bins], values, side="right") - 1
-    return {label: place == index for index, (label, _) in enumerate(bins)}
-
-
-def _categories(cases: Cases, items: pa.Table) -> dict[str, np.ndarray]:
-    names = np.array([name or "none" for name in items[CATEGORY].to_pylist()], object)[cases.targets - 1]
-    labels, counts = np.unique(names.astype(str), return_counts=True)
-    largest = labels[np.lexsort((labels, -counts))][:MAX_CATEGORIES]
-    members = {str(label): names == label for label in largest}
-    others = ~np.isin(names.astype(str), largest)
-    return members | ({f"{len(labels) - len(largest)} others": others} if others.any() else {})
+            for label, chosen in members if chosen.any()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from models import metrics
-from pipeline.evaluate.summary import FREQUENCY_BINS, HISTORY_BINS, MAX_CATEGORIES
+from pipeline.evaluate.slices import FREQUENCY_BINS, HISTORY_BINS, binned, by_category
 from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
@@ -122,9 +122,9 @@ class Answers:
             values[arm] = {name: v.mean(axis=0) for name, v in self._values(arm, protocol).items() if name in shown}
         for name, ranked in self.baselines.items():
             values[name] = {k: v for k, v in ranked.per_user(protocol, self.cutoffs).items() if k in shown}
-        kinds = {"history_length": _binned(self.cases.history_length_N, HISTORY_BINS),
-                 "item_frequency": _binned(self.cases.target_count_N, FREQUENCY_BINS),
-                 "category": _by_category(self.cases.targets_N, items)}
+        kinds = {"history_length": binned(self.cases.history_length_N, HISTORY_BINS),
+                 "item_frequency": binned(self.cases.target_count_N, FREQUENCY_BINS),
+                 "category": by_category(self.cases.targets_N, items.categories)}
         return {kind: [{"label": label, "users": int(mask_N.sum()),
                         **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
                            for metric in shown}} for label, mask_N in slices if mask_N.any()]
@@ -138,24 +138,3 @@ def _over_seeds(by_seed: dict[str, dict[str, float]]) -> dict[str, Any]:
         mean, deviation = mean_and_deviation([values[name] for values in by_seed.values()])
         figures[name] = {"mean": mean, "sd": deviation, "seeds": {seed: v[name] for seed, v in by_seed.items()}}
     return figures
-
-
-def _binned(values_N: np.ndarray, bins: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Slices from each bin's smallest value up to the next bin's."""
-    place_N = np.searchsorted([smallest for _, smallest in bins], values_N, side="right") - 1
-    for place, (label, _) in enumerate(bins):
-        yield label, place_N == place
-
-
-def _by_category(targets_N: np.ndarray, items: Items) -> Iterator[tuple[str, np.ndarray]]:
-    """The most frequent categories of the targets, then the others, then items without one."""
-    names = sorted({name for name in items.categories if name})
-    code_of = {name: code for code, name in enumerate(names)}
-    code_V = np.array([code_of[name] if name else -1 for name in items.categories], np.int64)
-    code_N = code_V[targets_N - 1]
-    frequency = np.bincount(code_N[code_N >= 0], minlength=len(names))
-    chosen = np.lexsort((np.arange(len(names)), -frequency))[:MAX_CATEGORIES]
-    for code in chosen:
-        yield names[code], code_N == code
-    yield "other categories", (code_N >= 0) & ~np.isin(code_N, chosen)
-    yield "no category", code_N < 0

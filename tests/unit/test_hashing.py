@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from models.hashing import derive_seed, mix, position_bits
+from models.splitmix import MASK, STEP
+from pipeline.prepare.hashing import hashes
 
 
 def test_tensor_arithmetic_equals_python_integers() -> None:
@@ -36,3 +39,16 @@ def test_derived_seeds_differ_and_depend_on_order() -> None:
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(1, 2) != derive_seed(2, 1)
+
+
+def test_arrays_and_integers_are_mixed_alike() -> None:
+    values = [0, 1, 2**40 + 7, 2**63 - 1]
+    start = mix((mix((5 + STEP) & MASK) + 1 + STEP) & MASK)  # seed 5, the first purpose
+    assert hashes(np.array(values), 5, "ties").tolist() == [mix((value + start + STEP) & MASK) for value in values]
+
+
+def test_numbers_stay_what_they_were() -> None:
+    assert mix(1) == 6238072747940578789
+    assert hashes(np.array([0, 1, 7]), 5, "ties").tolist() == [
+        11896831165054609744, 16949110861576774251, 1924701561401222501]
+    assert position_bits(3, torch.tensor([5]), 2).tolist() == [[640038423080149460, 4190857485349991439]]
