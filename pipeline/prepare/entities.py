@@ -68,8 +68,8 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
         _tell_unknown(unknown, len(ids), what, str(ids[int(np.argmin(has_row))]), known)
     repeated = rows.height - first.height
     if repeated:
-        say(f"prepare: note: the {what} table has {repeated:,} further rows of {what}s that it had before; the first "
-            "of each counts")
+        say(f"prepare: note: the {what} table has {_rows(repeated, 'further ')} of {what}s that it had before; the "
+            "first of each counts")
     if missing:
         counts = ", ".join(f"{count:,} in {name}" for name, count in missing.items())
         say(f"prepare: note: cells of the {what} table that are a word for a missing value count as empty: {counts}; "
@@ -80,12 +80,17 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
 def _tell_unknown(unknown: int, total: int, what: str, stranger: str, known: pl.Series) -> None:
     """Say how many ids a table lacks, with an example of both sides; raise where it lacks all."""
     there = known.drop_nulls()
-    said = (f"{unknown:,} of the {total:,} {what}s are not in the {what} table (such as {stranger!r}; the table has "
-            f"{len(there):,} rows{f', the first of {there[0]!r}' if len(there) else ''})")
+    said = (f"{unknown:,} of the {total:,} {what}s {'is' if unknown == 1 else 'are'} not in the {what} table (such as "
+            f"{stranger!r}; the table has "
+            f"{_rows(len(there))}{f', the first of {there[0]!r}' if len(there) else ''})")
     if unknown == total:
         raise DataError(f"prepare.source: {said}, so it describes none; give the table of these {what}s, name its "
                         "column of the same ids, or give no such table")
     say(f"prepare: {'warning' if unknown > _MANY * total else 'note'}: {said}")
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}row{'' if count == 1 else 's'}"
 
 
 def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -128,9 +128,9 @@ def test_unknown_items_are_told_with_both_sides_and_refused_where_all_are(tmp_pa
     raw = read_source(csv_table(tmp_path, [f"u,1,{SECOND}"], items=str(tmp_path / "items.csv")))
     assert describe(pl.Series(["1", "2"]), raw.items, ITEM_ID, raw).unknown == 1
     told = capsys.readouterr().err
-    assert "prepare: warning: 1 of the 2 items are not in the item table (such as '2'; the table has 3 rows, the " \
+    assert "prepare: warning: 1 of the 2 items is not in the item table (such as '2'; the table has 3 rows, the " \
            "first of 'zz')" in told
-    assert "1 further rows of items that it had before" in told
+    assert "1 further row of items that it had before" in told
     describe(pl.Series(["1", *map(str, range(100, 110))]), raw.items, ITEM_ID, raw)
     assert "prepare: warning: 10 of the 11" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"2 of the 2 items are not in the item table \(such as '8'; .* describes none"):

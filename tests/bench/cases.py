@@ -1,0 +1,166 @@
+"""`python -m tests.bench.cases FOLDER`: small inputs that must work or fail well, each run by its own command.
+
+FOLDER holds groups, a group holds cases and ``expected.md``, a table of ``case``, ``today`` (the outcome before) and
+``must``; a case holds its input and ``cmd``, a shell script that is given ``$DIR`` (a copy of the case) and ``$OUT``
+(an empty folder). Writes ``docs/results/cases.md``: what was, what must be, and what is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+from pipeline.work.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "docs" / "results" / "cases.md"
+_TOLD: Final = re.compile(r"^(error|warning|prepare: (note|warning|[\d,]+ users)|.*: exit \d+$)")
+_STATUS: Final = re.compile(r"^[\w-]+: (building|reusing|done)\b")
+_MOST_LINES = 3
+_WIDTH = 420
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One row of ``expected.md``."""
+
+    patterns: tuple[str, ...]
+    before: str
+    must: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case did."""
+
+    code: int
+    said: list[str]
+    counted: list[str]
+    traceback: bool
+
+
+def main() -> None:
+    """Run every case of the groups, print a line for each, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="*", help="pattern of group/case")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per case")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    given = parser.parse_args()
+    cases = [cmd.parent for cmd in sorted(given.folder.glob("*/*/cmd"))
+             if fnmatch(f"{cmd.parent.parent.name}/{cmd.parent.name}", given.only)]
+    found: dict[str, dict[str, Outcome]] = {}
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for case, outcome in zip(cases, pool.map(lambda case: run(case, given.timeout), cases), strict=True):
+            found.setdefault(case.parent.name, {})[case.name] = outcome
+            print(f"{case.parent.name}/{case.name}: exit {outcome.code}"
+                  f"{', traceback' if outcome.traceback else ''}", flush=True)
+    given.result.write_text(report(given.folder, found), encoding="utf-8")
+    print(f"written: {given.result}")
+
+
+def run(case: Path, timeout_s: float) -> Outcome:
+    """Run a copy of a case in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="mc-") as name:
+        work, out = Path(name) / "w", Path(name) / "o"
+        out.mkdir()
+        shutil.copytree(case, work / "case")
+        environment = os.environ | {"DIR": str(work / "case"), "OUT": str(out)}
+        process = subprocess.Popen(["bash", "-c", (case / "cmd").read_text()], cwd=work, env=environment,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   start_new_session=True)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return Outcome(process.returncode, [f"not done after {timeout_s:g} s"], [], False)
+        output = (stderr + b"\n" + stdout).decode(errors="replace")
+        output = output.replace(str(work / "case"), "$DIR").replace(str(out), "$OUT").replace(str(work), "$PWD")
+        return Outcome(process.returncode, list(_lines(output)), list(_counts(out)), "Traceback" in output)
+
+
+def _lines(output: str) -> Iterator[str]:
+    """What a user would look at: errors, warnings and notes, else the last line that is no status."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    told = [line for line in lines if _TOLD.match(line)]
+    last = [line for line in lines if not _STATUS.match(line)][-1:]
+    for line in list(dict.fromkeys(told or last))[-_MOST_LINES * (3 if len(told) > _MOST_LINES else 1):]:
+        yield line if len(line) <= _WIDTH else line[:_WIDTH] + "…"
+
+
+def _counts(out: Path) -> Iterator[str]:
+    """What every `prepare` artifact says of its rows."""
+    for path in sorted(out.rglob("artifacts/prepare/**/stats.json")):
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        dropped = sum(stats["dropped"].values())
+        whole = stats["raw_rows"] == stats["interactions"] + dropped
+        reasons = ", ".join(f"{count} {reason}" for reason, count in stats["dropped"].items())
+        yield (f"{stats['raw_rows']} rows {'=' if whole else '≠'} {stats['interactions']} kept + {dropped} dropped"
+               f"{f' ({reasons})' if reasons else ''}")
+
+
+def read_expected(path: Path) -> list[Expected]:
+    """The rows of a Markdown table ``case | today | must``."""
+    rows = [line.strip().strip("|").split(" | ", 2) for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| ")]
+    return [Expected(tuple(_patterns(case.strip())), before.strip(), must.strip())
+            for case, before, must in rows if case.strip() != "case"]
+
+
+def _patterns(cases: str) -> Iterator[str]:
+    """``12-pq-list-item, -struct-item`` → ``12-pq-list-item``, ``12*-struct-item``."""
+    number = cases.partition("-")[0]
+    for part in re.sub(r"\(.*\)", "", cases).split(","):
+        yield f"{number}*{part.strip()}" if part.strip().startswith("-") else part.strip()
+
+
+def report(folder: Path, found: dict[str, dict[str, Outcome]]) -> str:
+    """The Markdown page."""
+    outcomes = [outcome for cases in found.values() for outcome in cases.values()]
+    codes = Counter(outcome.code for outcome in outcomes)
+    source = provenance()
+    lines = ["# Inputs that must work, or fail well", "",
+             f"{len(outcomes)} cases: {', '.join(f'exit {code}: {count}' for code, count in sorted(codes.items()))}; "
+             f"with a traceback: {sum(outcome.traceback for outcome in outcomes)}; with a count of rows that does not "
+             f"add up: {sum('≠' in line for outcome in outcomes for line in outcome.counted)}.",
+             "`python -m tests.bench.cases FOLDER` runs each case's own command on a copy of it. A case of several "
+             "commands has the exit code of its last.", ""]
+    for group, cases in found.items():
+        expected = read_expected(folder / group / "expected.md")
+        lines += [f"## {group}", "", "| case | before | must | exit | printed | rows |", "|---|---|---|---|---|---|"]
+        for case, outcome in cases.items():
+            row = next((row for row in expected if any(fnmatch(case, p) for p in row.patterns)), Expected((), "", ""))
+            code = f"{outcome.code}{' (traceback)' if outcome.traceback else ''}"
+            cells = [case, row.before, row.must, code, "<br>".join(map(_cell, outcome.said)),
+                     "<br>".join(dict.fromkeys(outcome.counted))]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    machine = source["machine"]
+    lines.append(f"{datetime.now(UTC).date().isoformat()}, commit {source['commit']}, {machine['cpu']}, "
+                 f"Python {sys.version.split()[0]}.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(line: str) -> str:
+    return line.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    main()
