@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.work.provenance import provenance
-from tests.bench import asking, help, jobs, kill, parity, reuse, search
+from tests.bench import asking, disks, help, jobs, kill, parity, reuse, search
 from tests.bench.sections import Section, check_parts, note, record
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT
@@ -24,7 +24,7 @@ from tests.tools import ROOT
 RESULTS = ROOT / "docs" / "results"
 PARTS: dict[str, Callable[[Workshop], Section]] = {
     "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run, "search": search.run, "job": jobs.run,
-    "asking": asking.run}
+    "asking": asking.run, "disks": disks.run}
 
 
 def main() -> None:
