@@ -17,8 +17,9 @@ from pipeline.work.progress import say
 LATEST_S: Final = 4_102_444_800
 """2100-01-01: no interaction is later, in seconds."""
 PER_SECOND: Final[dict[str, int]] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-LEGAL_TIMES: Final = ("Unix time in s, ms, us or ns (1600000000, 1600000000.25), a date or date and time as in ISO "
-                      "8601 (2020-09-13, 2020-09-13T12:26:40.5+02:00; UTC where no zone is given), or YYYYMMDD")
+LEGAL_TIMES: Final = (
+    "in all rows of one form: Unix time in s, ms, us or ns (1600000000, 1600000000.25), a date or date and time as in "
+    "ISO 8601 (2020-09-13, 2020-09-13T12:26:40.5+02:00; UTC where no zone is given), or YYYYMMDD")
 
 _BANDS = np.array([10**11, 10**14, 10**17], np.int64)
 """Upper ends of what is read as s, ms, us: seconds from 10^11 on lie after the year 5138, milliseconds below it before
@@ -78,13 +79,32 @@ def times(frame: pl.LazyFrame, name: str, unit: str) -> TimeColumn:
 
 def _number_column(column: pl.Expr, dtype: pl.DataType, unit: TimeUnit) -> TimeColumn:
     if dtype == pl.String:
-        column = column.str.strip_chars().str.replace(",", ".", literal=True)
+        return TimeColumn(column.map_batches(_whole, return_dtype=pl.Int64, is_elementwise=True), unit,
+                          column.map_batches(_fraction, return_dtype=pl.Float32, is_elementwise=True))
     value = column.cast(pl.Float64, strict=False)
-    floor = value.floor()
-    whole = floor.cast(pl.Int64, strict=False)
-    if dtype == pl.String:  # not through floats, which hold no nanoseconds
-        whole = pl.coalesce(column.cast(pl.Int64, strict=False), whole)
-    return TimeColumn(whole, unit, (value - floor).cast(pl.Float32))
+    return TimeColumn(value.floor().cast(pl.Int64, strict=False), unit, (value - value.floor()).cast(pl.Float32))
+
+
+def _whole(texts: pl.Series) -> pl.Series:
+    """Int64; whole numbers do not go through floats, which hold no nanoseconds."""
+    found = texts.cast(pl.Int64, strict=False)
+    if found.null_count() > texts.null_count():
+        plain = texts.str.strip_chars()
+        found = found.fill_null(plain.cast(pl.Int64, strict=False)).fill_null(
+            _floats(plain).floor().cast(pl.Int64, strict=False))
+    return found
+
+
+def _fraction(texts: pl.Series) -> pl.Series:
+    whole = texts.cast(pl.Int64, strict=False)
+    if whole.null_count() == texts.null_count():
+        return pl.repeat(0, len(texts), dtype=pl.Float32, eager=True).alias(texts.name)
+    value = _floats(texts.str.strip_chars())
+    return (value - value.floor()).cast(pl.Float32)
+
+
+def _floats(texts: pl.Series) -> pl.Series:
+    return texts.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
 
 
 def whole_seconds(name: str) -> pl.Expr:

@@ -151,6 +151,9 @@ def test_unknown_items_are_told_with_both_sides_and_refused_where_all_are(tmp_pa
     (["2020-09-13T14:26:40+02", "2020/09/13 12:26:40", "20200913T122640Z"], [0, 0, 0]),
     (["2020-09-13T12:27", "2020-09-13T12:27+00:00"], [20 * MICROS, 20 * MICROS]),
     ([" 2020-09-13 12:26:40 ", "2020-09-13 12:26:40"], [0, 0]),
+    (["2021-10-31T02:30:00+02:00", "2021-10-31T02:30:00+01:00"],  # one hour of the clock, twice
+     [35_640_200 * MICROS, 35_643_800 * MICROS]),
+    (["1.6e9", f"{SECOND}.5"], [0, 500_000]),
 ])
 def test_times_keep_their_microseconds(tmp_path: Path, written: list[str], expected: list[int]) -> None:
     source = csv_table(tmp_path, [f"u,i{n},{time}" for n, time in enumerate(written)])
@@ -213,6 +216,17 @@ def test_only_bad_times_are_counted_wherever_they_stand(tmp_path: Path, first: s
         encoded(numbers)
     days = csv_table(tmp_path, [f"u,i,{first}"] * 1001 + ["u,i,2020-09-13"])
     assert encoded(days, "drop").dropped == {"no_time": 1001}
+
+
+@pytest.mark.parametrize(("times", "shown"), [
+    (["2020-01-01", "2020-01-02", str(SECOND)], "data row 3 ('1600000000'); legal: in all rows of one form"),
+    (['"1,600,000,000"'], "data row 1 ('1,600,000,000')"), (["9/13/2020"], "data row 1 ('9/13/2020')"),
+    (["-5.5"], "1 row with a negative time: data row 1 ('-5.5')"), (["3000-01-01"], "a time after the year 2100"),
+])
+def test_what_is_no_time_is_shown(tmp_path: Path, times: list[str], shown: str) -> None:
+    with pytest.raises(DataError) as caught:
+        encoded(csv_table(tmp_path, [f"u,i{n},{time}" for n, time in enumerate(times)]))
+    assert shown in str(caught.value)
 
 
 def test_nanoseconds_stay_whole(tmp_path: Path) -> None:
