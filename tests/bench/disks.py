@@ -21,9 +21,9 @@ _DEAD = {"host": leases.mine()["host"], "pid": 2**22 + 1, "created": 0.0, "token
 
 def run(workshop: Workshop) -> Section:
     """Both, as checks and tables."""
-    section = Section("Full disks and races", "A tmpfs that holds everything before a stage and 40 KiB more; then it is "
-                      "given room and the same command runs again. Races: processes that want one artifact, over the "
-                      "lease of a dead process.")
+    section = Section("Full disks and races", "A tmpfs that holds everything before a stage and 40 KiB more; then it "
+                      "is given room and the same command runs again. Races: processes that want one artifact, over "
+                      "the lease of a dead process.")
     if can_mount():
         outcomes = fill_and_go_on(STAGES, workshop.folder / "disk")
         for found in outcomes:
