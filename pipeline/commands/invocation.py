@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
 
 from cluster.connect import in_job
-from configs.errors import ConfigError
+from configs.errors import ConfigError, StorageError
 from configs.loader import SHIPPED, load
 from pipeline.config import RunConfig
 from pipeline.plan import steps
@@ -60,9 +61,20 @@ def _is_part(config: RunConfig, name: str) -> bool:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Each on stdout, as soon as it is there."""
+    """Each on stdout, as soon as it is there.
+
+    Raises:
+        StorageError: a full disk behind stdout.
+    """
     for line in lines:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+            raise StorageError(f"stdout: {exc.strerror}; what was built is kept, the same command prints again"
+                               ) from exc
 
 
 def warn_of_lost_storage(config: RunConfig) -> None:
