@@ -26,7 +26,8 @@ ConfigOption = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings over the file's: train.alpha=0.6")]
 Record = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Also keep the figures there, with what they come from.")]
+    Path | None, typer.Option(metavar="FOLDER", file_okay=False,
+                              help="Also keep the figures there, with what they come from.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and the resource plan; do nothing.")]
 Yes = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,12 @@ def test_closed_streams_take_everything(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SystemExit) as ended:
         cli.main(["anything"])
     assert ended.value.code == 0
+
+
+def test_a_file_to_record_in_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["report", "--record", str(taken)])
+    assert caught.value.code == 2
+    assert "taken' is a file" in capsys.readouterr().err
