@@ -14,16 +14,16 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class StudentConfig(Config):
     """What every student has."""
 
-    hidden_dim: int = Field(default=64, ge=1)
+    hidden_dim: int = Field(default=64, ge=1, le=2**14)
     """Hidden width d, also that of the item vectors."""
 
-    num_blocks: int = Field(default=2, ge=1)
+    num_blocks: int = Field(default=2, ge=1, le=2**10)
     """Transformer blocks or GRU layers."""
 
     dropout: Probability = 0.2
     """Dropout on embeddings, attention weights, feed-forward and GRU outputs."""
 
-    max_length: int = Field(default=50, ge=1)
+    max_length: int = Field(default=50, ge=1, le=2**16)
     """Most recent items that the model sees, L."""
 
 
@@ -74,7 +74,7 @@ class GRU4RecConfig(StudentConfig):
 
     kind: Literal["gru4rec"] = "gru4rec"
 
-    num_blocks: int = Field(default=1, ge=1)
+    num_blocks: int = Field(default=1, ge=1, le=2**10)
     """GRU layers."""
 
     state_dim: int | None = Field(default=None, ge=1)

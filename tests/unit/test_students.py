@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from pydantic import ValidationError
 
 from models.base import keep_last
 from models.bert4rec import BERT4Rec
-from models.config import BERT4RecConfig
+from models.config import BERT4RecConfig, SASRecConfig
 from models.students import build_encoder
 from models.transformer import positions_from_end
 from tests.students import BERT4REC, NUM_ITEMS, SASREC, build, rows
@@ -67,3 +69,8 @@ def test_positions_count_from_the_last_real_item() -> None:
 def test_keep_last_cuts_long_rows_only() -> None:
     assert keep_last(rows([1, 2, 3, 4], [5, 6]), 3).tolist() == [[2, 3, 4], [5, 6, 0]]
     assert keep_last(rows([1, 2]), 3).tolist() == [[1, 2]]
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_dim", 10**20), ("num_blocks", 10**6), ("max_length", 10**9)])
+def test_sizes_that_no_machine_holds_are_refused(name: str, value: int) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        SASRecConfig.model_validate({name: value})
