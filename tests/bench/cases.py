@@ -55,7 +55,7 @@ class Outcome:
 
 
 def main() -> None:
-    """Run every case of the groups, print a line for each, write the table."""
+    """Run every case of the groups, print a line for each, write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="*", help="pattern of group/case")
@@ -71,7 +71,7 @@ def main() -> None:
             found.setdefault(case.parent.name, {})[case.name] = outcome
             print(f"{case.parent.name}/{case.name}: exit {outcome.code}"
                   f"{', traceback' if outcome.traceback else ''}", flush=True)
-    given.result.write_text(report(given.folder, found), encoding="utf-8")
+            given.result.write_text(report(given.folder, found), encoding="utf-8")
     print(f"written: {given.result}")
 
 
