@@ -117,6 +117,8 @@ class TextFile:
         ragged = _BAD_ROW.search(said)
         if ragged:
             row, expected, got = map(int, ragged.groups())
+            if self.dialect.separator == UNIT_SEPARATOR:
+                return f"line {row:,} holds the control character 0x1f, which stands in no text; mend the file"
             header = "header" if self.dialect.header else "first line"
             return (f"cannot be read: data row {row - self.dialect.header:,} has {got} fields where the {header} has "
                     f"{expected}; quote fields that hold the separator")

@@ -122,8 +122,13 @@ def _refuse_foreign(path: Path, head: bytes, tail: bytes) -> None:
 
 
 def _refuse_wide(path: Path, head: bytes, encoding: str) -> None:
-    looks_wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head
-    if looks_wide and not encoding.startswith(("utf-16", "utf-32")):
+    if encoding.startswith(("utf-16", "utf-32")):
+        return
+    zeros = head.count(b"\0")
+    if head[:2] not in (b"\xff\xfe", b"\xfe\xff") and 0 < zeros < len(head) / 4:
+        raise DataError(f"{path}: byte {head.index(0):,} is zero, which stands in no text: the file is damaged or of a "
+                        f"form that is not read; legal: {LEGAL_FORMS}")
+    if zeros or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path}: looks like UTF-16 (first bytes {head[:4].hex(' ')}), read as {encoding}; "
                         "set prepare.source.encoding=utf-16, or save the file as UTF-8")
 

@@ -72,7 +72,7 @@ class JsonLines:
         try:
             value = json.loads(line, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
         except json.JSONDecodeError as exc:
-            self._refuse(number, f"is not JSON ({exc.msg} at character {exc.pos + 1})")
+            self._refuse(number, f"is not JSON ({exc.msg.removesuffix(' at')} at character {exc.pos + 1})")
         except RecursionError:
             self._refuse(number, "is nested too deeply")
         if not isinstance(value, dict):

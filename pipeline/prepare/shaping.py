@@ -109,8 +109,10 @@ def read_items(reader: TableReader, paths: Sequence[Path], item_id: str, title: 
         fields: columns told as text, in this order; all but the ``optional`` ones must be there.
         separator: between several categories in one column.
     """
-    texts_wanted = (name for name in (title, category, *fields) if name and name not in optional)
-    required: dict[str, Role] = {**dict.fromkeys(texts_wanted, "text"), item_id: "id"}
+    required: dict[str, Role] = {item_id: "id"}
+    for name in (title, category, *fields):
+        if name and name not in optional:
+            required.setdefault(name, "text")
     frames = []
     for path in paths:
         raw = reader.scan(path, required, optional)
@@ -129,7 +131,7 @@ def read_users(reader: TableReader, paths: Sequence[Path], user_id: str, attribu
     """The user columns of ``RawTables.users``."""
     frames = []
     for path in paths:
-        raw = reader.scan(path, {**dict.fromkeys(attributes, "text"), user_id: "id"})
+        raw = reader.scan(path, {user_id: "id", **{name: "text" for name in attributes if name != user_id}})
         dtypes = raw.collect_schema()
         frames.append(raw.select(raw_id(user_id, dtypes[user_id]).alias(USER_ID),
                                  *(clean(text(name, dtypes[name])).alias(ATTRIBUTE + name) for name in attributes)))

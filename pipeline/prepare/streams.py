@@ -37,7 +37,7 @@ class _Unpacked(io.RawIOBase):
     """The bytes inside a container, whose damage is a DataError."""
 
     def __init__(self, path: Path, packed: Packed) -> None:
-        self._path, self._packed, self._read = path, packed, 0
+        self._path, self._packed = path, packed
         try:
             self._source = _source(path, packed)
         except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as exc:
@@ -52,7 +52,6 @@ class _Unpacked(io.RawIOBase):
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, ValueError) as exc:
             raise self._damaged() from exc
         buffer[:len(data)] = data
-        self._read += len(data)
         return len(data)
 
     def close(self) -> None:
@@ -63,9 +62,10 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
     def _damaged(self) -> DataError:
-        what = f"its {self._packed.container} content" if self._packed.container else "it"
-        return DataError(f"{self._path}: damaged: {what} cannot be read after {self._read:,} bytes; fetch the file "
-                         "again")
+        if self._packed.container is None:
+            return DataError(f"{self._path}: cannot be read; check the path, its permissions and the disk")
+        return DataError(f"{self._path}: damaged: its {self._packed.container} content is cut off or changed; fetch "
+                         "the file again")
 
 
 def open_packed(path: Path, packed: Packed) -> BinaryIO:
