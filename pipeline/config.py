@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from cluster.config import ClusterConfig, StorageConfig
 from configs.base import Config
 from configs.errors import ConfigError, illegal
-from configs.loader import merge, validate
+from configs.files import merge
+from configs.loader import validate
 from models.config import ModelConfig, SASRecConfig
 from pipeline.audit.config import AuditConfig
 from pipeline.encode.config import EncodeConfig

@@ -13,7 +13,8 @@ from typing import Any
 from cluster.connect import connect
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError
-from configs.loader import load, resolve_path, validate
+from configs.files import resolve_path
+from configs.loader import load, validate
 from pipeline.config import RunConfig
 from pipeline.plan import plan
 from pipeline.run import run

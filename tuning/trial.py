@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.storage import Storage
-from configs.loader import merge, validate
+from configs.files import merge
+from configs.loader import validate
 from pipeline.config import RunConfig
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey

@@ -10,7 +10,8 @@ import typer
 
 from cluster.connect import in_job
 from configs.errors import ConfigError, StorageError
-from configs.loader import SHIPPED, load
+from configs.files import SHIPPED
+from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.plan import steps
 from pipeline.stages import STAGES

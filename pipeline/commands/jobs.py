@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.loader import SHIPPED, resolve_path
+from configs.files import SHIPPED, resolve_path
 from pipeline.config import RunConfig
 
 _PASSED_ON = ("MENTOREC_DATA",)

@@ -81,6 +81,6 @@ def _plain(stored: pa.DataType) -> pa.DataType:
         return pa.large_list(_plain(stored.value_type))
     if pt.is_string(stored) or pt.is_large_string(stored) or pt.is_string_view(stored) or pt.is_decimal(stored):
         return pa.large_string()
-    if pt.is_binary(stored) or pt.is_large_binary(stored) or pt.is_binary_view(stored):
+    if pt.is_null(stored) or pt.is_binary(stored) or pt.is_large_binary(stored) or pt.is_binary_view(stored):
         return pa.large_string()
     return pa.float32() if pt.is_float16(stored) else stored

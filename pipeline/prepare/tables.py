@@ -20,6 +20,8 @@ from pipeline.prepare.parquet_batches import ParquetFile
 
 _SEPARATORS = {";": ";", "\t": "\\t", "|": "|", "::": "::", ",": ","}
 """Separator → how it is written in a setting."""
+_SHOWN_NAMES = 30
+_SHOWN_CHARACTERS = 60
 
 
 class TableReader:
@@ -47,9 +49,9 @@ class TableReader:
         return other
 
     @property
-    def files(self) -> list[Path]:
-        """The files scanned so far, for messages."""
-        return list(self._forms)
+    def files(self) -> Iterable[Path]:
+        """The files scanned so far, for messages; grows with them."""
+        return self._forms.keys()
 
     def names(self, path: Path) -> list[str]:
         """The columns of one file; of JSON lines those of its first lines.
@@ -119,7 +121,7 @@ class TableReader:
                  ) -> list[str]:
         missing = [name for name in columns if name not in present]
         if missing:
-            raise DataError(f"{path}: no column {', '.join(map(repr, missing))}; present: {', '.join(present)}; "
+            raise DataError(f"{path}: no column {', '.join(map(repr, missing))}; present: {_listed(present)}; "
                             f"{self._remedy(path, present)}")
         return list(dict.fromkeys([*columns, *(name for name in optional if name in present)]))
 
@@ -137,7 +139,15 @@ class TableReader:
         return "mend the header, or the column names in prepare.source"
 
 
-def scanned_files(keep: object) -> list[Path]:
+def _listed(names: Sequence[str]) -> str:
+    """Column names for a message of one line."""
+    first = names[:_SHOWN_NAMES]
+    short = (name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…" for name in first)
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in short)
+    return f"{shown} and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else shown
+
+
+def scanned_files(keep: object) -> Iterable[Path]:
     """The files behind raw tables, from what keeps them alive."""
     return keep.files if isinstance(keep, TableReader) else []
 

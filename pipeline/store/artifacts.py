@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError
-from configs.loader import flatten
+from configs.files import flatten
 from pipeline.store import leases
 from pipeline.store.leases import Lease, Taken
 

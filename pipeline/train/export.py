@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import ArtifactError
-from configs.loader import flatten
+from configs.files import flatten
 from models.base import Student
 from models.config import ModelConfig
 from models.students import build_encoder

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.storage import Storage
-from configs.loader import SHIPPED, load
+from configs.files import SHIPPED
+from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource

@@ -10,7 +10,8 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
-from configs.loader import SHIPPED, load
+from configs.files import SHIPPED
+from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.prepare.config import (
     AmazonM2Source,

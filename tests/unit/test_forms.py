@@ -193,6 +193,15 @@ def test_parquet_types_that_mean_the_same(tmp_path: Path, column: str, values: p
         ("a", "x", 1500000000, 1.0), ("b", "y", 1500000001, None)]
 
 
+def test_a_parquet_column_without_values_is_missing_values(tmp_path: Path) -> None:
+    assert read(parquet(tmp_path / "t.parquet", rating=pa.nulls(2))) == [
+        ("a", "x", 1500000000, None), ("b", "y", 1500000001, None)]
+    for name in ("user_id", "timestamp"):
+        with pytest.raises(DataError, match="2 rows with a missing"):
+            raw = read_source(TableSource(interactions=str(parquet(tmp_path / "t.parquet", **{name: pa.nulls(2)}))))
+            encode(raw, "error")
+
+
 @pytest.mark.parametrize(("column", "values", "message"), [
     ("timestamp", [timedelta(1)] * 2, "'timestamp' holds durations; legal: dates, times with a date, or numbers"),
     ("timestamp", [time(1)] * 2, "'timestamp' holds times of day without a date"),
@@ -255,6 +264,14 @@ def test_a_missing_column_says_what_to_set(tmp_path: Path, text: str, message: s
     with pytest.raises(DataError) as caught:
         read(path)
     assert message in str(caught.value)
+
+
+def test_a_header_of_odd_names_is_told_in_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('"user_id\nx",' + ",".join(f"c{n:05}" * 20 for n in range(100)) + "\n" + "," * 100 + "\n")
+    with pytest.raises(DataError, match=r"present: 'user_id\\nx', c00000.*… and 71 more; mend") as caught:
+        read(path)
+    assert len(str(caught.value)) < 2_400
 
 
 def test_a_position_beyond_the_last_column(tmp_path: Path) -> None:

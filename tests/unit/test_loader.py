@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.errors import ConfigError
-from configs.loader import dump, flatten, json_schema, load, merge, read_yaml, resolve_path
+from configs.files import flatten, merge, read_yaml, resolve_path
+from configs.loader import dump, json_schema, load
 
 
 class Circle(Config):
@@ -36,6 +37,8 @@ class Drawing(Config):
     shape: Annotated[Circle | Square, Field(discriminator="kind")] = Circle()
     paint: Paint = Paint()
     limit: float | None = None
+    column: str | Annotated[int, Field(ge=1)] = 1
+    columns: tuple[int, ...] | dict[str, int] = ()
     execution: Paint = Paint()
 
     @model_validator(mode="after")
@@ -143,6 +146,10 @@ def test_a_kind_override_replaces_the_group_wherever_it_stands(tmp_path: Path, o
      (["shape.radius=2"], "shape: `kind` is missing; legal: circle, square; add shape.kind=…"),
      (["shape.kind=blob"], "shape.kind: got 'blob'; legal: 'circle', 'square'"),
      (["paint.layers=10"], "the configuration: at most 9 layers fit"),
+     (["column=0"], "column: got 0; input should be greater than or equal to 1"),
+     (["column=1.5"], "column: got 1.5; legal: a whole number, or text; write it in quotes"),
+     (["column=[x]"], "column: got ['x']; legal: a whole number, or text; write it in quotes"),
+     (["columns=3"], "columns: got 3; legal: a group of settings, one `key: value` per line, or a list, such as [1, 2]"),
      (["limit=.nan"], "limit: got nan; input should be a finite number"),
      (["name=7"], "name: got 7; legal: text; write it in quotes"),
      (["paint=3"], "paint: got 3; legal: a group of settings, one `key: value` per line")],

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from configs.loader import SHIPPED, load
+from configs.files import SHIPPED
+from configs.loader import load
 from models.config import BERT4RecConfig
 from pipeline.config import RunConfig
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from configs.loader import SHIPPED, dump, json_schema, load
+from configs.files import SHIPPED
+from configs.loader import dump, json_schema, load
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from configs.errors import ConfigError
-from configs.loader import load, resolve_path, validate
+from configs.files import resolve_path
+from configs.loader import load, validate
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
 from tuning.search import base_run

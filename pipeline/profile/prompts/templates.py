@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from configs.errors import ConfigError
-from configs.loader import SHIPPED
+from configs.files import SHIPPED
 from pipeline.profile.prompts.config import Form, PromptConfig
 from pipeline.profile.prompts.domains import signal_of
 from pipeline.profile.prompts.languages import LANGUAGES

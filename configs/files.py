@@ -1,0 +1,102 @@
+"""Configuration files: where they are, and the mappings that they and their parents hold.
+
+A file may start from another one with ``extends: relative/path.yaml``; nested mappings merge, and a mapping
+whose ``kind`` differs replaces the inherited one whole, so that no field of the other variant lingers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs import yaml12
+from configs.errors import ConfigError
+
+SHIPPED = Path(__file__).parent
+_MAX_EXTENDS_DEPTH = 8
+
+
+def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
+    """The mapping a YAML file holds, with its ``extends`` chain merged in."""
+    if _depth > _MAX_EXTENDS_DEPTH:
+        raise ConfigError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS_DEPTH} files; is there a circle?")
+    file = resolve_path(path)
+    try:
+        values = yaml12.parse(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{file}: not UTF-8 at byte {exc.start}; save it as UTF-8") from exc
+    except yaml12.YAMLError as exc:
+        raise ConfigError(f"{file}: not valid YAML: {yaml12.fault(exc)}") from exc
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected `key: value` lines at the top, got a {type(values).__name__}")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ConfigError(f"{file}: `extends` takes one relative path, got {parent!r}")
+    return merge(read_yaml(file.parent / parent, _depth + 1), values)
+
+
+def resolve_path(path: str | Path) -> Path:
+    """The file itself, or the shipped one of that name (``configs/demo.yaml``, ``demo.yaml``, ``demo``)."""
+    given = Path(path)
+    inside = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
+    for candidate in (given, SHIPPED / inside, (SHIPPED / inside).with_suffix(".yaml")):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
+    near = difflib.get_close_matches(str(inside), shipped, n=3, cutoff=0.4)
+    hint = f"; did you mean {', '.join(near)}?" if near else f"; shipped: {', '.join(shipped)}"
+    raise ConfigError(f"no configuration file {str(path)!r}{hint}")
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``; a differing ``kind`` replaces the whole mapping."""
+    if "kind" in top and "kind" in base and top["kind"] != base["kind"]:
+        return dict(top)
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` → ``{"a.b": 1}``; lists stay whole."""
+    if not isinstance(values, Mapping) or not values:
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def assign(values: dict[str, Any], assignment: str) -> None:
+    """Put ``a.b=value``, the value read as YAML, into the values; another ``kind`` empties its group.
+
+    Raises:
+        ConfigError: it is no assignment, or ``a`` is no group.
+    """
+    path, sign, raw = assignment.partition("=")
+    if not sign or not path.strip():
+        raise ConfigError(f"override {assignment!r}: expected key.path=value, for example train.alpha=0.6")
+    try:
+        value = yaml12.parse(raw)
+    except yaml12.YAMLError as exc:
+        raise ConfigError(f"override {assignment!r}: {yaml12.fault(exc)}") from exc
+    *parents, leaf = path.strip().split(".")
+    node = values
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {assignment!r}: {name!r} is a value, not a group of settings")
+        node = child
+    if leaf == "kind" and node.get("kind") not in (None, value):
+        node.clear()
+    node[leaf] = value
