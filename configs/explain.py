@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-
 _LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | dict.fromkeys(
     ("dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"),
     "a group of settings, one `key: value` per line") | dict.fromkeys(
@@ -65,7 +64,7 @@ def _legal(errors: list[Any]) -> str:
 
 def _settings_path(loc: Iterable[str | int], values: Any) -> str:
     """The dotted path a person would write: pydantic's location less the names of a union's members."""
-    names = []
+    names: list[str] = []
     for name in loc:
         if isinstance(name, str) and "[" in name:
             continue

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from configs import yaml12
 from configs.errors import ConfigError
 
@@ -29,7 +31,7 @@ def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{file}: not UTF-8 at byte {exc.start}; save it as UTF-8") from exc
-    except yaml12.YAMLError as exc:
+    except yaml.YAMLError as exc:
         raise ConfigError(f"{file}: not valid YAML: {yaml12.fault(exc)}") from exc
     if values is None:
         values = {}
@@ -88,7 +90,7 @@ def assign(values: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"override {assignment!r}: expected key.path=value, for example train.alpha=0.6")
     try:
         value = yaml12.parse(raw)
-    except yaml12.YAMLError as exc:
+    except yaml.YAMLError as exc:
         raise ConfigError(f"override {assignment!r}: {yaml12.fault(exc)}") from exc
     *parents, leaf = path.strip().split(".")
     node = values

@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-YAMLError = yaml.YAMLError
-
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2 and an error on duplicate keys."""
@@ -63,7 +61,7 @@ def parse(text: str) -> Any:
     """The value of one document.
 
     Raises:
-        YAMLError: it is none; :func:`fault` tells it in one line.
+        yaml.YAMLError: it is none; :func:`fault` tells it in one line.
     """
     loader = _Loader(text)
     try:
@@ -77,7 +75,7 @@ def write(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def fault(exc: YAMLError) -> str:
+def fault(exc: yaml.YAMLError) -> str:
     """What is wrong and where, without YAML's drawing of the line."""
     if isinstance(exc, yaml.MarkedYAMLError) and exc.problem and exc.problem_mark:
         return f"line {exc.problem_mark.line + 1}, column {exc.problem_mark.column + 1}: {exc.problem}"

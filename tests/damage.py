@@ -270,12 +270,15 @@ def outcome(case: Case) -> Outcome:
         config = PrepareConfig(source=LAYOUTS[case.layout].source(raw), filter=FilterConfig(bad_rows=case.bad_rows))
         storage = Storage.from_config(StorageConfig(uri=str(folder / "storage")))
         try:
-            artifact = prepare(config, artifacts.begin(storage, keys.key(config)))
+            out = artifacts.begin(storage, keys.key(config))
+            try:
+                artifact = prepare(config, out)
+            finally:
+                out.release()
         except MentorecError as exc:
             _check_message(str(exc), str(raw))
-            left = {path for path in (folder / "storage").rglob("*") if path.is_file()
-                    and path.name != "key.json" and path.parent.name != "leases"}
-            assert not left, f"files are left: {sorted(left)}"
+            left = {path.name for path in (folder / "storage").rglob("*") if path.is_file()}
+            assert left <= {"key.json"}, f"files are left: {sorted(left)}"
             return Outcome(str(exc).replace(str(raw), ""))
         stats = artifact.read_json("stats.json")
     finally:

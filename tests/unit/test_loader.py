@@ -149,7 +149,8 @@ def test_a_kind_override_replaces_the_group_wherever_it_stands(tmp_path: Path, o
      (["column=0"], "column: got 0; input should be greater than or equal to 1"),
      (["column=1.5"], "column: got 1.5; legal: a whole number, or text; write it in quotes"),
      (["column=[x]"], "column: got ['x']; legal: a whole number, or text; write it in quotes"),
-     (["columns=3"], "columns: got 3; legal: a group of settings, one `key: value` per line, or a list, such as [1, 2]"),
+     (["columns=3"], "columns: got 3; legal: a group of settings, one `key: value` per line, or a list, such as [1, 2]"
+      ),
      (["limit=.nan"], "limit: got nan; input should be a finite number"),
      (["name=7"], "name: got 7; legal: text; write it in quotes"),
      (["paint=3"], "paint: got 3; legal: a group of settings, one `key: value` per line")],
