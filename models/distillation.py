@@ -68,7 +68,7 @@ def retrieval_accuracy(student_GD: Tensor, teacher_GD: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Taught:
+class DistillationTerms:
     """The distilling half of eq. 5, before α: ``objective`` carries the gradient, the rest is detached."""
 
     objective: Tensor
@@ -78,15 +78,15 @@ class Taught:
     stats: dict[str, Tensor]
 
 
-def nothing_taught(like: Tensor) -> Taught:
+def no_distillation(like: Tensor) -> DistillationTerms:
     """Of a step that does not distil, or has nobody to."""
     zero = torch.zeros_like(like)
-    return Taught(zero, zero, zero, zero, {})
+    return DistillationTerms(zero, zero, zero, zero, {})
 
 
-def teach(
+def distill(
     config: DistillationConfig, rows_GC: Tensor, ranking: Tensor, beta: bool, beta_cap: float | None, with_stats: bool
-) -> Taught:
+) -> DistillationTerms:
     """β·L_distil plus the weighted variance hinge, which β does not scale."""
     student_GD, teacher_GD = rows_GC.chunk(2, 1)
     distillation = distillation_loss(config.loss, student_GD, teacher_GD)
@@ -102,4 +102,4 @@ def teach(
             "teacher_variance": mean_variance(teacher_GD),
             "retrieval": retrieval_accuracy(student_GD, teacher_GD),
         }
-    return Taught(objective, distillation.detach(), floor.detach(), scale, stats)
+    return DistillationTerms(objective, distillation.detach(), floor.detach(), scale, stats)

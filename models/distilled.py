@@ -1,7 +1,7 @@
 """The student and its teacher's side in one module, so that DDP sees every parameter (ECIR'26, eqs. 5-6).
 
 Legend: B batch, L positions, D hidden width, N positions with a target, X rows that are scored against,
-U profiled users of this rank's rows, W ranks.
+U profiled users of this rank, G of the global batch, C = 2D, W ranks.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from configs.errors import ConfigError, DataError, illegal
 from models.base import Student
 from models.config import DistillationConfig, MatchingConfig, RankingLossConfig
-from models.distillation import nothing_taught, teach
+from models.distillation import distill, no_distillation
 from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_rows import ForeignRows, ItemRows, LookUp, RowwiseRows, StudentRows
 from models.item_table import ItemTable
 from models.losses import build_ranking_loss, build_sampler
-from models.matching import Matched, Teaching, match
+from models.matching import Matched, match
 from models.matmul import Precision
 from models.parallel import gather_rows, gather_values, world_size
 from models.perturbation import perturb
@@ -153,7 +153,7 @@ class DistilledRecommender(nn.Module):
             matching: the step learns from the ensemble, see :meth:`learn_from`.
 
         Raises:
-            DataError: α > 0 and the batch carries no profile columns.
+            DataError: α > 0, and the batch carries no profile columns or the encoder gives no states of the layer.
         """
         active = self.distillation if alpha > 0 else None
         inputs = [self.encoder.training_inputs(*piece, mask_seed) for piece in self._pieces(batch, mask_seed, matching)]
@@ -166,26 +166,26 @@ class DistilledRecommender(nn.Module):
         states = encode(found.encode, found.inputs_BL, active.layer if active else None, self._packs)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
             hidden_ND = states.final_ND(places_N)
-            if matching and self._ensemble is not None and len(places_N):
-                sums = self._match(hidden_ND, found, self._ensemble(inputs_BL, places_N))
+            if matching and len(places_N):
+                sums = self._match(hidden_ND, found, inputs_BL, places_N)
             else:
                 ranking = self.ranking_loss(hidden_ND, found.weights_XD, found.rows_N, found.negatives)
                 sums = Matched(ranking, ranking, torch.zeros_like(ranking))
             sides_UC = self._sides(states, inputs_BL, batch) if active else hidden_ND.new_zeros(0, 2)
             overall = _over_ranks(sums, len(places_N), len(sides_UC))
-            taught = nothing_taught(overall.ranking)
+            terms = no_distillation(overall.ranking)
             if active and overall.num_profiled:
-                taught = teach(active, gather_rows(sides_UC, overall.profiled_W), overall.ranking, beta, beta_cap,
-                               with_stats)
+                sides_GC = gather_rows(sides_UC, overall.profiled_W)
+                terms = distill(active, sides_GC, overall.ranking, beta, beta_cap, with_stats)
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
             local = sums.objective / max(overall.num_positions, 1) * (1 - alpha if active else 1)
-            local = local + alpha * taught.objective
+            local = local + alpha * terms.objective
             # DDP waits for every parameter, also in steps that do not teach.
             idle = sum((0 * p.sum() for p in self._teacher), torch.zeros_like(local))
             return LossTerms(
                 total=world_size() * local + idle, ranking=overall.ranking, matching=overall.matching,
-                distillation=taught.distillation, variance_floor=taught.floor, beta=taught.beta,
-                num_positions=overall.num_positions, num_profiled=overall.num_profiled, **taught.stats,
+                distillation=terms.distillation, variance_floor=terms.floor, beta=terms.beta,
+                num_positions=overall.num_positions, num_profiled=overall.num_profiled, **terms.stats,
             )
 
     def teacher_parameters(self) -> Iterator[nn.Parameter]:
@@ -215,10 +215,11 @@ class DistilledRecommender(nn.Module):
         seed = derive_seed(mask_seed, _PERTURBATION_STREAM)
         return ((perturb(items_BL, users_B, change, seed), users_B) for items_BL, users_B in batch.split())
 
-    def _match(self, hidden_ND: Tensor, found: LookUp, teaching: Teaching) -> Matched:
-        """The loss of a step that matches the ensemble; such a step scores the whole catalogue."""
-        return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N, teaching, self._matching.weight,
-                     self._matching.temperature, self._precision)
+    def _match(self, hidden_ND: Tensor, found: LookUp, inputs_BL: list[Tensor], places_N: Tensor) -> Matched:
+        """The sums of a step that matches the ensemble; such a step scores the whole catalogue."""
+        assert self._ensemble is not None, "learn_from comes first"
+        return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N, self._ensemble(inputs_BL, places_N),
+                     self._matching.weight, self._matching.temperature, self._precision)
 
     def _sides(self, states: States, inputs_BL: list[Tensor], batch: Batch) -> Tensor:
         """[U, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""

@@ -18,6 +18,7 @@ from pipeline.evaluate.baselines import Popularity
 from pipeline.evaluate.histories import weighted_histories
 from pipeline.reduce.neighbors import unit_rows
 from pipeline.reduce.vectors import VectorTable
+from pipeline.work.shuffle import derangement
 
 PROFILE, SHUFFLED, HISTORY, POPULARITY, CHANCE = "profile", "shuffled", "history", "popularity", "chance"
 _LAST = -2.0
@@ -105,10 +106,7 @@ class Audited:
         yield self._cosine(own_BE)
         if len(by_angle) > 1:
             yield from map(self._cosine, by_angle)
-        cycle = rng.permutation(len(own_BE))
-        donor = np.empty_like(cycle)
-        donor[cycle] = np.roll(cycle, -1)
-        yield self._cosine(own_BE[donor])
+        yield self._cosine(own_BE[derangement(len(own_BE), rng)])
         yield self._cosine(self.items.means(cases.histories))
         yield Popularity(self.counts_V.astype(np.float32))
 

@@ -17,6 +17,7 @@ from pipeline.store.arrow import numbers
 from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.config import TextControl
 from pipeline.train.seeds import Stream, generator
+from pipeline.work.shuffle import derangement
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class ItemVectors:
         vectors_VE = self.vectors_VE.copy()
         own_TE = self.vectors_VE[places]
         if control == "shuffled":
-            cycle = generator(seed, Stream.SHUFFLED_ITEMS).permutation(len(places))
-            vectors_VE[places[cycle]] = own_TE[np.roll(cycle, -1)]
+            vectors_VE[places] = own_TE[derangement(len(places), generator(seed, Stream.SHUFFLED_ITEMS))]
         else:
             mean_E = own_TE.mean(0, dtype=np.float64)
             factor_EE = np.linalg.qr((own_TE - mean_E) / len(places) ** 0.5, mode="r")  # factor.T @ factor: covariance

@@ -19,6 +19,7 @@ from pipeline.store.arrow import numbers, one_array, open_arrow, write_arrow
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
+from pipeline.work.shuffle import derangement
 
 PRESENT = "present"
 """fixed_size_list<uint8>[A]: 1 where the user has this profile."""
@@ -58,7 +59,9 @@ def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: 
     if standardize:
         _standardize(vectors_RAP, present_RA)
     if arm == "shuffled":
-        donor_R = derangement(len(users_R), seed)
+        if len(users_R) < 2:
+            raise DataError(f"the shuffled arm needs at least 2 users with a profile, got {len(users_R)}")
+        donor_R = derangement(len(users_R), generator(seed, Stream.SHUFFLED_TARGETS))
         vectors_RAP, present_RA = vectors_RAP[donor_R], present_RA[donor_R]
     elif arm == "random":
         generator(seed, Stream.RANDOM_TARGETS).standard_normal(dtype=np.float32, out=vectors_RAP)
@@ -70,20 +73,6 @@ def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: 
         PRESENT: pa.FixedSizeListArray.from_arrays(pa.array(present_RA.reshape(-1).view(np.uint8)), num_angles),
     }))
     return TargetShape(len(users_R), num_angles, width)
-
-
-def derangement(count: int, seed: int) -> np.ndarray:
-    """A seeded permutation int64 [count] in which nobody keeps their place: one random cycle through all.
-
-    Raises:
-        DataError: fewer than two.
-    """
-    if count < 2:
-        raise DataError(f"the shuffled arm needs at least 2 users with a profile, got {count}")
-    cycle = generator(seed, Stream.SHUFFLED_TARGETS).permutation(count)
-    donor = np.empty(count, np.int64)
-    donor[cycle] = np.roll(cycle, -1)
-    return donor
 
 
 @dataclass(frozen=True)

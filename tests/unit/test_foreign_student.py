@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.errors import DataError
 from models.config import DistillationConfig, InfoNCEDistillation, MSEDistillation, SoftmaxLoss
 from models.distilled import DistilledRecommender
 from models.protocols import Encoded, SequenceEncoder, TrainingInputs
@@ -123,3 +124,18 @@ def test_it_is_ranked_like_any_other() -> None:
     for row, history in enumerate(([3, 4, 5, 6, 7, 8], [9, 4], [5])):
         scores_V = (encoder.user_states_BD(torch.tensor([history])) @ encoder.item_weights_VD().T)[0]
         assert ranks[row] == 1 + (scores_V > scores_V[10 + row]).sum()
+
+
+class WithoutLayers(Taught):
+    """It ignores the layer that it is asked for."""
+
+    def forward(self, inputs_BL: Tensor, layer: int | None = None) -> Encoded:  # type: ignore[override]
+        return super().forward(inputs_BL)
+
+
+def test_an_encoder_without_states_of_the_layer_can_only_be_trained_plain() -> None:
+    recommender = DistilledRecommender(WithoutLayers(NUM_ITEMS, 8), SoftmaxLoss(), DistillationConfig(layer=0),
+                                       PROFILE_DIM, 1, 0)
+    assert recommender(batch(7, 4, 2, 5), 0.0).num_positions == 6 + 3 + 1 + 4
+    with pytest.raises(DataError, match=r"train\.distillation\.layer as Encoded\.layer_BLD"):
+        recommender(batch(7, 4, 2, 5), 0.5)
