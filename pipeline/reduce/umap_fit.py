@@ -17,6 +17,7 @@ import numpy as np
 from configs.errors import ConfigError, DataError, MissingExtraError, ResourceError, illegal
 from pipeline.reduce.config import UMAPReducer
 from pipeline.reduce.linear import principal_components
+from pipeline.reduce.neighbors import nearest, unit_rows
 from pipeline.work.progress import Progress
 
 Backend = Literal["cuml", "umap-learn"]
@@ -24,6 +25,11 @@ _SPREAD = 1.0
 _FEW_ROWS = 10_000
 _START_SCALE = 10.0
 _START_NOISE = 1e-4
+_EXACT_ROWS = 20_000
+"""Up to so many rows an exact search for neighbours is faster than the library's approximate one, which is also
+compiled anew in every process."""
+_SAME = 1e-6
+"""Cosine distances below this are rounding: the rows are one point."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,15 @@ def check_settings(estimator: type, settings: dict[str, Any], name: str) -> None
 def _fit_umap_learn(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     from umap import UMAP
 
+    if len(vectors_NE) <= _EXACT_ROWS:
+        knn = _neighbors(vectors_NE, settings["n_neighbors"], settings["metric"])
+        settings = settings | {"precomputed_knn": knn}
     with warnings.catch_warnings(), Progress("reduce: UMAP", settings["n_epochs"], "epochs") as progress:
         settings = {**settings, "n_jobs": 1,  # a seed means one thread; saying so spares a warning
                     "tqdm_kwds": {"file": _Epochs(progress), "bar_format": "{n}", "disable": False}}
         check_settings(UMAP, settings, f"umap-learn {_version('umap-learn')}")
         warnings.filterwarnings("ignore", message="Spectral initialisation failed", category=UserWarning)
+        warnings.filterwarnings("ignore", message="precomputed_knn", category=UserWarning)  # that has no transform
         embedding: np.ndarray = UMAP(**settings).fit_transform(vectors_NE)
     return np.asarray(embedding, np.float32)
 
@@ -128,6 +138,15 @@ class _Epochs:
 
     def flush(self) -> None:
         pass
+
+
+def _neighbors(vectors_NE: np.ndarray, count: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's nearest rows, itself among them: indices int32 [N, count] and distances fp32 [N, count]."""
+    rows_NE = unit_rows(vectors_NE) if metric == "cosine" else vectors_NE
+    index_NK, distance_NK = nearest(rows_NE, rows_NE, count, metric)
+    if metric == "cosine":
+        distance_NK[distance_NK < _SAME] = 0.0
+    return index_NK.astype(np.int32), distance_NK
 
 
 def _fit_cuml(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndarray:

@@ -9,7 +9,7 @@ from cluster.storage import Storage
 from pipeline.reduce import keys, umap_fit
 from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.neighbors import nearest, unit_rows
-from pipeline.reduce.quality import overlap
+from pipeline.reduce.quality import neighborhoods, overlap
 from pipeline.reduce.reducer import load_reducer
 from pipeline.reduce.stage import reduce
 from pipeline.reduce.umap_map import UMAPMap
@@ -70,7 +70,9 @@ def test_new_rows_keep_as_many_neighbours_as_the_librarys_own_transform(fitted: 
     place, vectors = fitted
     reference = Reference(n_components=3, n_neighbors=8, n_epochs=60, metric="cosine", random_state=0, n_jobs=1,
                           min_dist=0.1, init=umap_fit._start(vectors, 3, 0)).fit(vectors)
-    assert np.asarray(reference.embedding_).tobytes() == place.embedding_NP.tobytes()
+    fits = [neighborhoods(vectors, np.asarray(embedding, np.float32), "cosine")["neighbor_overlap"]
+            for embedding in (place.embedding_NP, reference.embedding_)]
+    assert fits[0] > fits[1] - 0.02, "a fit from exact neighbours is as good as the library's own"
     new = clusters(150, seed=7)
     wanted, _ = nearest(new, vectors, 10, "cosine")
 

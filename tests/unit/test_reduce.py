@@ -225,6 +225,17 @@ def test_setting_that_the_installed_class_lacks_is_named() -> None:
         umap_fit.check_settings(Old, {"n_neighbors": 5, "init": "pca", "spread": 1.0}, "umap 0.1")
 
 
+def test_umaps_neighbours_are_exact_and_equal_rows_are_one_point() -> None:
+    vectors_NE = RNG.normal(size=(40, 6)).astype(np.float32)
+    vectors_NE[7] = 3 * vectors_NE[3]  # one direction
+    index_NK, distance_NK = umap_fit._neighbors(vectors_NE, 5, "cosine")
+    rows_NE = unit_rows(vectors_NE.astype(np.float64))
+    exact_NN = np.sort(1.0 - rows_NE @ rows_NE.T, axis=1)
+    np.testing.assert_allclose(distance_NK, exact_NN[:, :5], atol=2e-6)
+    assert (distance_NK[:, 0] == 0).all() and distance_NK[7, 1] == distance_NK[3, 1] == 0
+    assert set(index_NK[7, :2]) == {3, 7} and all(row in found for row, found in enumerate(index_NK))
+
+
 def test_backend_choice_follows_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def there(installed: bool, gpu: bool) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
