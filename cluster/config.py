@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
 from pydantic import Field
 
 from configs.base import Config
+from configs.errors import ConfigError
 
 
 class StorageConfig(Config):
     """The storage root of all artifacts and runs."""
 
-    uri: str = "results"
-    """A local folder or a URI that pyarrow understands (``s3://bucket/prefix``, ``gs://…``)."""
+    uri: str = Field(default="results", min_length=1)
+    """A local folder or a URI that pyarrow understands (``s3://bucket/prefix``, ``gs://…``); ``~`` and environment
+    variables are filled in."""
 
     endpoint: str | None = None
     """S3 endpoint (``host:port`` or URL) for S3-compatible stores; it travels to every worker with the filesystem."""
@@ -21,6 +27,34 @@ class StorageConfig(Config):
 
     lease_timeout_s: float = Field(default=300.0, ge=5)
     """A process on another machine that has given no sign for so long counts as dead; its work is then taken up."""
+
+    node_copies_gb: float = Field(default=50.0, gt=0)
+    """Copies that a node keeps of an object store's files, in GiB; the least recently used go first. What was asked
+    for within the last ten minutes stays."""
+
+    def location(self) -> str:
+        """The root as it is meant: a URI of an object store, or the path of a local folder, which may be relative.
+
+        Raises:
+            ConfigError: an environment variable is not set, or a ``file:`` URI names another host.
+        """
+        expanded = os.path.expanduser(os.path.expandvars(self.uri))
+        unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+        if unset:
+            raise ConfigError(f"storage.uri: {self.uri!r} needs the environment variable {unset.group(1).strip('{}')}, "
+                              "which is not set; set it, or write the path out")
+        if not expanded.startswith("file:"):
+            return expanded
+        parts = urlsplit(expanded)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise ConfigError(f"storage.uri: got {self.uri!r}; legal: file:///path, with an absolute path of this "
+                              "machine")
+        return unquote(parts.path)
+
+    def is_relative(self) -> bool:
+        """Whether the root depends on the working folder. Raises ConfigError as :meth:`location` does."""
+        place = self.location()
+        return "://" not in place and not os.path.isabs(place)
 
 
 class ClusterConfig(Config):

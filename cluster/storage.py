@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,10 +18,8 @@ import pyarrow.parquet as pq
 
 from cluster.config import StorageConfig
 from cluster.faults import explained
+from cluster.node_copies import NodeCopies
 from configs.errors import StorageError
-
-NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
-"""Copies from object stores, readable by this user alone."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +30,28 @@ class Storage:
     base: str
     lease_timeout_s: float = 300.0
     """See ``StorageConfig``."""
+    copies: NodeCopies = NodeCopies("", 2**40)
+    """Of this store's files on a node, where it is no local folder."""
 
     @classmethod
     def from_config(cls, config: StorageConfig) -> Storage:
         """Open the root named by ``config.uri``.
 
         Raises:
+            ConfigError: an environment variable in the URI is not set.
             StorageError: a URI scheme that pyarrow does not know, or an endpoint given for a local folder.
         """
+        location = config.location()
+        copies = NodeCopies(f"{config.endpoint} {config.region}",
+                            int(config.node_copies_gb * 2**30))
         if config.endpoint is not None or config.region is not None:
-            if not config.uri.startswith("s3://"):
+            if not location.startswith("s3://"):
                 raise StorageError(f"storage.uri: got {config.uri!r}; endpoint and region go with an s3:// URI only")
             filesystem = pafs.S3FileSystem(endpoint_override=config.endpoint, region=config.region,
                                            allow_delayed_open=True)  # one request per small file, not three
-            return cls(filesystem, config.uri.removeprefix("s3://").rstrip("/"), config.lease_timeout_s)
-        if "://" in config.uri:
-            uri = config.uri
+            return cls(filesystem, location.removeprefix("s3://").rstrip("/"), config.lease_timeout_s, copies)
+        if "://" in location:
+            uri = location
             if uri.startswith("s3://"):
                 uri += f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
             try:
@@ -57,8 +59,8 @@ class Storage:
             except (pa.ArrowInvalid, OSError) as exc:
                 raise StorageError(f"storage.uri: got {config.uri!r}; legal: a local folder, s3://, gs://, hdfs://, "
                                    f"file://; {exc}") from exc
-            return cls(filesystem, base.rstrip("/"), config.lease_timeout_s)
-        return cls(pafs.LocalFileSystem(), str(Path(config.uri).expanduser().absolute()), config.lease_timeout_s)
+            return cls(filesystem, base.rstrip("/"), config.lease_timeout_s, copies)
+        return cls(pafs.LocalFileSystem(), os.path.abspath(location), config.lease_timeout_s, copies)
 
     @property
     def is_local(self) -> bool:
@@ -189,27 +191,14 @@ class Storage:
             pq.write_table(table, path, filesystem=self.filesystem, **options)
 
     def local(self, relative: str) -> Path:
-        """A path on this machine holding the file or folder; copied once per node from an object store."""
-        if self.is_local:
-            return Path(self.path(relative))
-        store = repr(self.filesystem.__reduce__())  # its type, endpoint and region
-        tag = hashlib.blake2b(f"{store}:{self.path(relative)}".encode(), digest_size=12)
-        target = NODE_CACHE / tag.hexdigest()
-        if not target.exists():
-            NODE_CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(dir=NODE_CACHE)) / "copy"
-            source = self.path(relative)
-            try:
-                if self._info(source).type == pafs.FileType.Directory:
-                    fresh.mkdir()
-                pafs.copy_files(source, str(fresh), source_filesystem=self.filesystem)
-                fresh.rename(target)
-            except OSError:  # another process of this node may have been first; its copy is the same
-                if not target.exists():
-                    raise
-            finally:
-                shutil.rmtree(fresh.parent, ignore_errors=True)
-        return target
+        """A path on this machine holding the file or folder, as it is now; an object store's is copied once per node.
+
+        Raises:
+            FileNotFoundError: an object store has no such file.
+            StorageError: the copy cannot be written.
+        """
+        source = self.path(relative)
+        return Path(source) if self.is_local else self.copies.get(self.filesystem, source)
 
     @contextmanager
     def upload_folder(self, relative: str) -> Iterator[Path]:

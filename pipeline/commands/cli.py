@@ -211,6 +211,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
     _prepare_streams()
     try:
+        _check_working_folder()
         code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
                    standalone_mode=False)
         sys.stdout.flush()
@@ -244,6 +245,16 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _check_working_folder() -> None:
+    """Raise ConfigError where it was deleted: every relative path would fail in a way of its own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as exc:
+        from configs.errors import ConfigError
+
+        raise ConfigError("the working folder was deleted; change into one that exists (cd) and run again") from exc
 
 
 def _refuse(message: str) -> int:

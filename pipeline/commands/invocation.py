@@ -80,7 +80,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def warn_of_lost_storage(config: RunConfig) -> None:
     """A job's working folder is a copy that Ray may delete; a relative storage root would go with it."""
-    uri = config.storage.uri
-    if in_job() and "://" not in uri and not Path(uri).expanduser().is_absolute():
-        say(f"storage.uri={uri} lies inside this job's temporary copy, {Path(uri).absolute()}; "
+    if in_job() and config.storage.is_relative():
+        location = config.storage.location()
+        say(f"storage.uri={location} lies inside this job's temporary copy, {Path(location).absolute()}; "
             "give an absolute path or a URI to keep the results")

@@ -33,12 +33,15 @@ def run_command(config: str, overrides: Sequence[str], resolved: RunConfig, work
         ConfigError: the file is not uploaded with the job, or its results would be lost with its temporary folder.
     """
     command = ["python", "-m", "pipeline", "run", "--config", _uploaded(config, working_dir), *overrides]
-    uri = resolved.storage.uri
-    if "://" not in uri and not Path(uri).expanduser().is_absolute():
+    storage = resolved.storage
+    location = storage.location()
+    if storage.is_relative():
         if not here:
-            raise ConfigError(f"storage.uri: got {uri!r}; a job on another machine needs a URI (s3://bucket/prefix) "
-                              "or an absolute path that all its nodes share")
-        command.append(f"storage.uri={(working_dir / uri).absolute()}")
+            raise ConfigError(f"storage.uri: got {storage.uri!r}; a job on another machine needs a URI "
+                              "(s3://bucket/prefix) or an absolute path that all its nodes share")
+        location = str((working_dir / location).absolute())
+    if location != storage.uri:  # the job's surroundings may know other variables and another home
+        command.append(f"storage.uri={location}")
     return command + ["--quiet"] * quiet + ["--yes"] * confirmed
 
 

@@ -185,7 +185,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, model: ModelConfig, field
 
 def test_an_object_store_holds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filesystem whose paths are not this machine's: files are fetched, checkpoints and results uploaded."""
-    monkeypatch.setattr("cluster.storage.NODE_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("cluster.node_copies.NODE_CACHE", tmp_path / "cache")
     (tmp_path / "bucket").mkdir()
     remote = Storage(pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()), "prefix")
     local = Storage.from_config(StorageConfig(uri=str(tmp_path / "local")))

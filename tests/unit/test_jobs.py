@@ -33,7 +33,14 @@ def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path
         f"storage.uri={tmp_path}/results"]
 
 
-@pytest.mark.parametrize("uri", ["/abs/results", "s3://bucket/x", "~/results"])
+def test_a_storage_root_with_a_variable_is_filled_in_before_the_job_starts(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    given = ["storage.uri=$SCRATCH/results"]
+    assert run_command("demo", given, _config(*given), tmp_path, here=False)[-1] == "storage.uri=/scratch/results"
+
+
+@pytest.mark.parametrize("uri", ["/abs/results", "s3://bucket/x"])
 def test_other_storage_roots_stay(tmp_path: Path, uri: str) -> None:
     given = [f"storage.uri={uri}"]
     command = run_command("demo", given, _config(*given), tmp_path, here=False, quiet=True)

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from cluster import storage as storage_module
+from cluster import node_copies
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from configs.errors import StorageError
+from configs.errors import ConfigError, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["local", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """An empty storage root of each kind."""
-    monkeypatch.setattr(storage_module, "NODE_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
     if request.param == "local":
         return Storage.from_config(StorageConfig(uri=str(tmp_path / "root")))
     endpoint = request.getfixturevalue("s3_endpoint")
@@ -155,7 +155,7 @@ def test_a_storage_travels_to_workers(root: Storage) -> None:
 
 
 def test_a_node_keeps_one_private_copy(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "NODE_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
     config = StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint, region="us-east-1")
     first = Storage.from_config(config)
     first.write_bytes("x", b"content")
@@ -163,8 +163,24 @@ def test_a_node_keeps_one_private_copy(s3_endpoint: str, tmp_path: Path, monkeyp
     other_region = Storage.from_config(config.model_copy(update={"region": "eu-west-1"}))
     assert copy.read_bytes() == b"content"
     assert first.local("x") == copy != other_region.local("x")
-    assert sorted(p.is_file() for p in (tmp_path / "cache").iterdir()) == [True, True]
+    assert Storage.from_config(config).local("x") == copy == pickle.loads(pickle.dumps(first)).local("x")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+
+
+def test_a_copy_follows_what_was_replaced(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by as many bytes within the same second: the store's entity tags differ."""
+    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
+    opened = Storage.from_config(StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint,
+                                               region="us-east-1"))
+    opened.write_bytes("pass/index", b"first")
+    assert (opened.local("pass") / "index").read_bytes() == b"first"
+    opened.write_bytes("pass/index", b"other")
+    assert (opened.local("pass") / "index").read_bytes() == b"other"
+    opened.write_bytes("pass/more", b"")
+    assert sorted(p.name for p in opened.local("pass").iterdir()) == ["index", "more"]
+    with pytest.raises(FileNotFoundError, match="pass/absent is not there"):
+        opened.local("pass/absent")
 
 
 def test_a_missing_bucket_is_named(s3_endpoint: str) -> None:
@@ -181,11 +197,33 @@ def test_a_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert opened.is_local
 
 
-def test_a_file_uri_is_local(tmp_path: Path) -> None:
-    opened = Storage.from_config(StorageConfig(uri=f"file://{tmp_path}/root"))
+@pytest.mark.parametrize("scheme", ["file:", "file://", "file://localhost"])
+def test_every_form_of_a_file_uri_is_the_local_folder(scheme: str, tmp_path: Path) -> None:
+    opened = Storage.from_config(StorageConfig(uri=f"{scheme}{tmp_path}/my%20root/"))
     opened.write_bytes("a", b"x")
+    assert opened == Storage.from_config(StorageConfig(uri=f"{tmp_path}/my root"))
     assert opened.is_local
-    assert (tmp_path / "root" / "a").read_bytes() == b"x"
+    assert (tmp_path / "my root" / "a").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("uri", ["file://other-host/x", "file:x", "file://"])
+def test_a_file_uri_of_another_host_or_without_a_path_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"storage\.uri: got 'file:.*legal: file:///path"):
+        Storage.from_config(StorageConfig(uri=uri))
+
+
+def test_variables_and_the_home_folder_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert Storage.from_config(StorageConfig(uri="$SCRATCH/results")).base == f"{tmp_path}/results"
+    assert Storage.from_config(StorageConfig(uri="file://${SCRATCH}/results")).base == f"{tmp_path}/results"
+    assert Storage.from_config(StorageConfig(uri="~/results")).base == f"{tmp_path}/home/results"
+    assert not StorageConfig(uri="$SCRATCH/results").is_relative()
+    assert StorageConfig(uri="results").is_relative()
+    for uri in ("$NOT_SET/results", "s3://bucket/${NOT_SET}"):
+        with pytest.raises(ConfigError, match="needs the environment variable NOT_SET, which is not set"):
+            Storage.from_config(StorageConfig(uri=uri))
 
 
 def test_bad_roots_say_what_is_legal(tmp_path: Path) -> None:
@@ -212,7 +250,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device; free space there"):
+    with pytest.raises(StorageError, match="a cannot be written: the disk is full .*make room there"):
         opened.write_bytes("a", b"new")
     assert opened.names("") == ["a"]
     assert opened.read_bytes("a") == b"old"
