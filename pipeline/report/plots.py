@@ -150,9 +150,9 @@ def _balance(metrics: Metrics) -> Figure | None:
         _line(variance, epochs, part("student_variance"), color, f"{arm}: H_k")
         _line(variance, epochs, part("teacher_variance"), color, f"{arm}: T(profile)", dashed=True)
         _line(retrieval, epochs, part("retrieval"), color, arm)
-    retrieval.axhline(1 / metrics["batch_size"], color=_INK, linewidth=0.9, linestyle=":")
+        _line(retrieval, epochs, part("retrieval_by_chance"), color, f"{arm}: by chance", dashed=True)
     for axes, title in ((terms, "Terms of the total loss"), (beta, "β"), (variance, "Variance of both sides"),
-                        (retrieval, "Own profile found in the batch (dotted: chance)")):
+                        (retrieval, "Own profile found in the batch")):
         axes.set_title(title)
         _by_epoch(axes)
         if axes.get_legend_handles_labels()[0]:

@@ -57,7 +57,6 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "validation_metric": config.train.validation_metric, "distill_epochs": config.train.distill_epochs,
         "training": by_arm,
         "balance": {arm: balance(seeds) for arm, seeds in by_arm.items() if arm != "plain"},
-        "batch_size": config.train.batch_size,
         "teacher": teacher(inputs.profiles, inputs.encoded, inputs.targets) if (
             inputs.profiles and inputs.encoded and inputs.targets) else None,
         "audit": inputs.audit.read_json("audit.json") if inputs.audit else None,

@@ -108,14 +108,14 @@ def balance(metrics: Metrics) -> Table | None:
             rows.append((arm, row["label"], *(_number(row[n], ".4g") for n in (
                 "ranking", "distillation", "alpha", "beta", "weighted_ranking", "weighted_distillation")),
                 share(row["distillation_share"]), _number(row["student_variance"], ".4g"),
-                _number(row["teacher_variance"], ".4g"), share(row["retrieval"])))
+                _number(row["teacher_variance"], ".4g"), share(row["retrieval"]), share(row["retrieval_by_chance"])))
     if not rows:
         return None
     return Table("Loss balance", ("arm", "when", "L_model", "L_distil", "α", "β", "(1 − α)·L_model", "α·β·L_distil",
                                   "distillation's share", "variance of H_k", "variance of T(profile)",
-                                  "own profile found"), tuple(rows),
-                 f"Own profile found: users whose H_k lies nearest their own T(profile) in the batch; by chance about "
-                 f"{100 / metrics['batch_size']:.2g} %. Shares and losses: means over seeds.")
+                                  "own profile found", "by chance"), tuple(rows),
+                 "Own profile found: users whose H_k lies nearest their own T(profile) in the batch. Shares and "
+                 "losses: means over seeds.")
 
 
 def teacher(metrics: Metrics) -> Table | None:

@@ -11,7 +11,8 @@ from pipeline.store.artifacts import Artifact
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.schedule import Schedule
 
-_LOGGED: Final = ("ranking", "distillation", "beta", "student_variance", "teacher_variance", "retrieval")
+_LOGGED: Final = ("ranking", "distillation", "beta", "student_variance", "teacher_variance", "retrieval",
+                  "retrieval_by_chance")
 _DIGITS: Final = 6
 """Significant digits of the curves' points."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from configs.errors import ArtifactError, DataError, StorageError
+from configs.errors import ArtifactError, DataError, StorageError, TrainingError
 from pipeline.store.digests import digest_file
 
 STATE = "state.json"
@@ -127,8 +127,17 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
 
 
 def read_outcome(folder: Path, fingerprint: str) -> Outcome:
-    """The same of the last checkpoint: the last epoch is always validated, so there is a chosen one."""
-    return Outcome(_progress(folder, fingerprint), load_file(folder / BEST), (folder / METRICS).read_bytes())
+    """The same of the last checkpoint: the last epoch is always validated, so there is a chosen one.
+
+    Raises:
+        TrainingError: the training has not come to its end.
+        ArtifactError: as :func:`read_checkpoint`.
+    """
+    progress = _progress(folder, fingerprint)
+    if not progress.finished:
+        raise TrainingError(f"the training stopped after epoch {progress.epochs}, before its end; its last checkpoint "
+                            f"is kept in {folder}: run the same command again")
+    return Outcome(progress, load_file(folder / BEST), (folder / METRICS).read_bytes())
 
 
 def _progress(folder: Path, fingerprint: str) -> Progress:

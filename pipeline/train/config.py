@@ -50,10 +50,11 @@ class EarlyStoppingConfig(Config):
 
 
 class TrainExecution(Config):
-    """Resources of training: never part of a fingerprint."""
+    """Resources of training: no part of a fingerprint but for `num_workers`, where it changes the result."""
 
     num_workers: int = Field(default=1, ge=0)
-    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results)."""
+    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results). Each worker draws
+    its own dropout masks: with dropout, two or more are another address than one."""
     use_gpu: bool = False
     """One GPU per worker."""
     cpus_per_worker: float = Field(default=1.0, gt=0)

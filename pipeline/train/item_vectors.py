@@ -17,7 +17,7 @@ from pipeline.store.arrow import numbers
 from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.config import TextControl
 from pipeline.train.seeds import Stream, generator
-from pipeline.work.shuffle import derangement
+from pipeline.work.shuffle import derangement, noise_like
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ class ItemVectors:
         if control == "shuffled":
             vectors_VE[places] = own_TE[derangement(len(places), generator(seed, Stream.SHUFFLED_ITEMS))]
         else:
-            mean_E = own_TE.mean(0, dtype=np.float64)
-            factor_EE = np.linalg.qr((own_TE - mean_E) / len(places) ** 0.5, mode="r")  # factor.T @ factor: covariance
-            noise = generator(seed, Stream.RANDOM_ITEMS).standard_normal((len(places), len(factor_EE)))
-            vectors_VE[places] = noise @ factor_EE + mean_E
+            vectors_VE[places] = noise_like(own_TE, generator(seed, Stream.RANDOM_ITEMS))
         return replace(self, vectors_VE=vectors_VE)
 
     def save(self, path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
 from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 
-VERSION = 4
+VERSION = 5
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
 
@@ -62,6 +62,9 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     else:
         inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
         values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
+    workers = max(1, config.execution.num_workers)
+    if workers > 1 and model.dropout > 0:
+        values["workers"] = workers  # each draws its own dropout
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_table import BoundedChange, ItemTable, MappedText
 from models.losses import samples_by_count
+from models.protocols import SequenceEncoder
 from models.sequences import Batch
 from models.students import build_encoder
 from pipeline.store.arrays import cases
@@ -49,6 +51,10 @@ STATS_EVERY = 8
 """Steps between two for which an epoch's means of the variances and the retrieval share are computed."""
 
 
+class NotFinite(TrainingError):
+    """A loss, a gradient or a score is NaN or Inf; what is known of it is in the file ``FAILURE``."""
+
+
 def train_loop(session: Session, spec: TrainSpec, storage: Storage, live: Path) -> None:
     """Train from the session's latest checkpoint, or from the start, to the end.
 
@@ -61,7 +67,8 @@ def train_loop(session: Session, spec: TrainSpec, storage: Storage, live: Path) 
         live: local folder for ``metrics.jsonl`` and ``tensorboard/`` as they grow (rank 0 writes).
 
     Raises:
-        TrainingError: a loss or gradient is NaN or Inf; every rank raises it, the batch's users are saved.
+        TrainingError: a loss, a gradient or a validation score is NaN or Inf; every rank raises it, what is known of it
+            is saved.
         StorageError: a checkpoint cannot be written.
     """
     keep_freed_memory()
@@ -116,7 +123,7 @@ class _Run:
         last = progress.epochs == config.epochs
         validated: dict[str, float] = {}
         if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):
-            validated = self._validator(encoder, self._session.device)
+            validated = self._validate(encoder)
         if self._selection.update(progress, validated):
             self._best = {name: value.detach().to("cpu", copy=True)
                           for name, value in encoder.state_dict().items()}
@@ -129,6 +136,13 @@ class _Run:
         due = progress.finished or progress.epochs % config.execution.checkpoint_every_epochs == 0
         folder = self._save() if due and self._session.rank == 0 else None
         self._session.report({**record, "seconds": progress.seconds}, folder)
+
+    def _validate(self, encoder: SequenceEncoder) -> dict[str, float]:
+        """Metrics of the validation users; scores that are not finite end the training as a loss does."""
+        try:
+            return self._validator(encoder, self._session.device)
+        except TrainingError as exc:
+            self._fail(f"validation after epoch {self.progress.epochs}: {exc}", {"epoch": self.progress.epochs})
 
     def _train(self) -> dict[str, float]:
         """The optimizer steps of one epoch; returns global means over it."""
@@ -177,7 +191,7 @@ class _Run:
                                             self._learner.optimizer_state(), self._best, self._log.content()))
         return folder
 
-    def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> None:
+    def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> NoReturn:
         spec, progress = self._spec, self.progress
         users = np.sort(self._rows.users_N[rows_B])
         table = self._storage.read_table(spec.users, [USER_IDX, USER_ID])
@@ -188,12 +202,15 @@ class _Run:
                    f"the batch's {len(users)} users ({', '.join(raw[:3])}, …) are in {self._storage.path(file)}; the "
                    "last good checkpoint is kept; lower train.optimizer.lr, set train.gradient_clip, or look at those "
                    "users' data")
+        self._fail(message, {"epoch": progress.epochs + 1, "step": progress.steps + 1,
+                             "values": {name: repr(value) for name, value in values.items()},
+                             USER_IDX: users.tolist(), USER_ID: raw})
+
+    def _fail(self, message: str, facts: dict[str, Any]) -> NoReturn:
+        """Keep what is known and raise NotFinite; every rank comes here."""
         if self._session.rank == 0:
-            self._storage.write_json(file, {
-                "message": message, "epoch": progress.epochs + 1, "step": progress.steps + 1,
-                "values": {name: repr(value) for name, value in values.items()},
-                USER_IDX: users.tolist(), USER_ID: raw})
-        raise TrainingError(message)
+            self._storage.write_json(f"{self._spec.folder}/{FAILURE}", {"message": message, **facts})
+        raise NotFinite(message)
 
 
 def _item_table(spec: TrainSpec, storage: Storage, encoder: Student) -> ItemTable | None:
@@ -218,7 +235,7 @@ def _ensemble(spec: TrainSpec, storage: Storage, encoder: Student) -> Ensemble |
                     [member.weight for member in wanted.members])
 
 
-_STATS = ("student_variance", "teacher_variance", "retrieval")
+_STATS = ("student_variance", "teacher_variance", "retrieval", "retrieval_by_chance")
 _COUNTS = ("num_positions", "num_profiled")
 _WEIGHTS = {"ranking": "num_positions", "matching": "num_positions"} | dict.fromkeys(
     ("distillation", "variance_floor", "beta", *_STATS), "num_profiled")
@@ -233,6 +250,8 @@ class _Means:
 
     def add(self, values: dict[str, float], with_stats: bool) -> None:
         """One step; a step that was asked for its statistics only to be logged leaves them out of the means."""
+        if values.get("retrieval") is not None and values["num_profiled"]:
+            values = values | {"retrieval_by_chance": 1 / values["num_profiled"]}
         for name, value in values.items():
             if name not in _COUNTS and (with_stats or name not in _STATS):
                 weight = values[_WEIGHTS[name]] if name in _WEIGHTS else 1.0

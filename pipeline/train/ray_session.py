@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.train.checkpoint import Outcome, read_outcome
 from pipeline.train.config import TrainExecution
-from pipeline.train.loop import FAILURE, train_loop
+from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
 from pipeline.work.progress import say
@@ -131,8 +131,8 @@ def drop_torn_snapshot(storage: Storage, path: str) -> None:
 def worker_loop(config: dict[Any, Any]) -> None:
     """What every Ray Train worker runs.
 
-    A loss that stopped being finite would do so again after a restart, so it is no failure to Ray: all ranks return,
-    and the driver finds the file that the loop has left.
+    What stopped being finite would do so again after a restart, so it is no failure to Ray: all ranks return, and the
+    driver finds the file that the loop has left.
     """
     spec, storage = TrainSpec.model_validate(config["spec"]), config["storage"]
     session = RaySession()
@@ -140,8 +140,10 @@ def worker_loop(config: dict[Any, Any]) -> None:
     local_workers = ray.train.get_context().get_local_world_size()
     with torch_threads(threads or max(1, cpu_count() // local_workers)), tempfile.TemporaryDirectory() as scratch:
         live = Path(storage.path(spec.folder)) if storage.is_local else Path(scratch)
-        with suppress(TrainingError):
+        try:
             train_loop(session, spec, storage, live)
+        except NotFinite:
+            return
 
 
 def _newest_first() -> Iterator[Checkpoint]:

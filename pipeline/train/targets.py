@@ -19,7 +19,7 @@ from pipeline.store.arrow import numbers, one_array, open_arrow, write_arrow
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
-from pipeline.work.shuffle import derangement
+from pipeline.work.shuffle import derangement, noise_like
 
 PRESENT = "present"
 """fixed_size_list<uint8>[A]: 1 where the user has this profile."""
@@ -47,7 +47,7 @@ def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: 
         vectors: VECTOR of the same rows, batch after batch.
         users_N: internal indices of the users that are trained on.
         arm: ``distilled``: own vectors; ``shuffled``: those of another profiled user, by a seeded permutation that
-            leaves nobody in place (all angles move together); ``random``: white noise of the same shape.
+            leaves nobody in place (all angles move together); ``random``: noise of the same mean and covariance.
         seed: of the controls.
         standardize: per angle and dimension, mean 0 and variance 1 over the profiled training users.
         path: Arrow IPC file to write.
@@ -64,8 +64,10 @@ def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: 
         donor_R = derangement(len(users_R), generator(seed, Stream.SHUFFLED_TARGETS))
         vectors_RAP, present_RA = vectors_RAP[donor_R], present_RA[donor_R]
     elif arm == "random":
-        generator(seed, Stream.RANDOM_TARGETS).standard_normal(dtype=np.float32, out=vectors_RAP)
-        vectors_RAP[~present_RA] = 0.0
+        rng = generator(seed, Stream.RANDOM_TARGETS)
+        for angle in range(vectors_RAP.shape[1]):
+            rows = np.flatnonzero(present_RA[:, angle])
+            vectors_RAP[rows, angle] = noise_like(vectors_RAP[rows, angle], rng)
     num_angles, width = vectors_RAP.shape[1:]
     write_arrow(path, pa.table({
         USER_IDX: users_R,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from configs.errors import TrainingError
 from models import metrics
 from models.protocols import SequenceEncoder
 from models.ranking import rank_users
@@ -39,10 +40,22 @@ class Validator:
                         for start in range(rank * BLOCK_CASES, len(chosen_N), world_size * BLOCK_CASES)]
 
     def __call__(self, encoder: SequenceEncoder, device: torch.device) -> dict[str, float]:
-        """``recall@5`` … ``mrr@20``, equal on every rank; every rank must call it."""
+        """``recall@5`` … ``mrr@20``, equal on every rank; every rank must call it.
+
+        Raises:
+            TrainingError: a score of some rank's users is NaN or infinite; every rank raises it.
+        """
         ranks_N = np.zeros(self.num_cases, np.int64)
-        scorer = EncoderScorer(encoder, device)
+        trouble: TrainingError | None = None
+        try:
+            self._rank(EncoderScorer(encoder, device), ranks_N)
+        except TrainingError as exc:
+            trouble = exc
+        if sum_ranks(np.array([trouble is not None], np.int64))[0]:  # the others must not wait for this one's ranks
+            raise trouble or TrainingError("validation: another worker's scores are NaN or infinite")
+        return metrics.mean(metrics.per_user(sum_ranks(ranks_N), CUTOFFS))
+
+    def _rank(self, scorer: EncoderScorer, ranks_N: np.ndarray) -> None:
         for start, cases in self._blocks:
             found = rank_users(scorer, cases, batch_users=BLOCK_CASES, item_chunk=ITEM_CHUNK, top_k=0)
             ranks_N[start : start + len(cases)] = found.rank if self._filter_seen else found.rank_unfiltered
-        return metrics.mean(metrics.per_user(sum_ranks(ranks_N), CUTOFFS))

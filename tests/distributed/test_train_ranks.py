@@ -121,7 +121,22 @@ def one_rank(rank: int, world_size: int, root: Path) -> None:
         train_loop(Ranks(storage, "wild"), wild.model_copy(update={"folder": "wild"}), storage, out)
     except TrainingError as exc:
         (out / "error.txt").write_text(str(exc))
+    (out / "validation-error.txt").write_text(validate_broken(storage, root, rank, world_size))
     dist.destroy_process_group()
+
+
+def validate_broken(storage: Storage, root: Path, rank: int, world_size: int) -> str:
+    """What each rank says where the states of the first rank's users alone are not finite."""
+    spec = spec_of("sasrec-mse", root)
+    encoder = build_encoder(MODELS["sasrec"], 40, 0)
+    if rank == 0:
+        torch.nn.init.constant_(encoder.norm.bias, float("nan"))
+    validator = validation.Validator(cases(storage.local(spec.validation)), spec.config, 0, rank, world_size)
+    try:
+        validator(encoder, torch.device("cpu"))
+    except TrainingError as exc:
+        return str(exc)
+    return "finite"
 
 
 def validate(storage: Storage, root: Path, rank: int, world_size: int) -> dict[str, float]:
@@ -220,6 +235,11 @@ def test_every_rank_raises_when_the_loss_is_not_finite(root: Path) -> None:
     first, second = ((root / f"ranks-{r}/error.txt").read_text() for r in (0, 1))
     assert first == second and "became NaN or Inf" in first
     assert json.loads((root / "wild" / FAILURE).read_text())["message"] == first
+
+
+def test_every_rank_raises_when_one_ranks_validation_is_not_finite(root: Path) -> None:
+    first, second = ((root / f"ranks-{r}/validation-error.txt").read_text() for r in (0, 1))
+    assert first.startswith("score of user") and second == "validation: another worker's scores are NaN or infinite"
 
 
 @pytest.mark.parametrize("job", MIXED)

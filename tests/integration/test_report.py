@@ -96,7 +96,7 @@ def train_artifact(storage: Storage, config: RunConfig, arm: str, seed: int, rng
                   "ranking": 4.0 / epoch, "ndcg@10": 0.02 * epoch - 0.002 * epoch**2, "gradient_norm": 1.0}
         if arm != "plain" and epoch <= DISTIL:
             record |= {"distillation": 2.0 / epoch, "beta": 1.0 + rng.uniform(), "student_variance": 0.5,
-                       "teacher_variance": 0.9, "retrieval": 0.1 * epoch}
+                       "teacher_variance": 0.9, "retrieval": 0.1 * epoch, "retrieval_by_chance": 0.04}
         records.append(record)
     data = b"".join(json.dumps(r).encode() + b"\n" for r in records)
     info = {"best_epoch": 5, "best_validation": 0.05, "seconds": 12.3456, "epochs": EPOCHS, "world_size": 1,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cluster.storage import Storage
-from configs.errors import ArtifactError, StorageError
+from configs.errors import ArtifactError, StorageError, TrainingError
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.checkpoint import (
     BEST,
@@ -23,6 +23,7 @@ from pipeline.train.checkpoint import (
     Progress,
     damage,
     read_checkpoint,
+    read_outcome,
     write_checkpoint,
 )
 from pipeline.train.optimizer_state import optimizer_tensors, restore_optimizer
@@ -176,3 +177,15 @@ def test_the_optimizer_goes_on_where_it_was() -> None:
 def test_the_state_is_plain_json(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, make(2))
     assert json.loads((tmp_path / STATE).read_text())["steps"] == 2 * 10
+
+
+def test_an_unfinished_training_has_no_outcome(tmp_path: Path) -> None:
+    saved = make(3)
+    write_checkpoint(tmp_path, saved)
+    with pytest.raises(TrainingError, match="stopped after epoch 3, before its end; .*run the same command again"):
+        read_outcome(tmp_path, "fp")
+    saved.progress.finished = True
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    write_checkpoint(tmp_path, saved)
+    assert read_outcome(tmp_path, "fp").progress.epochs == 3

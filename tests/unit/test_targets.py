@@ -12,7 +12,7 @@ import pytest
 from configs.errors import DataError
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.targets import Targets, TargetShape, build_targets
-from pipeline.work.shuffle import derangement
+from pipeline.work.shuffle import derangement, noise_like
 
 USERS = np.array([0, 2, 3, 5, 8])
 
@@ -84,14 +84,24 @@ def test_derangement_leaves_nobody_in_place(count: int) -> None:
 
 
 def test_noise_has_the_shape_and_the_users_of_the_targets(tmp_path: Path) -> None:
-    rows = [(user, "overall", [float(user)] * 400) for user in (0, 3, 8)]
+    rows = [(user, "overall", [float(user), 1.0 - user]) for user in (0, 3, 8)]
     vectors, present = opened(tmp_path, rows, arm="random", seed=1).gather(np.arange(5))
     assert present[:, 0].tolist() == [True, False, True, False, True]
     assert (vectors[~present] == 0).all()
-    assert float(vectors[present].std()) == pytest.approx(1.0, abs=0.1)
     again, _ = opened(tmp_path, rows, arm="random", seed=1).gather(np.arange(5))
     other, _ = opened(tmp_path, rows, arm="random", seed=2).gather(np.arange(5))
     assert vectors.equal(again) and not vectors.equal(other)
+
+
+def test_noise_has_the_mean_and_the_covariance_of_what_it_stands_for() -> None:
+    rng = np.random.default_rng(0)
+    rows_NE = (rng.normal(size=(20_000, 3)) @ rng.normal(size=(3, 4)) + 5).astype(np.float32)  # of rank 3
+    noise_NE = noise_like(rows_NE, rng)
+    spread = np.cov(rows_NE.T)
+    np.testing.assert_allclose(noise_NE.mean(0), rows_NE.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.cov(noise_NE.T), spread, atol=0.05 * spread.max())
+    assert np.linalg.matrix_rank(noise_NE - noise_NE.mean(0), tol=1) == 3
+    assert abs(np.corrcoef(noise_NE[:, 0], rows_NE[:, 0])[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize(("rows", "arm", "message"), [
