@@ -53,6 +53,17 @@ class MissingExtraError(MentorecError):
         return type(self), (self.package, self.extra)
 
 
+def ours(exc: BaseException | None) -> MentorecError | None:
+    """Our error, also where Ray brings it back from a worker inside an exception of its own; None: it is a defect."""
+    while exc is not None:
+        inside = getattr(exc, "cause", None)  # Ray's task errors hold the worker's exception there
+        if isinstance(exc, MentorecError) and inside is None:
+            return exc
+        from_ray = type(exc).__module__.partition(".")[0] == "ray" or inside is not None
+        exc = (inside or exc.__cause__) if from_ray else None
+    return None
+
+
 def illegal(what: str, value: object, legal: Iterable[object] | str, next_step: str = "") -> str:
     """The one-line form of a bad value: ``what: got VALUE; legal: …; next step``."""
     options = legal if isinstance(legal, str) else ", ".join(map(str, legal))

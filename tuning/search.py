@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.store import leases
 from pipeline.store.artifacts import changed_keys
 from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig, Uniform
+from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
 from tuning.trial import assign, searched_step, trial
 
 LEADERBOARD = "leaderboard.csv"
@@ -33,9 +34,12 @@ class SearchResult:
     """Where the search's files are, and its best trial."""
 
     folder: str
-    leaderboard: list[dict[str, Any]]
+    lines: list[str]
+    """What a person reads of it; of a dry run, what would be searched."""
+    leaderboard: list[dict[str, Any]] = field(default_factory=list)
     """Best first; one row per trial."""
-    best: RunConfig
+    best: RunConfig | None = None
+    """None after a dry run."""
 
 
 def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]:
@@ -53,7 +57,7 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     return values, run_config
 
 
-def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult | None:
+def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult:
     """Search; write ``leaderboard.csv`` and ``best.yaml`` below ``tune/<name>/``.
 
     A finished trial is never run again: the same command after a kill resumes what is unfinished.
@@ -68,8 +72,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     storage = Storage.from_config(run_config.storage)
     folder = f"tune/{config.name}"
     if dry_run:
-        _describe(config, run_config, storage)
-        return None
+        return SearchResult(folder, list(_describe(config, run_config, storage)))
     lease = leases.take(storage, f"{folder}/lock.json", folder)
     try:
         _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
@@ -78,18 +81,18 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
             built = run(run_config, before=step.label).artifacts
             fixed = {"values": values, "storage": storage, "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
-        return _conclude(config, values, storage, folder, rows)
+        return _conclude(config, values, run_config, storage, folder, rows)
     finally:
         lease.release()
 
 
-def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> None:
-    print(f"search {config.name}: {_trial_count(config)} trials of {run_config.name} on "
-          f"validation {run_config.train.validation_metric}")
+def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> Iterator[str]:
+    yield (f"search {config.name}: {_trial_count(config)} trials of {run_config.name} on "
+           f"validation {run_config.train.validation_metric}")
     for setting, dimension in config.space.items():
-        print(f"  {setting}: {dimension.model_dump(mode='json')}")
+        yield f"  {setting}: {dimension.model_dump(mode='json')}"
     for item in plan(run_config, storage, before=searched_step(run_config).label):
-        print(f"  {item.label}: {item.status} {item.key.fingerprint}")
+        yield f"  {item.label}: {item.status} {item.key.fingerprint}"
 
 
 def _trial_count(config: TuneConfig) -> int:
@@ -117,25 +120,19 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
         resources["gpu"] = config.execution.gpus_per_trial
     trainable = ray_tune.with_resources(ray_tune.with_parameters(trial, fixed=fixed), resources)
     experiment = storage.path(f"{folder}/ray")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback; the leaderboard has its line
     if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
         say(f"tune: going on with {experiment}")
         tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
                                        storage_filesystem=storage.filesystem)
     else:
+        told = TrialLines(_trial_count(config), run_config.train.validation_metric, config.space)
         tuner = ray_tune.Tuner(trainable, param_space=_param_space(config),
                                tune_config=_tune_config(config, run_config),
-                               run_config=ray_tune.RunConfig(name="ray", storage_path=storage.path(folder),
-                                                             storage_filesystem=storage.filesystem, verbose=1))
-    results = tuner.fit()
-    rows = []
-    for result in results:
-        metrics = result.metrics or {}
-        rows.append({"trial": metrics.get("trial_id", ""), "status": "failed" if result.error else "finished",
-                     "metric": metrics.get("best"), "epochs": metrics.get("epoch"),
-                     "seconds": round(metrics.get("time_total_s", 0.0), 1),
-                     "fingerprint": metrics.get("fingerprint"),
-                     **{s: _decode(result.config[s]) for s in config.space if result.config}})
-    return rows
+                               run_config=ray_tune.RunConfig(
+                                   name="ray", storage_path=storage.path(folder), verbose=0, callbacks=[watch(told)],
+                                   storage_filesystem=storage.filesystem))
+    return ordered([row(result, config.space) for result in tuner.fit()])
 
 
 def _param_space(config: TuneConfig) -> dict[str, Any]:
@@ -179,26 +176,16 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
                                max_concurrent_trials=config.execution.concurrent_trials, **chosen)
 
 
-def _decode(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _conclude(config: TuneConfig, values: dict[str, Any], storage: Storage, folder: str,
+def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str,
               rows: list[dict[str, Any]]) -> SearchResult:
-    rows.sort(key=lambda r: -math.inf if r["metric"] is None else -r["metric"])
-    rows.sort(key=lambda r: r["metric"] is None)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in r.items()} for r in rows)
-    storage.write_bytes(f"{folder}/{LEADERBOARD}", table.getvalue().encode())
-    if rows[0]["metric"] is None:
-        raise TrainingError(f"no trial of {config.name} ended with a metric; see {storage.path(folder)}/ray and "
-                            f"{LEADERBOARD}")
+    storage.write_bytes(f"{folder}/{LEADERBOARD}", as_csv(rows))
+    if rows[0]["status"] == FAILED or rows[0]["metric"] is None:
+        why = rows[0]["reason"] or "none was validated"
+        raise TrainingError(f"no trial of {config.name} ended with a metric ({why}); see "
+                            f"{storage.path(folder)}/{LEADERBOARD}")
     best = validate(RunConfig, assign(values, {s: rows[0][s] for s in config.space} | {"name": f"{config.name}-best"}))
     import yaml
 
     storage.write_bytes(f"{folder}/{BEST}", yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False).encode())
-    say(f"tune: {len(rows)} trials; best {rows[0]['metric']:.4f} with "
-        + ", ".join(f"{s}={rows[0][s]}" for s in config.space) + f"; {storage.path(folder)}/{BEST}")
-    return SearchResult(folder, rows, best)
+    found = lines(rows, run_config.train.validation_metric, f"{storage.path(folder)}/{BEST}")
+    return SearchResult(folder, list(found), rows, best)

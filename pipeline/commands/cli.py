@@ -12,14 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.stages import STAGES
-
-if TYPE_CHECKING:
-    from configs.errors import MentorecError
 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file, or the name of a shipped one.")]
@@ -141,14 +138,12 @@ def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact
 def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
          quiet: Quiet = False) -> None:
     """Search settings of train and model."""
-    from pipeline.commands.invocation import required
+    from pipeline.commands.invocation import print_lines, required
     from pipeline.work.progress import set_quiet
     from tuning.search import tune as search
 
     set_quiet(quiet)
-    result = search(required(config, "tune/*.yaml"), tuple(overrides or ()), dry_run)
-    if result is not None:
-        print(result.folder)
+    print_lines(search(required(config, "tune/*.yaml"), tuple(overrides or ()), dry_run).lines)
 
 
 @app.command()
@@ -227,11 +222,12 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _refuse(exc.format_message() + (f" See `{context.command_path} --help`." if context else ""))
     except Exception as exc:
         from cluster.faults import fault
+        from configs.errors import ours
 
-        ours = _ours(exc) or fault(exc, os.getcwd())
-        if ours is None:
+        known = ours(exc) or fault(exc, os.getcwd())
+        if known is None:
             raise
-        code = _refuse(str(ours))
+        code = _refuse(str(known))
     if code == 130:
         print("interrupted; the same command goes on", file=sys.stderr)
     sys.exit(code)
@@ -260,16 +256,3 @@ def _check_working_folder() -> None:
 def _refuse(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _ours(exc: BaseException | None) -> MentorecError | None:
-    """Our error, also when Ray brings it back from a worker inside an exception of its own."""
-    from configs.errors import MentorecError
-
-    while exc is not None:
-        inside = getattr(exc, "cause", None)  # Ray's task errors hold the worker's exception there
-        if isinstance(exc, MentorecError) and inside is None:
-            return exc
-        from_ray = type(exc).__module__.partition(".")[0] == "ray" or inside is not None
-        exc = (inside or exc.__cause__) if from_ray else None
-    return None

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _FIRST_LINE_S = 10.0
 """Work that is done sooner tells nothing on its way."""
+_BETWEEN_LINES_S = 5.0
 _MEASURED_S = 2.0
 """Less time than this gives no speed."""
 _quiet = False
@@ -28,19 +29,23 @@ def is_quiet() -> bool:
 
 def say(message: str) -> None:
     """One line on stderr; a bar that stands there moves down."""
-    if _quiet:
-        return
-    if "tqdm" in sys.modules:
-        from tqdm import tqdm
+    if not _quiet:
+        complain(message)
 
-        with tqdm.external_write_mode(file=sys.stderr):
-            print(message, file=sys.stderr, flush=True)
-    else:
+
+def complain(message: str) -> None:
+    """The same under ``--quiet`` too: of a failure that does not end the command."""
+    if "tqdm" not in sys.modules:
+        print(message, file=sys.stderr, flush=True)
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
         print(message, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """How far a piece of work is: a bar on a terminal; elsewhere a line per 10 %, from the tenth second on.
+    """How far a piece of work is: a bar on a terminal; elsewhere at most a line per 10 %, from the tenth second on.
 
     Both tell the speed and the time that is left. Use it as a context, or :meth:`close` it.
     """
@@ -55,6 +60,7 @@ class Progress:
         """
         self._label, self._total, self._unit = label, total, unit
         self._before, self._clock, self._started = done, clock, clock()
+        self._silent_until = self._started + _FIRST_LINE_S
         self._under_way: tuple[int, float] | None = None
         self._tenth = self._tenth_of(done)
         self._bar: Any = None
@@ -73,9 +79,9 @@ class Progress:
         now = self._clock()
         if self._under_way is None and done > self._before:
             self._under_way = done, now
-        if _quiet or now - self._started < _FIRST_LINE_S or not self._tenth < self._tenth_of(done) < 10:
+        if _quiet or now < self._silent_until or not self._tenth < self._tenth_of(done) < 10:
             return
-        self._tenth = self._tenth_of(done)
+        self._tenth, self._silent_until = self._tenth_of(done), now + _BETWEEN_LINES_S
         count, seconds = self._measured(done, now)
         left = duration((self._total - done) * seconds / max(count, 1))
         say(f"{self._label}: {100 * done // self._total} % ({done:,} of {self._total:,} {self._unit}), "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ConfigError, DataError, MissingExtraError
+from configs.errors import ConfigError, DataError, MissingExtraError, ours
 from pipeline.commands import cli
 
 
@@ -23,21 +23,21 @@ def _raised_by_a_task(error: Exception) -> Exception:
 
 def test_our_errors_are_ours() -> None:
     error = DataError("x")
-    assert cli._ours(error) is error
+    assert ours(error) is error
 
 
 def test_an_error_from_a_worker_is_told_without_rays_wrapping() -> None:
     error = DataError("row 3 is bad")
     wrapped = _raised_by_a_task(error)
     assert wrapped is not error
-    assert str(cli._ours(wrapped)) == "row 3 is bad"
+    assert str(ours(wrapped)) == "row 3 is bad"
 
 
 def test_every_error_survives_the_way_from_a_worker() -> None:
     error = MissingExtraError("vllm", "llm")
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is MissingExtraError and str(back) == str(error)
-    assert str(cli._ours(_raised_by_a_task(error))) == str(error)
+    assert str(ours(_raised_by_a_task(error))) == str(error)
 
 
 def test_an_error_that_ray_raises_from_ours_is_ours() -> None:
@@ -45,18 +45,18 @@ def test_an_error_that_ray_raises_from_ours_is_ours() -> None:
 
     error = RayError("job failed")
     error.__cause__ = _raised_by_a_task(DataError("row 3 is bad"))
-    assert str(cli._ours(error)) == "row 3 is bad"
+    assert str(ours(error)) == "row 3 is bad"
 
 
 def test_everything_else_is_a_defect() -> None:
-    assert cli._ours(KeyError("x")) is None
-    assert cli._ours(_raised_by_a_task(KeyError("x"))) is None
+    assert ours(KeyError("x")) is None
+    assert ours(_raised_by_a_task(KeyError("x"))) is None
 
 
 def test_a_defect_that_follows_one_of_our_errors_stays_a_defect() -> None:
     error = KeyError("x")
     error.__cause__ = ConfigError("handled wrongly")
-    assert cli._ours(error) is None
+    assert ours(error) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""What a search says of its trials."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from configs.errors import ConfigError, TrainingError
+from pipeline.work.progress import set_quiet
+from tuning.leaderboard import TrialLines, as_csv, lines, ordered, reason, row
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    set_quiet(False)
+    yield
+    set_quiet(False)
+
+
+def from_worker(error: Exception) -> Exception:
+    """What Ray makes of an error that a trial raises."""
+    from ray.exceptions import RayTaskError
+
+    wrapped: Exception = RayTaskError("trial", f"Traceback …\n{error}", error).as_instanceof_cause()
+    return wrapped
+
+
+def result(name: str, best: float | None, error: Exception | None = None, alpha: str = "0.1") -> Any:
+    metrics = {"trial_id": name, "epoch": 3, "time_total_s": 1.26, "fingerprint": "f" * 16}
+    return SimpleNamespace(metrics=metrics | ({} if best is None else {"best": best}), error=error,
+                           config={"train.alpha": alpha, "train.beta": 0.5})
+
+
+ROWS = ordered([row(r, ("train.alpha", "train.beta")) for r in (
+    result("middling", 0.2), result("failed late", 0.9, TrainingError("step 7: loss became NaN")), result("best", 0.4),
+    result("never validated", None), result("bad choice", None, from_worker(ConfigError("18 is no multiple of 4"))))])
+
+
+def test_a_failed_trial_is_last_however_far_it_came() -> None:
+    assert [r["trial"] for r in ROWS] == ["best", "middling", "never validated", "failed late", "bad choice"]
+    assert [r["status"] for r in ROWS] == ["finished"] * 3 + ["failed"] * 2
+    assert [r["reason"] for r in ROWS] == ["", "", "", "step 7: loss became NaN", "18 is no multiple of 4"]
+
+
+def test_the_file_has_a_line_per_trial() -> None:
+    read = list(csv.DictReader(as_csv(ROWS).decode().splitlines()))
+    assert [r["metric"] for r in read] == ["0.4", "0.2", "", "0.9", ""]
+    assert read[0]["train.alpha"] == "0.1" and read[0]["seconds"] == "1.3"
+
+
+def test_failures_are_counted_in_the_summary() -> None:
+    found = list(lines(ROWS, "ndcg@10", "tune/x/best.yaml"))
+    assert found[-1] == "5 trials, 2 failed; the best: tune/x/best.yaml"
+    assert [line.split()[0] for line in found[0].splitlines()[2:]] == ["0.4000", "0.2000", "-", "0.9000", "-"]
+    assert list(lines(ROWS * 3, "ndcg@10", "b"))[1] == "… and 5 more in the leaderboard"
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason(from_worker(TrainingError("first\n  second"))) == "first second"
+    assert reason(from_worker(KeyError("x"))) == "'x'"
+    assert reason(RuntimeError()) == "RuntimeError"
+
+
+def trial(name: str, status: str, best: float | None = None, error: Exception | None = None) -> Any:
+    return SimpleNamespace(trial_id=name, status=status, config={"train.alpha": "0.3"}, last_result={"best": best},
+                           get_pickled_error=lambda: error)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
+    set_quiet(quiet)
+    told = TrialLines(4, "ndcg@10", {"train.alpha": None})
+    earlier = trial("a", "TERMINATED", 0.1)
+    told.look([earlier, trial("b", "RUNNING")])
+    told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR", error=TrainingError("no\nmore"))])
+    told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR"), trial("d", "TERMINATED")])
+    said = ["tune: trial 2 of 4: ndcg@10 0.2500 (train.alpha=0.3)",
+            "tune: trial 3 of 4 failed (train.alpha=0.3): no more", "tune: trial 4 of 4: no metric (train.alpha=0.3)"]
+    assert capsys.readouterr().err.splitlines() == (said[1:2] if quiet else said)
