@@ -17,7 +17,8 @@ from cluster.config import ClusterConfig
 from cluster.machine import cpu_count
 from configs.errors import ResourceError
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CODE = Path(__file__).resolve().parents[1]
+"""The folder that holds our packages: a checkout, or where they are installed."""
 _ADDRESS = "RAY_ADDRESS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
@@ -25,6 +26,11 @@ _KNOCK_S = 10.0
 _AUTH_MODE = "RAY_AUTH_MODE"
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _LOCAL_NAMES = ("", "localhost", "auto", "local")
+_SHORT_TEMP = "/tmp"
+_SOCKET_LIMIT = 107
+"""Bytes in the path of a Unix socket."""
+_SOCKET_PART = len("/ray/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store")
+"""What Ray adds to its temporary folder for the longest of them."""
 
 
 def in_job() -> bool:
@@ -84,8 +90,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         return
     try:
         _knock()
-        with nullcontext() if config.worker_logs else _quiet_core():
-            ray.init(**_arguments(config))
+        arguments = _arguments(config)
+        with _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
+            ray.init(**arguments)
+    except ResourceError:
+        raise
     except Exception as exc:  # a node that is slow to start is told by a bare Exception
         raise ResourceError(_explain(exc)) from exc
     try:
@@ -134,18 +143,47 @@ def _arguments(config: ClusterConfig) -> dict[str, Any]:
     if joins_cluster():
         # A job's upload already reaches every worker. From outside a job the code travels with us.
         outside = not in_job() and _is_checkout()
-        return quiet | ({"runtime_env": {"working_dir": str(CHECKOUT)}} if outside else {})
-    if _is_checkout():
-        paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+        return quiet | ({"runtime_env": {"working_dir": str(CODE)}} if outside else {})
     return quiet | {
-        "address": "local", "num_cpus": local_cpus(config), "include_dashboard": False,
+        "address": "local", "_temp_dir": _ray_folder(), "num_cpus": local_cpus(config), "include_dashboard": False,
         "object_store_memory": None if config.object_store_gb is None else int(config.object_store_gb * 2**30),
     }
 
 
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """The working folder while Ray starts: workers look for modules there first of all.
+
+    So a `models` of the user's own, in the folder that a command is called from, is not taken for ours.
+    """
+    before = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _ray_folder() -> str | None:
+    """Where a local Ray keeps its files; None: where it does by itself, unless its sockets' paths would be too long.
+
+    Raises:
+        ResourceError: they would, and there is no shorter place.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    given = os.environ.get(name, _SHORT_TEMP)
+    allowed = _SOCKET_LIMIT - _SOCKET_PART
+    if len(os.fsencode(given)) <= allowed:
+        return None
+    if name == "TMPDIR" and os.access(_SHORT_TEMP, os.W_OK):
+        return f"{_SHORT_TEMP}/ray"
+    raise ResourceError(f"{name}: got {given!r}, {len(os.fsencode(given))} bytes; legal: at most {allowed}, for Ray "
+                        f"puts sockets below it; set RAY_TMPDIR to a shorter folder that exists")
+
+
 def _is_checkout() -> bool:
-    return (CHECKOUT / "pyproject.toml").is_file()
+    return (CODE / "pyproject.toml").is_file()
 
 
 def _explain(exc: Exception) -> str:

@@ -18,6 +18,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
+from pipeline.work.nodes import await_nodes
 from pipeline.work.progress import Progress
 
 _HELPER_CPUS = 0.25
@@ -38,7 +39,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
              only: np.ndarray | None = None) -> None:
     """Send every row of a Parquet folder through a pool of actors; results go to ``<folder>/rows`` of the attempt.
 
-    Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running.
+    Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running;
+    where its autoscaler can bring the nodes that the actors ask for, they are waited for.
 
     Args:
         source: folder of Parquet files below the storage root.
@@ -59,7 +61,7 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     import ray
     import ray.data
 
-    resources = _actor_resources(execution)
+    resources = _actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
     context = _context(out, folder, id_column)
     with ray.data.DataContext.current(context), our_errors(label):
@@ -159,16 +161,15 @@ def _nothing_to_filter() -> type[Any]:
     return NothingToFilter
 
 
-def _actor_resources(execution: ActorExecution) -> dict[str, Any]:
+def _actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
     """CPUs and GPUs per actor; the CPUs shrink so that one is left for the tasks that feed the actors."""
-    import ray
-
-    total = ray.cluster_resources()
-    wanted, there = execution.actors * execution.num_gpus, total.get("GPU", 0.0)
-    if wanted > there:
+    per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus}
+    there = await_nodes([per_actor] * execution.actors + [{"CPU": 1.0}], label)
+    wanted, gpus = execution.actors * execution.num_gpus, there.get("GPU", 0.0)
+    if wanted > gpus:
         raise ResourceError(f"execution: {execution.actors} actors with num_gpus={execution.num_gpus:g} ask for "
-                            f"{wanted:g} GPUs, the cluster has {there:g}; lower actors or num_gpus")
-    spare = max(0.0, total.get("CPU", 1.0) - 1.0) / execution.actors
+                            f"{wanted:g} GPUs, the cluster has {gpus:g}; lower actors or num_gpus")
+    spare = max(0.0, there.get("CPU", 1.0) - 1.0) / execution.actors
     resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
     return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
 

@@ -1,0 +1,62 @@
+"""Clusters that grow: a stage waits for the nodes that the autoscaler can bring, as training does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from pipeline.work.progress import say
+
+_WAIT_S = 600.0
+_POLL_S = 2.0
+
+Resources = Mapping[str, float]
+
+
+def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
+    """What the cluster has, once it has room for the bundles or its autoscaler brings no more. Ray must be running.
+
+    Without an autoscaler nothing is waited for. After ten minutes the answer is what is there.
+
+    Args:
+        bundles: resources of each actor or group of tasks.
+        label: names the stage in the line that says what is waited for.
+    """
+    import ray
+    import ray._private.state
+    from ray.autoscaler.sdk import request_resources
+
+    there: dict[str, float] = ray.cluster_resources()
+    at_most = ray._private.state.state.get_max_resources_from_cluster_config()  # None: no autoscaler
+    goal = reachable(total(bundles), there, at_most or {})
+    if not lacks(there, goal):
+        return there
+    shown = ", ".join(f"{amount:g} {name} (there are {there.get(name, 0.0):g})" for name, amount in goal.items()
+                      if amount > there.get(name, 0.0))
+    say(f"{label}: asking the autoscaler for nodes with {shown} and waiting for them, {_WAIT_S / 60:g} minutes at most")
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    try:
+        deadline = time.monotonic() + _WAIT_S
+        while lacks(there, goal) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            there = ray.cluster_resources()
+    finally:
+        request_resources(bundles=[])  # the actors' own demand holds the nodes from here on
+    return there
+
+
+def total(bundles: Sequence[Resources]) -> dict[str, float]:
+    """Sum per resource; what nothing asks for is left out."""
+    names = dict.fromkeys(name for bundle in bundles for name in bundle)
+    sums = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in names}
+    return {name: amount for name, amount in sums.items() if amount > 0}
+
+
+def reachable(wanted: Resources, there: Resources, at_most: Resources) -> dict[str, float]:
+    """What is wanted, cut to what the cluster has or its autoscaler may bring."""
+    return {name: min(amount, max(there.get(name, 0.0), at_most.get(name, 0.0))) for name, amount in wanted.items()}
+
+
+def lacks(there: Resources, goal: Resources) -> bool:
+    """Whether a resource falls short of its goal."""
+    return any(there.get(name, 0.0) < amount for name, amount in goal.items())
