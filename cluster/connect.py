@@ -23,6 +23,7 @@ _ADDRESS = "RAY_ADDRESS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
+_STARTS, _SLOW = 3, "timed out during startup"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _LOCAL_NAMES = ("", "localhost", "auto", "local")
@@ -92,7 +93,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         _knock()
         arguments = _arguments(config)
         with _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
-            ray.init(**arguments)
+            start(arguments)
     except ResourceError:
         raise
     except Exception as exc:  # a node that is slow to start is told by a bare Exception
@@ -101,6 +102,24 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def start(arguments: dict[str, Any]) -> None:
+    """``ray.init``. Ray gives a local node half a minute to come up, which a busy machine exceeds: it is tried again.
+
+    Raises:
+        Exception: what Ray raised at the last try.
+    """
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as exc:
+            ray.shutdown()
+            if not left or _SLOW not in str(exc):
+                raise
 
 
 @contextmanager

@@ -30,8 +30,10 @@ def ray_cluster() -> Iterator[None]:
     """A real Ray of two CPUs on this machine."""
     import ray
 
+    from cluster.connect import start
+
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start({"address": "local", "num_cpus": 2, "include_dashboard": False, "log_to_driver": False})
     yield
     ray.shutdown()
 
