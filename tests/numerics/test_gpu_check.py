@@ -26,7 +26,7 @@ def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
     assert report["failures"] == [] and report["machine"]["torch"] == torch.__version__
     sections = report["sections"]
     assert list(sections) == list(check.SECTIONS)
-    assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 3
+    assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 4
     exact = [row["errors"] for row in sections["parity"] if "bf16" not in row["case"]]
     assert all(error == 0 for errors in exact for error in errors.values())
     for row in sections["steps"]:
