@@ -88,7 +88,7 @@ def test_profile_form_rebuilds_from_profile_and_names_the_key(
 
 
 @pytest.mark.parametrize("setting", [
-    "profile.execution.actors=3", "encode.execution.batch_rows=7", "train.execution.num_workers=2",
+    "profile.execution.actors=3", "encode.execution.batch_rows=7", "train.execution.threads_per_worker=2",
     "evaluate.execution.item_chunk=17", "cluster.num_cpus=4", "prepare.execution.history_rows=10"])
 def test_execution_settings_change_no_fingerprint(
         finished: tuple[Path, subprocess.CompletedProcess[str]], setting: str) -> None:
