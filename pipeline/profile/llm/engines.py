@@ -20,33 +20,33 @@ from pipeline.work import hub
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.profile.llm.inference import Backend
-    from pipeline.profile.llm.prompt_builder import PromptBuilder
+    from pipeline.profile.llm.asking import Asker
+    from pipeline.profile.llm.kit import Kit
 
 _MODEL, _TOKENIZER = "profile.engine.model", "profile.engine.tokenizer"
 
 
 @dataclass(frozen=True)
-class _LLMSpec:
-    """What both engines share."""
+class _AskingSpec:
+    """What both have."""
 
     config: ProfileConfig
-    version: int = 2
+    version: int = 1
     """Raised when the same settings, items and answers give another text."""
     deterministic: bool = False
 
-    def write(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
         from pipeline.profile.llm.passes import Passes
 
         self.ready()
         Gate(self._llm.gate, self._llm.prompt, self.config.form).ready()
         digests = out.key.digests
-        return Passes(self.prompt_builder(digests), self.backend(digests), prepared, out, ids, confirmed).run()
+        return Passes(self.kit(digests), self.asker(digests), prepared, out, ids, confirmed).run()
 
     def plan(self, prepared: Artifact | None) -> list[str]:
         from pipeline.profile.llm.plan import lines
 
-        return lines(self.prompt_builder(self.digests()), prepared)
+        return lines(self.kit(self.digests()), prepared)
 
     def ready(self) -> None:
         """Raise MissingExtraError where a package is needed and absent."""
@@ -55,11 +55,11 @@ class _LLMSpec:
     def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         raise NotImplementedError
 
-    def backend(self, digests: Mapping[str, str]) -> Backend:
+    def asker(self, digests: Mapping[str, str]) -> Asker:
         """The way to answers."""
         raise NotImplementedError
 
-    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
+    def kit(self, digests: Mapping[str, str]) -> Kit:
         """What writes the prompts."""
         raise NotImplementedError
 
@@ -77,7 +77,7 @@ class _LLMSpec:
 
 
 @dataclass(frozen=True)
-class VLLMSpec(_LLMSpec):
+class VLLMSpec(_AskingSpec):
     """The vllm engine."""
 
     @property
@@ -93,24 +93,24 @@ class VLLMSpec(_LLMSpec):
         return {"engine": f"vllm-{self.version}", "prompts": self._prompts().digest,
                 "model": hub.identity(_MODEL, self.engine.model, self.engine.revision, cache)}
 
-    def backend(self, digests: Mapping[str, str]) -> Backend:
-        from pipeline.profile.llm.vllm import VLLMBackend
+    def asker(self, digests: Mapping[str, str]) -> Asker:
+        from pipeline.profile.llm.vllm import VLLMAsker
 
-        return VLLMBackend(self.engine, self._files(digests), self._prompts().schema)
+        return VLLMAsker(self.engine, self._files(digests), self._prompts().schema)
 
-    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
-        from pipeline.profile.llm.prompt_builder import PromptBuilder
+    def kit(self, digests: Mapping[str, str]) -> Kit:
+        from pipeline.profile.llm.kit import Kit
 
         author = self._author({"model": digests["model"], "dtype": self.engine.dtype,
                                "model_kwargs": self.engine.model_kwargs})
-        return PromptBuilder(self.config, self.engine, author, self._files(digests), _MODEL, as_tokens=True)
+        return Kit(self.config, self.engine, author, self._files(digests), _MODEL, as_tokens=True)
 
     def _files(self, digests: Mapping[str, str]) -> hub.ModelFiles:
         return hub.locate(_MODEL, self.engine.model, self.engine.revision, digests["model"])
 
 
 @dataclass(frozen=True)
-class OpenAISpec(_LLMSpec):
+class OpenAISpec(_AskingSpec):
     """The openai engine."""
 
     @property
@@ -119,23 +119,22 @@ class OpenAISpec(_LLMSpec):
         return self.config.engine
 
     def ready(self) -> None:
-        if importlib.util.find_spec("tenacity") is None:  # the rest of its client comes with Ray
-            raise MissingExtraError("tenacity", "openai")
+        """Its client comes with Ray."""
 
     def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         return {"engine": f"openai-{self.version}", "prompts": self._prompts().digest,
                 "tokenizer": hub.identity(_TOKENIZER, self.engine.tokenizer, self.engine.tokenizer_revision, cache)}
 
-    def backend(self, digests: Mapping[str, str]) -> Backend:
-        from pipeline.profile.llm.openai import OpenAIBackend
+    def asker(self, digests: Mapping[str, str]) -> Asker:
+        from pipeline.profile.llm.openai import OpenAIAsker
 
-        return OpenAIBackend(self.engine, self._prompts().schema)
+        return OpenAIAsker(self.engine, self._prompts().schema)
 
-    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
-        from pipeline.profile.llm.prompt_builder import PromptBuilder
+    def kit(self, digests: Mapping[str, str]) -> Kit:
+        from pipeline.profile.llm.kit import Kit
 
         files = hub.locate(_TOKENIZER, self.engine.tokenizer, self.engine.tokenizer_revision, digests["tokenizer"])
         author = self._author({"base_url": self.engine.base_url, "model": self.engine.model,
                                "revision": self.engine.revision, "structured_output": self.engine.structured_output,
                                "send_seed": self.engine.send_seed})
-        return PromptBuilder(self.config, self.engine, author, files, _TOKENIZER, as_tokens=False)
+        return Kit(self.config, self.engine, author, files, _TOKENIZER, as_tokens=False)
