@@ -143,7 +143,7 @@ class RunConfig(Config):
             if recipe.control_for is not None and recipe.control_for not in known:
                 raise ValueError(f"recipes.{name}.control_for: got {recipe.control_for!r}; legal: {', '.join(known)}")
         try:
-            self._with_members(self.recipes)
+            self._with_members((*self.arms, *self.recipes))
         except ConfigError as exc:
             raise ValueError(str(exc)) from exc
         return self

@@ -132,3 +132,8 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
 def test_recipes_that_cannot_hold_are_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         _config(tmp_path, RECIPES, override)
+
+
+def test_an_ensemble_outside_a_recipe_is_refused_where_there_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="belongs into the recipe"):
+        _config(tmp_path, "train.ensemble={members: [{arm: plain}]}", "arms=[plain]")
