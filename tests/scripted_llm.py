@@ -50,6 +50,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "scripted"
     """Of an error."""
+    body: str | None = None
+    """The whole body as it goes out, whatever the text; halves of characters pass."""
 
 
 BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't help with that request."),
@@ -102,6 +104,9 @@ class ScriptedServer:
         reply = self.script(asked)
         if reply.wait_s:
             await asyncio.sleep(reply.wait_s)
+        if reply.body is not None:
+            return web.Response(body=reply.body.encode(errors="surrogatepass"), status=reply.status,
+                                headers=reply.headers)
         if reply.status != 200:
             return web.json_response({"error": {"message": reply.message}}, status=reply.status, headers=reply.headers)
         self.answered.append(asked)

@@ -34,7 +34,7 @@ class Engine(Protocol):
     def digests(self, cache: DigestCache | None = None) -> Mapping[str, str]:
         """What the text depends on beside the config: code version, model, prompt. Part of the fingerprint."""
 
-    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+    def write(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
         """Leave one row per user (USER_IDX, and lists ANGLE, PROFILE, REASON) in ``rows.RAW`` of the attempt.
 
         A call for an attempt that was cut off goes on where it stopped. Ray must be running.
@@ -73,7 +73,7 @@ class KeywordsSpec:
     def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         return {"engine": f"keywords-{self.version}"}
 
-    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+    def write(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
         from pipeline.profile.writing import write_all
 
         return write_all(self, self.config.execution, prepared, out, ids)
@@ -82,15 +82,12 @@ class KeywordsSpec:
         return []
 
     def prepare(self, prepared: Artifact, out: ArtifactDir) -> dict[str, int]:
-        import pyarrow.parquet as pq
-
         from pipeline.profile import catalogue
         from pipeline.store.columns import CATEGORY, FIELDS, TITLE
 
-        columns = [TITLE, CATEGORY, FIELDS]
-        with pq.ParquetFile(prepared.path("items.parquet"), filesystem=prepared.storage.filesystem) as file, \
-                out.storage.upload_folder(out.relative(_SHARED)) as folder:
-            return {"items_without_text": catalogue.build(file.iter_batches(8192, columns=columns), folder)}
+        items = prepared.storage.read_batches(prepared.relative("items.parquet"), [TITLE, CATEGORY, FIELDS], 8192)
+        with out.storage.upload_folder(out.relative(_SHARED)) as folder:
+            return {"items_without_text": catalogue.build(items, folder)}
 
     def writer(self, out: ArtifactDir) -> Writer:
         from pipeline.profile.config import KeywordsEngine

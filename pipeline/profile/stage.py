@@ -15,6 +15,7 @@ from pipeline.profile.config import ProfileConfig
 from pipeline.profile.definition import COLUMNS, PROFILE_COLUMNS, PROFILES, REJECTED, REJECTED_COLUMNS
 from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
+from pipeline.profile.remedies import rejected, remedy
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
@@ -45,7 +46,7 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
     if not out.storage.exists(out.relative("stats.json")):
         check_training_part(prepared)
         started = time.perf_counter()
-        facts = dict(engine.tell(prepared, out, ids, confirmed))
+        facts = dict(engine.write(prepared, out, ids, confirmed))
         say(f"profile: {took(len(ids), 'users', time.perf_counter() - started)}")
         out.write_json("stats.json", _write(config, out, ids) | facts)
     stats = out.storage.read_json(out.relative("stats.json"))
@@ -68,11 +69,11 @@ def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str
     users: list[np.ndarray] = []
     written = characters = 0
     for number, part in enumerate(rows.sorted_parts(out, USER_IDX, ids, PART_USERS)):
-        told = rows.explode(part, [ANGLE, PROFILE, REASON])
-        refused = told.filter(pc.is_null(told[PROFILE])).select(list(REJECTED_COLUMNS))
+        drafts = rows.explode(part, [ANGLE, PROFILE, REASON])
+        refused = drafts.filter(pc.is_null(drafts[PROFILE])).select(list(REJECTED_COLUMNS))
         reasons.update(refused[REASON].to_pylist())
         rejected.append(refused)
-        profiles = told.filter(pc.is_valid(told[PROFILE])).drop_columns(REASON)
+        profiles = drafts.filter(pc.is_valid(drafts[PROFILE])).drop_columns(REASON)
         row_ids = pa.array(np.arange(written, written + profiles.num_rows))
         profiles = profiles.append_column(ROW_ID, row_ids).select(list(PROFILE_COLUMNS))
         rows.write_part(out, PROFILES, number, profiles)
@@ -87,12 +88,12 @@ def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str
 
 
 def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
-    rejected, total = stats["counts"]["num_rejected"], stats["counts"]["num_in"]
-    if rejected > config.max_rejected_fraction * total:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in stats["rejected_by_reason"].items())
-        raise DataError(f"profile: {rejected} of {total} profiles are rejected ({rejected / total:.1%}; {reasons}), "
-                        f"more than profile.max_rejected_fraction={config.max_rejected_fraction:g}; give the items "
-                        "text in prepare.source, or raise profile.max_rejected_fraction")
-    if rejected == total:
-        raise DataError("profile: every profile is rejected, nothing is left to encode; give the items text in "
-                        "prepare.source, or train the plain arm alone (arms=[plain])")
+    counts, reasons = stats["counts"], stats["rejected_by_reason"]
+    num_rejected, total = counts["num_rejected"], counts["num_in"]
+    if num_rejected > config.max_rejected_fraction * total:
+        raise DataError(f"profile: {num_rejected} of {total} profiles are rejected ({num_rejected / total:.1%}; "
+                        f"{rejected(reasons)}), more than profile.max_rejected_fraction="
+                        f"{config.max_rejected_fraction:g}; {remedy(reasons)}, or raise profile.max_rejected_fraction")
+    if num_rejected == total:
+        raise DataError(f"profile: every profile is rejected ({rejected(reasons)}), nothing is left to encode; "
+                        f"{remedy(reasons)}, or train the plain arm alone (arms=[plain])")

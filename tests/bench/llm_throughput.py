@@ -99,11 +99,11 @@ def _prompts(config: Any, prepared: Any, folder: Path) -> list[list[int]]:
     from pipeline.profile.histories import Histories
 
     engine = engine_of(config)
-    kit = engine.kit(engine.digests())  # type: ignore[attr-defined]
-    kit.build(prepared, folder / "kit")
-    desk = kit.open(folder / "kit", "", lambda key: None)
-    told = desk.tell(Histories.from_table(prepared.read_table("histories")), None, "overall")
-    return [request.tokens for one, _ in told for request in one.wanted]
+    builder = engine.prompt_builder(engine.digests())  # type: ignore[attr-defined]
+    builder.build(prepared, folder / "prompts")
+    replayer = builder.open(folder / "prompts", "", lambda key: None)
+    states = replayer.replay(Histories.from_table(prepared.read_table("histories")), None, "overall")
+    return [request.prompt.tokens for state, _ in states for request in state.wanted]
 
 
 def raw(given: argparse.Namespace) -> dict[str, Any]:

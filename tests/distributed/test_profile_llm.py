@@ -137,9 +137,9 @@ def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strateg
         config = config_of(server.url, tokenizer, angles=("overall", "recent"), engine={
             "long_history": {"strategy": strategy}, "max_model_len": 2000, "sampling": {"max_tokens": 250}})
         engine = engine_of(config)
-        estimate, users = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+        estimate, users = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
         artifact = build(prepared, storage, config)
-        again, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+        again, _ = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
     first = {asked.prompt: len(chat.ids(asked.body["messages"])) for asked in server.asked
              if asked.seed == 0 and "<profile" not in asked.prompt}
     assert users == 12 and (estimate.first, estimate.first_known) == (len(first), 0)

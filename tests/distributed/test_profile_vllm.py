@@ -75,7 +75,7 @@ def check_long_histories(storage: Storage, config: ProfileConfig, levels: int) -
     """Histories of up to four prompts: every answer is asked for once, and the plan's bounds hold."""
     prepared = make_text_prepared(storage, users=12, textless=0, longest=60)
     engine = engine_of(config)
-    estimate, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+    estimate, _ = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
     artifact = build(prepared, storage, config)
     check_conserved(artifact, 12, config.angles)
     info = artifact.manifest.info
@@ -90,7 +90,7 @@ def test_first_prompt_tokens_are_those_that_vllm_read(storage: Storage, model: P
     config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, sampling={
         "max_tokens": 16, "ignore_eos": True}))
     engine = engine_of(config)
-    estimate, _ = estimate_of(engine.kit(engine.digests()), prepared)  # type: ignore[attr-defined]
+    estimate, _ = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
     info = build(prepared, storage, config).manifest.info
     assert (info["requests"], info["asked"], info["prompt_tokens"]) == (30, 30, estimate.first_tokens)
     assert info["output_tokens"] == 30 * 16
@@ -138,7 +138,7 @@ def test_the_openai_engine_against_vllm_serve(storage: Storage, model: Path, ser
               "execution": {"batch_size": 4, "num_cpus": 0.25, "api_key_env": KEY}}
     config = config_of(engine)
     spec = engine_of(config)
-    estimate, _ = estimate_of(spec.kit(spec.digests()), prepared)  # type: ignore[attr-defined]
+    estimate, _ = estimate_of(spec.prompt_builder(spec.digests()), prepared)  # type: ignore[attr-defined]
     artifact = build(prepared, storage, config)
     check_conserved(artifact, 16)
     refused = artifact.read_table("rejected.parquet").to_pylist()

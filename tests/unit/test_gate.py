@@ -177,8 +177,38 @@ def test_a_whole_record_passes_and_is_rendered() -> None:
         assert gate("short").check(text, finish, ["Heat", "Drama"]) == Verdict(expected)
 
 
+REASONING = "Okay, the user wants a profile. First there is a blanket, hmm. I should avoid titles such as Toy Story."
+
+
+@pytest.mark.parametrize("text", [
+    f"<think>\n{REASONING}\n</think>\n\n{ENGLISH}", f"{REASONING}\n</think>\n\n{ENGLISH}",
+    f"<THINKING>{REASONING}</THINKING>{ENGLISH}", f"[THINK]{REASONING}[/THINK]{ENGLISH}",
+    f"<seed:think>{REASONING}</seed:think>{ENGLISH}", f"{ENGLISH}\n<think>Was that good? {REASONING}",
+    f"<think>a<think>b</think>c</think>{ENGLISH}", f"<think></think>{ENGLISH}<think>{REASONING}</think>"])
+def test_reasoning_is_cut_and_counted(text: str) -> None:
+    expected = gate().check(ENGLISH, "stop").text
+    assert gate().check(text, "stop", ["Toy Story (1995)"]) == Verdict(expected, None, reasoning=True)
+
+
+@pytest.mark.parametrize("form", ["long", "short"])
+@pytest.mark.parametrize("text", [f"<think>{REASONING}", f"<think>{REASONING}</think>\n", f"{REASONING}</think>"])
+def test_reasoning_without_an_answer_is_a_reason(form: Form, text: str) -> None:
+    assert gate(form).check(text, "length") == Verdict(None, "only reasoning", reasoning=True)
+
+
+def test_words_like_the_tags_are_no_reasoning() -> None:
+    text = ENGLISH + " They think [2] thoughts of reasoning, a < b and <b>bold</b> [thinking] of it."
+    assert (gate().check(text.replace("[thinking]", "thinking"), "stop").reasoning) is False
+
+
+def test_a_record_is_found_behind_reasoning_and_prose() -> None:
+    text = f"<think>{{}} {REASONING}</think>Here it is:\n```json\n{record()}\n```\nLet me know!"
+    verdict = gate("short").check(text, "stop")
+    assert verdict.text == gate("short").check(record(), "stop").text is not None and verdict.reasoning
+
+
 def test_every_reason_is_met() -> None:
-    met = {reason for _, _, reason in (*BAD, *BAD_RECORDS)} | {"wrong language"}
+    met = {reason for _, _, reason in (*BAD, *BAD_RECORDS)} | {"wrong language", "only reasoning"}
     assert met == set(REASONS) == set(get_args(Reason))
 
 

@@ -15,7 +15,7 @@ from configs.errors import DataError
 from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import NoSignal, PromptConfig, RatingSignal
 from pipeline.profile.prompts.item_lines import CHUNK_ITEMS, ItemLines
-from pipeline.profile.prompts.telling import TellingTitles, leaked, plain_title
+from pipeline.profile.prompts.title_leaks import DistinctiveTitles, leaked, plain_title
 from pipeline.store.columns import FIELDS, TITLE
 
 Row = tuple[str | None, list[tuple[str, str]]]
@@ -177,4 +177,4 @@ class TestTitles:
         texts = ["Night Cream | about: Night Cream is a night cream", None, *others]
         titles = [text and text.split(" | ")[0] for text in texts]
         items = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
-        assert TellingTitles(items).tells("Night Cream") is tells
+        assert DistinctiveTitles(items).holds("Night Cream") is tells

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tenacity import AsyncRetrying, RetryCallState
 
-from configs.errors import ConfigError
-from pipeline.profile.llm.asking import ERROR
+from configs.errors import ConfigError, ResourceError
 from pipeline.profile.llm.config import OpenAIEngine
+from pipeline.profile.llm.inference import ERROR
 from pipeline.profile.llm.ledger import FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, TEXT
-from pipeline.profile.llm.openai import Client, OpenAIAsker
+from pipeline.profile.llm.openai import Client, OpenAIBackend, _retry_after_s, _RetryableError
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 from tests.scripted_llm import Asked, Reply, ScriptedServer, scripted_server
 
@@ -33,7 +36,7 @@ def ask(server: ScriptedServer, count: int = 1, schema: dict[str, Any] | None = 
                           execution={"backoff_s": 0.01, "retries": 2, "timeout_s": 5, **execution})
 
     async def run() -> list[dict[str, Any]]:
-        client = Client(OpenAIAsker(config, schema), lambda batch: batch)  # type: ignore[arg-type]
+        client = Client(OpenAIBackend(config, schema), lambda batch: batch)  # type: ignore[arg-type]
         rows = [row async for table in client(batch(count)) for row in table.to_pylist()]
         if client._session is not None:
             await client._session.close()
@@ -107,7 +110,7 @@ def test_the_rate_is_kept_over_all_requests() -> None:
 
 def test_the_key_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MENTOREC_UNIT_KEY", f"{KEY}\n")
-    with scripted_server(lambda asked: Reply(status=422, message=f"bad key {KEY}")) as server:
+    with scripted_server(lambda asked: Reply(status=400, message=f"bad key {KEY}")) as server:
         rows = ask(server, api_key_env="MENTOREC_UNIT_KEY")
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     assert KEY not in rows[0][ERROR] and "***" in rows[0][ERROR]
@@ -118,6 +121,128 @@ def test_a_key_that_is_not_there_is_told_by_name(monkeypatch: pytest.MonkeyPatch
     with scripted_server() as server, pytest.raises(ConfigError, match="MENTOREC_UNIT_KEY is not set"):
         ask(server, api_key_env="MENTOREC_UNIT_KEY")
     assert not server.asked
+
+
+MESSAGE = {"role": "assistant", "content": "good"}
+
+
+def answer(**changes: Any) -> str:
+    return json.dumps({"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}],
+                       "usage": {"prompt_tokens": 3, "completion_tokens": 2}} | changes)
+
+
+def with_message(**message: Any) -> str:
+    return answer(choices=[{"message": {"role": "assistant", **message}, "finish_reason": "stop"}])
+
+
+@pytest.mark.parametrize(("body", "why"), [
+    ("<html>Sign in to the network</html>", "an answer that is no JSON (JSONDecodeError)"),
+    ("", "an answer that is no JSON (JSONDecodeError)"), ("[" * 100_000, "an answer that is no JSON (RecursionError)"),
+    ("[]", "an answer that is no object"), ("null", "an answer that is no object"), ("{}", "an answer without choices"),
+    (answer(choices=None), "an answer without choices"), (answer(choices={}), "an answer without choices"),
+    (answer(choices=[None]), "an answer without a message"), (answer(choices=["x"]), "an answer without a message"),
+    (answer(choices=[{"text": "good", "finish_reason": "stop"}]), "an answer without a message"),
+    (answer(choices=[{"message": None}]), "an answer without a message"),
+    (answer(error={"code": 502, "message": "busy"}), 'an error for an answer: {"code": 502, "message": "busy"}')])
+def test_an_odd_answer_is_its_requests_fault_alone(body: str, why: str) -> None:
+    with scripted_server(lambda asked: Reply(body=body) if asked.seed == 1 else Reply("good")) as server:
+        rows = ask(server, 3, retries=1)
+    assert [row[TEXT] for row in rows] == ["good", None, "good"]
+    assert rows[1][ERROR] == f"{why} after 2 attempts" and len(server.asked) == 4
+
+
+@pytest.mark.parametrize(("body", "text", "finish", "tokens"), [
+    (with_message(content="half \ud83d of one"), "half \ufffd of one", "stop", (3, 2)),
+    (with_message(content="whole \U0001f600"), "whole \U0001f600", "stop", (3, 2)),
+    (with_message(content=[{"type": "text", "text": "in "}, {"type": "image_url"}, "parts"]), "in parts", "stop",
+     (3, 2)),
+    (with_message(content=None, tool_calls=[]), "", "stop", (3, 2)), (with_message(content=7), "", "stop", (3, 2)),
+    (with_message(content=None, refusal="I cannot."), "I cannot.", "stop", (3, 2)),
+    (with_message(content="good", reasoning_content="hm"), "<think>\nhm\n</think>\ngood", "stop", (3, 2)),
+    (with_message(content=None, reasoning="hm"), "<think>\nhm\n</think>\n", "stop", (3, 2)),
+    (answer(usage=None), "good", "stop", (7, 0)), (answer(usage=[]), "good", "stop", (7, 0)),
+    (answer(usage="many"), "good", "stop", (7, 0)),
+    (answer(usage={"prompt_tokens": "12", "completion_tokens": 3.5}), "good", "stop", (12, 3)),
+    (answer(usage={"prompt_tokens": -1, "completion_tokens": 10**30}), "good", "stop", (7, 0)),
+    (answer(usage={"prompt_tokens": float("nan"), "completion_tokens": {}}), "good", "stop", (7, 0)),
+    (answer(choices=[{"message": MESSAGE, "finish_reason": 0}]), "good", None, (3, 2)),
+    (answer(choices=[{"message": MESSAGE}, None]), "good", None, (3, 2)),
+    ("\ufeff" + answer(), "good", "stop", (3, 2))])
+def test_what_can_be_read_of_an_answer_is_kept(body: str, text: str, finish: str | None, tokens: tuple[int, int]
+                                               ) -> None:
+    with scripted_server(lambda asked: Reply(body=body)) as server:
+        row = ask(server)[0]
+    assert (row[TEXT], row[FINISH], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[ERROR]) == (text, finish, *tokens, None)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("status", "words", "remedy"), [
+    (401, "no such key", "engine.execution.api_key_env"), (403, "not yours", "what it may use"),
+    (402, "Insufficient Balance", "fill it up"), (404, "model not found", "engine.base_url"),
+    (405, "Method Not Allowed", "engine.base_url"), (422, "extra fields not permitted", "engine.send_seed"),
+    (429, '{"code": "insufficient_quota"}', "fill it up"),
+    (200, '{"code": "insufficient_quota"}', "fill it up")])
+def test_what_no_request_gets_past_ends_the_stage_with_the_servers_words(status: int, words: str, remedy: str) -> None:
+    body = f'{{"error": {words}}}' if status == 200 else words
+    with scripted_server(lambda asked: Reply(status=status, body=body)) as server, \
+            pytest.raises((ConfigError, ResourceError)) as raised:
+        ask(server)
+    said = str(raised.value)
+    assert words in said and remedy in said and "what was answered is kept" in said
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_sends_on_is_told_with_the_address() -> None:
+    moved = Reply(status=301, body="", headers={"Location": "https://other/v1"})
+    with scripted_server(lambda asked: moved) as server, pytest.raises(ConfigError, match="to https://other/v1; set"):
+        ask(server)
+
+
+def test_what_was_answered_before_the_end_is_saved() -> None:
+    saved: list[pa.Table] = []
+
+    async def run(server: ScriptedServer) -> None:
+        config = OpenAIEngine(base_url=server.url, model="m", tokenizer="/t")
+        client = Client(OpenAIBackend(config, None), saved.append)  # type: ignore[arg-type]
+        try:
+            async for _ in client(batch(4)):
+                raise AssertionError("the batch is not done")
+        finally:
+            assert client._session is not None
+            await client._session.close()
+
+    def script(asked: Asked) -> Reply:
+        if asked.seed == 3:
+            return Reply(status=402, wait_s=0.2)
+        return Reply(wait_s=60) if asked.seed == 2 else Reply("good")
+
+    with scripted_server(script) as server, pytest.raises(ResourceError, match="HTTP 402"):
+        asyncio.run(run(server))
+    assert [row[TEXT] for row in saved[0].to_pylist()] == ["good", "good"]
+
+
+def test_waits_are_those_asked_for_else_doubled_and_never_the_same() -> None:
+    config = OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t", execution={"backoff_s": 2})
+    client = Client(OpenAIBackend(config, None), lambda batch: batch)  # type: ignore[arg-type]
+
+    def waits(attempt: int, asked_s: float | None) -> list[float]:
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = attempt
+        state.set_exception((_RetryableError, _RetryableError("x", asked_s), None))
+        return [client._wait_s(state) for _ in range(20)]
+
+    for attempt, asked_s, least in ((1, None, 2), (2, None, 4), (4, None, 16), (50, None, 60), (1, 7.5, 7.5),
+                                    (3, 0.0, 0), (1, 9999.0, 60)):
+        found = waits(attempt, asked_s)
+        assert all(least <= wait <= least + 2 for wait in found) and len(set(found)) > 1
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert (_retry_after_s(None), _retry_after_s("2"), _retry_after_s("0.5"), _retry_after_s("-3")) == (None, 2, 0.5, 0)
+    assert [_retry_after_s(value) for value in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    assert 25 < (_retry_after_s(format_datetime(soon, usegmt=True)) or 0) <= 30
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_a_key_in_the_config_is_refused() -> None:

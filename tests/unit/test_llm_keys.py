@@ -88,7 +88,7 @@ def test_settings_that_cannot_go_together(model: Path, changes: dict[str, Any], 
 def test_the_gate_and_the_batch_change_no_author(model: Path) -> None:
     def author(**changes: Any) -> str:
         spec = engine_of(config_of(model, **changes))
-        return spec.kit(spec.digests()).author.digest  # type: ignore[attr-defined]
+        return spec.prompt_builder(spec.digests()).author.digest  # type: ignore[attr-defined]
 
     assert author() == author(gate={"min_words": 3}, execution={"batch_size": 2}, max_model_len=3000)
     assert len({author(), author(sampling={"temperature": 0.1}), author(dtype="float32")}) == 3

@@ -191,7 +191,7 @@ def test_no_data_changes_the_structure(lines: list[str], texts: list[str], age: 
 
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_no_title_or_field_changes_its_line(title: str, brand: str, kind: str) -> None:
-    text, _ = ItemText(PromptConfig(), PROMPTS.cleaner).told(title, {"brand": brand, "kind": kind})
+    text, _ = ItemText(PromptConfig(), PROMPTS.cleaner).line(title, {"brand": brand, "kind": kind})
     line = SEPARATOR.join([text or "nothing", "rated 4 of 5"])
     parts = line.split(SEPARATOR)
     assert line.count("|") == len(parts) - 1 <= 3 and parts[-1] == "rated 4 of 5"

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline.profile.prompts.record import FIELDS, LABELS, LIMITS, ProfileRecord, json_schema, parse, render, told
+from pipeline.profile.prompts.record import (
+    FIELDS,
+    LABELS,
+    LIMITS,
+    ProfileRecord,
+    field_texts,
+    json_schema,
+    parse,
+    render,
+)
 
 RECORD: dict[str, Any] = {
     "tastes": ["nail polish", "hand care"], "attributes": ["pastel shades", "quick drying"],
@@ -24,7 +33,7 @@ TEXT = ("Tastes: nail polish, hand care\nAttributes: pastel shades, quick drying
 
 def test_entries_are_told_once_in_their_order() -> None:
     record = parse(json.dumps(RECORD | {"tastes": ["noir", "Drama", "Noir", "drama", "war"]}))
-    assert record is not None and told(record)["tastes"] == "noir, Drama, war"
+    assert record is not None and field_texts(record)["tastes"] == "noir, Drama, war"
 
 
 def without(name: str) -> dict[str, Any]:
@@ -33,21 +42,21 @@ def without(name: str) -> dict[str, Any]:
 
 def test_a_record_is_rendered_line_by_line() -> None:
     record = parse(json.dumps(RECORD))
-    assert record is not None and render(told(record)) == TEXT
+    assert record is not None and render(field_texts(record)) == TEXT
 
 
 @pytest.mark.parametrize("wrapped", [
-    "```json\n{}\n```", "```\n{}```", "  \n```JSON\n{}\n```\n", "\n\n{}\n"])
-def test_code_fences_and_blanks_around_it_do_no_harm(wrapped: str) -> None:
+    "```json\n{}\n```", "```\n{}```", "  \n```JSON\n{}\n```\n", "\n\n{}\n", "Here it is: {}", "{}}", "[{}]",
+    "{}\nI hope this helps.", "```python\n{}\n```", "```{}```", 'A set {a, b}, then {"profile": {}}', "{} {}",
+    "In the form {\"tastes\": []} you asked for:\n```json\n{}\n```\nLet me know!"])
+def test_what_stands_around_a_record_does_no_harm(wrapped: str) -> None:
     record = parse(wrapped.replace("{}", json.dumps(RECORD, indent=1)))
-    assert record is not None and render(told(record)) == TEXT
+    assert record is not None and render(field_texts(record)) == TEXT
 
 
 @pytest.mark.parametrize("text", [
-    "", "null", "[]", "true", "nonsense", "{", json.dumps(RECORD)[:-1], json.dumps(RECORD) + "}", json.dumps([RECORD]),
-    "```", "``````", "```python\n" + json.dumps(RECORD) + "\n```", "```\n" + " " * 100_000,
-    "```" + json.dumps(RECORD) + "```",
-    "Here it is: " + json.dumps(RECORD), json.dumps(RECORD) + "\nI hope this helps.", "[" * 100_000, "NaN",
+    "", "null", "[]", "true", "nonsense", "{", json.dumps(RECORD)[:-1],
+    "```", "``````", "```\n" + " " * 100_000, "[" * 100_000, "{" * 100_000, '{"a":' * 100_000, "NaN",
     *(json.dumps(without(name)) for name in FIELDS),
     json.dumps(RECORD | {"rating": 5}), json.dumps(RECORD | {"tastes": []}), json.dumps(RECORD | {"tastes": "soap"}),
     json.dumps(RECORD | {"tastes": ["  "]}), json.dumps(RECORD | {"tastes": [3]}),
@@ -89,7 +98,7 @@ def test_any_record_comes_through(values: dict[str, Any]) -> None:
     record = parse(json.dumps(values))
     assert record is not None
     assert record == TypeAdapter(ProfileRecord).validate_python(values)
-    assert set(told(record)) == set(FIELDS) and told(record)["summary"] == values["summary"].strip()
+    assert set(field_texts(record)) == set(FIELDS) and field_texts(record)["summary"] == values["summary"].strip()
 
 
 def test_control_characters_in_a_string_are_no_other_schema() -> None:

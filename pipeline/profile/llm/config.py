@@ -176,7 +176,8 @@ class OpenAIExecution(CostConfig):
     retries: int = Field(default=5, ge=0)
     """Further attempts after HTTP 408, 409, 429 or 5xx, a lost connection or a timeout."""
     backoff_s: float = Field(default=1.0, gt=0)
-    """Wait before the first further attempt; doubled each time, 60 s at most; `Retry-After` is obeyed."""
+    """Wait before the first further attempt; doubled each time, 60 s at most; `Retry-After` is obeyed. Up to as much
+    again comes on top by chance, so that requests do not come back together."""
     timeout_s: float = Field(default=600.0, gt=0)
     """An answer that takes longer counts as lost."""
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from configs.errors import ResourceError
 from pipeline.profile.llm.config import LLMConfig
+from pipeline.profile.llm.replay import Usage
 from pipeline.profile.llm.requests import LENGTH
-from pipeline.profile.llm.teller import Spent
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Estimate:
                    execution.gpus)
 
     def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
-        """With the users of a part of a pass (columns of SPENT) and the requests that they are the first to want."""
+        """With the users of a part of a pass (columns of USAGE) and the requests that they are the first to want."""
         sums = {name: getattr(self, name) + int(pc.sum(users[name]).as_py() or 0)
                 for name in ("first", "first_known", "first_tokens", "later", "later_tokens")}
         return replace(self, **sums, asked=self.asked + requests.num_rows,
                        asked_tokens=self.asked_tokens + int(pc.sum(requests[LENGTH]).as_py() or 0))
 
-    def with_user(self, spent: Spent, asked: Sequence[int]) -> Estimate:
+    def with_user(self, usage: Usage, asked: Sequence[int]) -> Estimate:
         """With one user and angle, and the prompt tokens of each request that it is the first to want."""
-        return replace(self, first=self.first + spent.first, first_known=self.first_known + spent.first_known,
-                       first_tokens=self.first_tokens + spent.first_tokens, later=self.later + spent.later,
-                       later_tokens=self.later_tokens + spent.later_tokens,
+        return replace(self, first=self.first + usage.first, first_known=self.first_known + usage.first_known,
+                       first_tokens=self.first_tokens + usage.first_tokens, later=self.later + usage.later,
+                       later_tokens=self.later_tokens + usage.later_tokens,
                        asked=self.asked + len(asked), asked_tokens=self.asked_tokens + sum(asked))
 
     def values(self) -> dict[str, Any]:

@@ -20,33 +20,33 @@ from pipeline.work import hub
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.profile.llm.asking import Asker
-    from pipeline.profile.llm.kit import Kit
+    from pipeline.profile.llm.inference import Backend
+    from pipeline.profile.llm.prompt_builder import PromptBuilder
 
 _MODEL, _TOKENIZER = "profile.engine.model", "profile.engine.tokenizer"
 
 
 @dataclass(frozen=True)
-class _AskingSpec:
-    """What both have."""
+class _LLMSpec:
+    """What both engines share."""
 
     config: ProfileConfig
-    version: int = 1
+    version: int = 2
     """Raised when the same settings, items and answers give another text."""
     deterministic: bool = False
 
-    def tell(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
+    def write(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
         from pipeline.profile.llm.passes import Passes
 
         self.ready()
         Gate(self._llm.gate, self._llm.prompt, self.config.form).ready()
         digests = out.key.digests
-        return Passes(self.kit(digests), self.asker(digests), prepared, out, ids, confirmed).run()
+        return Passes(self.prompt_builder(digests), self.backend(digests), prepared, out, ids, confirmed).run()
 
     def plan(self, prepared: Artifact | None) -> list[str]:
         from pipeline.profile.llm.plan import lines
 
-        return lines(self.kit(self.digests()), prepared)
+        return lines(self.prompt_builder(self.digests()), prepared)
 
     def ready(self) -> None:
         """Raise MissingExtraError where a package is needed and absent."""
@@ -55,11 +55,11 @@ class _AskingSpec:
     def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         raise NotImplementedError
 
-    def asker(self, digests: Mapping[str, str]) -> Asker:
+    def backend(self, digests: Mapping[str, str]) -> Backend:
         """The way to answers."""
         raise NotImplementedError
 
-    def kit(self, digests: Mapping[str, str]) -> Kit:
+    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
         """What writes the prompts."""
         raise NotImplementedError
 
@@ -77,7 +77,7 @@ class _AskingSpec:
 
 
 @dataclass(frozen=True)
-class VLLMSpec(_AskingSpec):
+class VLLMSpec(_LLMSpec):
     """The vllm engine."""
 
     @property
@@ -93,24 +93,24 @@ class VLLMSpec(_AskingSpec):
         return {"engine": f"vllm-{self.version}", "prompts": self._prompts().digest,
                 "model": hub.identity(_MODEL, self.engine.model, self.engine.revision, cache)}
 
-    def asker(self, digests: Mapping[str, str]) -> Asker:
-        from pipeline.profile.llm.vllm import VLLMAsker
+    def backend(self, digests: Mapping[str, str]) -> Backend:
+        from pipeline.profile.llm.vllm import VLLMBackend
 
-        return VLLMAsker(self.engine, self._files(digests), self._prompts().schema)
+        return VLLMBackend(self.engine, self._files(digests), self._prompts().schema)
 
-    def kit(self, digests: Mapping[str, str]) -> Kit:
-        from pipeline.profile.llm.kit import Kit
+    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
+        from pipeline.profile.llm.prompt_builder import PromptBuilder
 
         author = self._author({"model": digests["model"], "dtype": self.engine.dtype,
                                "model_kwargs": self.engine.model_kwargs})
-        return Kit(self.config, self.engine, author, self._files(digests), _MODEL, as_tokens=True)
+        return PromptBuilder(self.config, self.engine, author, self._files(digests), _MODEL, as_tokens=True)
 
     def _files(self, digests: Mapping[str, str]) -> hub.ModelFiles:
         return hub.locate(_MODEL, self.engine.model, self.engine.revision, digests["model"])
 
 
 @dataclass(frozen=True)
-class OpenAISpec(_AskingSpec):
+class OpenAISpec(_LLMSpec):
     """The openai engine."""
 
     @property
@@ -119,22 +119,23 @@ class OpenAISpec(_AskingSpec):
         return self.config.engine
 
     def ready(self) -> None:
-        """Its client comes with Ray."""
+        if importlib.util.find_spec("tenacity") is None:  # the rest of its client comes with Ray
+            raise MissingExtraError("tenacity", "openai")
 
     def digests(self, cache: DigestCache | None = None) -> dict[str, str]:
         return {"engine": f"openai-{self.version}", "prompts": self._prompts().digest,
                 "tokenizer": hub.identity(_TOKENIZER, self.engine.tokenizer, self.engine.tokenizer_revision, cache)}
 
-    def asker(self, digests: Mapping[str, str]) -> Asker:
-        from pipeline.profile.llm.openai import OpenAIAsker
+    def backend(self, digests: Mapping[str, str]) -> Backend:
+        from pipeline.profile.llm.openai import OpenAIBackend
 
-        return OpenAIAsker(self.engine, self._prompts().schema)
+        return OpenAIBackend(self.engine, self._prompts().schema)
 
-    def kit(self, digests: Mapping[str, str]) -> Kit:
-        from pipeline.profile.llm.kit import Kit
+    def prompt_builder(self, digests: Mapping[str, str]) -> PromptBuilder:
+        from pipeline.profile.llm.prompt_builder import PromptBuilder
 
         files = hub.locate(_TOKENIZER, self.engine.tokenizer, self.engine.tokenizer_revision, digests["tokenizer"])
         author = self._author({"base_url": self.engine.base_url, "model": self.engine.model,
                                "revision": self.engine.revision, "structured_output": self.engine.structured_output,
                                "send_seed": self.engine.send_seed})
-        return Kit(self.config, self.engine, author, files, _TOKENIZER, as_tokens=False)
+        return PromptBuilder(self.config, self.engine, author, files, _TOKENIZER, as_tokens=False)

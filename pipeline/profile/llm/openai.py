@@ -1,29 +1,50 @@
-"""Any server that speaks the chat completions protocol: a shared rate, backoff, timeouts."""
+"""Any server that speaks the chat completions protocol: a shared rate, backoff, timeouts.
+
+An odd answer is its request's fault alone. What no request would get past (a refused key, a spent quota, a model
+that is not there) ends the stage at once, with the server's own words.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import random
+import re
 import time
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from configs.errors import ConfigError, ResourceError
-from pipeline.profile.llm.asking import ERROR, Save
+from pipeline.profile.llm.completion import Completion, OddAnswerError, read_completion, storable
 from pipeline.profile.llm.config import OpenAIEngine
+from pipeline.profile.llm.inference import ERROR, Save
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
     from ray.data import Dataset
+    from tenacity import RetryCallState
 
 _AGAIN = frozenset({408, 409, 429})
-_REFUSED = {401: "the key is not accepted", 403: "access is denied", 404: "there is no such model or path"}
+_FOR_ALL = {
+    401: "the key is not accepted: export the right one under the name in engine.execution.api_key_env",
+    403: "access is denied: see the key (engine.execution.api_key_env) and what it may use (engine.model)",
+    404: "there is no such path or model: see engine.base_url, which ends with the version, and engine.model",
+    405: "the path takes no questions: see engine.base_url, which ends with the version",
+    422: "the server takes no such request: see engine.send_seed, engine.structured_output and engine.sampling",
+}
+"""Statuses that every further request would get too, and what helps."""
+_NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|funds|credits?)|billing_hard_limit", re.IGNORECASE)
+_KEPT = "what was answered is kept"
 _MAX_BACKOFF_S = 60.0
 _CONNECT_S = 10.0
 _SHOWN = 200
@@ -33,7 +54,7 @@ _ROW = pa.schema([(REQUEST, pa.string()), (TEXT, pa.string()), (FINISH, pa.strin
 
 
 @dataclass(frozen=True)
-class OpenAIAsker:
+class OpenAIBackend:
     """The ``openai`` engine's way to answers."""
 
     config: OpenAIEngine
@@ -48,14 +69,20 @@ class OpenAIAsker:
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
+    @property
+    def start(self) -> str:
+        return f"asking {self.config.model} at {self.config.base_url}"
+
     def answered(self, requests: Dataset, save: Save) -> Dataset:
         import ray.data
 
         execution = self.config.execution
-        return requests.map_batches(
-            Client, fn_constructor_args=[self, save], batch_format="pyarrow", batch_size=execution.batch_size,
-            compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
-            max_concurrency=execution.concurrent_batches)
+        with warnings.catch_warnings():  # how much an actor does at a time has no other parameter yet
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return requests.map_batches(
+                Client, fn_constructor_args=[self, save], batch_format="pyarrow", batch_size=execution.batch_size,
+                compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
+                max_concurrency=execution.concurrent_batches)
 
     def body(self, messages: list[dict[str, str]], seed: int) -> dict[str, Any]:
         """The JSON that is posted."""
@@ -72,7 +99,7 @@ class OpenAIAsker:
         return body
 
 
-class _Lost(Exception):
+class _RetryableError(Exception):
     """An attempt that may be made again."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
@@ -80,21 +107,21 @@ class _Lost(Exception):
         self.wait_s = wait_s
 
 
-class _NoServer(_Lost):
+class _NoServerError(_RetryableError):
     """Nobody listens."""
 
 
-class _Wrong(Exception):
+class _RefusedError(Exception):
     """A request that the server will never answer."""
 
 
 class Client:
     """Asks and saves in a Ray actor; several batches are under way at once."""
 
-    def __init__(self, asker: OpenAIAsker, save: Save) -> None:
-        self._asker, self._save = asker, save
-        self._execution = asker.config.execution
-        self._url = f"{asker.config.base_url}/chat/completions"
+    def __init__(self, backend: OpenAIBackend, save: Save) -> None:
+        self._backend, self._save = backend, save
+        self._execution = backend.config.execution
+        self._url = f"{backend.config.base_url}/chat/completions"
         name = self._execution.api_key_env
         self._key = os.environ.get(name, "").strip() if name else ""
         self._problem = (f"profile.engine.execution.api_key_env: the environment variable {name} is not set on the "
@@ -108,70 +135,98 @@ class Client:
         if self._problem:
             raise ConfigError(self._problem)
         rows = batch.select([REQUEST, SEED, LENGTH, MESSAGES]).to_pylist()
-        answers = await asyncio.gather(*(self._row(row) for row in rows))
-        yield await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
+        tasks = [asyncio.create_task(self._row(row)) for row in rows]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            task.cancel()  # where one has met what ends the stage, nobody waits for the others
+        answers = [task.result() for task in tasks if task in done and task.exception() is None]
+        saved = await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
+        for task in done:
+            task.result()  # raises what ends the stage
+        yield saved
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        body = self._asker.body(json.loads(row[MESSAGES]), row[SEED])
+        body = self._backend.body(json.loads(row[MESSAGES]), row[SEED])
         started = time.time()
         try:
             answer = await self._answer(body)
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            text = choice["message"].get("content") or ""
-            return {REQUEST: row[REQUEST], TEXT: text, FINISH: choice.get("finish_reason"),
-                    PROMPT_TOKENS: usage.get("prompt_tokens", row[LENGTH]),
-                    OUTPUT_TOKENS: usage.get("completion_tokens", 0), STARTED_AT: started, ANSWERED_AT: time.time()}
-        except (_Lost, _Wrong) as exc:
-            return {REQUEST: row[REQUEST], ERROR: str(exc)}
+        except (_RetryableError, _RefusedError) as exc:
+            return {REQUEST: row[REQUEST], ERROR: storable(str(exc))}
+        prompt = row[LENGTH] if answer.prompt_tokens is None else answer.prompt_tokens
+        return {REQUEST: row[REQUEST], TEXT: answer.text, FINISH: answer.finish_reason, PROMPT_TOKENS: prompt,
+                OUTPUT_TOKENS: answer.output_tokens or 0, STARTED_AT: started, ANSWERED_AT: time.time()}
 
-    async def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _answer(self, body: dict[str, Any]) -> Completion:
         """The server's answer, after as many attempts as are allowed.
 
         Raises:
-            _Lost, _Wrong: there is none.
+            _RetryableError, _RefusedError: there is none.
             ConfigError, ResourceError: no other request would be answered either.
         """
-        attempts = self._execution.retries + 1
-        for attempt in range(attempts):
-            await self._slot()
-            try:
-                return await self._post(body)
-            except _Lost as exc:
-                if attempt == attempts - 1:
-                    if isinstance(exc, _NoServer):
-                        raise ResourceError(f"profile: {self._url} does not answer ({exc}); start the server and run "
-                                            "again, what was answered is kept") from exc
-                    raise _Lost(f"{exc} after {attempts} attempts") from exc
-                await asyncio.sleep(exc.wait_s or min(self._execution.backoff_s * 2**attempt, _MAX_BACKOFF_S))
-        raise AssertionError("unreachable")
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        attempts = self._execution.retries + 1
+        retrying = AsyncRetrying(stop=stop_after_attempt(attempts), wait=self._wait_s, reraise=True,
+                                 retry=retry_if_exception_type(_RetryableError))
+        try:
+            return await retrying(self._post, body)
+        except _NoServerError as exc:
+            raise ResourceError(f"profile: {self._url} does not answer ({exc}); start the server and run again, "
+                                f"{_KEPT}") from exc
+        except _RetryableError as exc:
+            raise _RetryableError(f"{exc} after {attempts} attempts") from exc
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """What the server asks for, else a doubling time; a random part keeps requests from coming back together."""
+        backoff_s = self._execution.backoff_s
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.wait_s if isinstance(error, _RetryableError) else None
+        wait_s = backoff_s * 2.0 ** min(state.attempt_number - 1, 32) if asked_s is None else asked_s
+        return min(wait_s, _MAX_BACKOFF_S) + random.uniform(0, min(backoff_s, _MAX_BACKOFF_S))
+
+    async def _post(self, body: dict[str, Any]) -> Completion:
         import aiohttp
 
+        await self._slot()
         if self._session is None:
             limit = aiohttp.TCPConnector(limit=0)
             self._session = aiohttp.ClientSession(connector=limit, timeout=aiohttp.ClientTimeout(
                 total=self._execution.timeout_s, connect=_CONNECT_S))
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            async with self._session.post(self._url, json=body, headers=headers) as response:
-                if response.status in _AGAIN or response.status >= 500:
-                    raise _Lost(f"HTTP {response.status}", _retry_after(response.headers.get("Retry-After")))
-                if response.status in _REFUSED:
-                    raise ConfigError(f"profile: {self._url}: HTTP {response.status}: {_REFUSED[response.status]}; "
-                                      "check engine.base_url, engine.model and engine.execution.api_key_env")
+            async with self._session.post(self._url, json=body, headers=headers, allow_redirects=False) as response:
+                raw = await response.read()
                 if response.status != 200:
-                    raise _Wrong(f"HTTP {response.status}: {self._shown(await response.text())}")
-                answer: dict[str, Any] = await response.json(content_type=None)
-                if not isinstance(answer, dict) or not answer.get("choices"):
-                    raise _Lost("an answer without choices")
-                return answer
+                    raise self._refusal(response.status, raw, response.headers)
+                return read_completion(raw)
+        except OddAnswerError as exc:
+            words = self._shown(str(exc))
+            raise (self._spent(words) if _NO_MONEY.search(words) else _RetryableError(words)) from exc
         except aiohttp.ClientConnectorError as exc:
-            raise _NoServer(type(exc).__name__) from exc
+            raise _NoServerError(type(exc).__name__) from exc
         except TimeoutError as exc:
-            raise _Lost(f"no answer within {self._execution.timeout_s:g} s") from exc
-        except (aiohttp.ClientError, ValueError) as exc:
-            raise _Lost(f"a broken answer ({type(exc).__name__})") from exc
+            raise _RetryableError(f"no answer within {self._execution.timeout_s:g} s") from exc
+        except aiohttp.ClientError as exc:
+            raise _RetryableError(f"a broken answer ({type(exc).__name__})") from exc
+
+    def _refusal(self, status: int, raw: bytes, headers: Mapping[str, str]) -> Exception:
+        """What a status other than 200 means."""
+        words = f"HTTP {status}: {self._shown(raw.decode(errors='replace'))}"
+        if status == 402 or _NO_MONEY.search(words):
+            return self._spent(words)
+        if status in _AGAIN or status >= 500:
+            return _RetryableError(f"HTTP {status}", _retry_after_s(headers.get("Retry-After")))
+        if status in _FOR_ALL:
+            return ConfigError(f"profile: {self._url}: {words}; {_FOR_ALL[status]}; {_KEPT}")
+        if 300 <= status < 400:
+            return ConfigError(f"profile: {self._url}: HTTP {status}: the server sends requests on to "
+                               f"{self._shown(headers.get('Location', 'nowhere'))}; set engine.base_url to what "
+                               f"answers itself; {_KEPT}")
+        return _RefusedError(words)
+
+    def _spent(self, words: str) -> ResourceError:
+        return ResourceError(f"profile: {self._url}: {words}; the account is used up: fill it up, or take another key "
+                             f"(engine.execution.api_key_env), and run again; {_KEPT}")
 
     async def _slot(self) -> None:
         """Wait until this actor's share of the rate allows a request."""
@@ -187,5 +242,16 @@ class Client:
         return " ".join(text.split())[:_SHOWN]
 
 
-def _retry_after(value: str | None) -> float | None:
-    return min(float(value), _MAX_BACKOFF_S) if value is not None and value.isdigit() else None
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds of a Retry-After header: a number of them, or an HTTP date."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -29,20 +29,28 @@ REQUEST_TYPE = pa.struct([(REQUEST, pa.string()), (SEED, pa.int64()), (LENGTH, p
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt, to be answered once."""
+class Prompt:
+    """What a model reads."""
 
-    key: str
     messages: Messages
     tokens: list[int]
-    seed: int
     kind: Kind
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and a seed, to be answered once."""
+
+    key: str
+    seed: int
+    prompt: Prompt
 
     def row(self, as_tokens: bool) -> dict[str, Any]:
         """As a value of REQUEST_TYPE."""
-        return {REQUEST: self.key, SEED: self.seed, LENGTH: len(self.tokens),
-                MESSAGES: None if as_tokens else json.dumps(self.messages, ensure_ascii=False),
-                TOKENS: self.tokens if as_tokens else None}
+        messages, tokens = self.prompt.messages, self.prompt.tokens
+        return {REQUEST: self.key, SEED: self.seed, LENGTH: len(tokens),
+                MESSAGES: None if as_tokens else json.dumps(messages, ensure_ascii=False),
+                TOKENS: tokens if as_tokens else None}
 
 
 @dataclass(frozen=True)

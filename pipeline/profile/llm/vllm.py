@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.profile.llm.asking import ERROR, HELPERS, Save
 from pipeline.profile.llm.config import VLLMEngine
+from pipeline.profile.llm.inference import ERROR, HELPERS, Save
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
 from pipeline.work.hub import ModelFiles
@@ -28,7 +28,7 @@ _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL"
 
 
 @dataclass(frozen=True)
-class VLLMAsker:
+class VLLMBackend:
     """The ``vllm`` engine's way to answers."""
 
     config: VLLMEngine
@@ -43,6 +43,13 @@ class VLLMAsker:
     @property
     def in_flight(self) -> int:
         return self.config.execution.in_flight
+
+    @property
+    def start(self) -> str:
+        execution = self.config.execution
+        eager = execution.num_gpus or execution.engine_kwargs.get("enforce_eager")
+        compiled = "" if eager else ", and compiled, which engine_kwargs.enforce_eager=true leaves out"
+        return f"starting vLLM: {self.config.model} is loaded first{compiled}"
 
     def answered(self, requests: Dataset, save: Save) -> Dataset:
         import ray.data

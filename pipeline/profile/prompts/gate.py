@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from pipeline.profile.prompts import record
@@ -12,13 +12,11 @@ from pipeline.profile.prompts.cleaning import Cleaner
 from pipeline.profile.prompts.config import Form, GateConfig, PromptConfig
 from pipeline.profile.prompts.faults import is_refusal, repeated_share, word_count
 from pipeline.profile.prompts.language import detector, in_other_language
-from pipeline.profile.prompts.telling import leaked
+from pipeline.profile.prompts.reasoning import without_reasoning
+from pipeline.profile.prompts.title_leaks import leaked
 
-VERSION = 1
-"""Raised when the same answer and settings give another verdict."""
-
-Reason = Literal["empty", "whitespace", "cut off", "refusal", "not the schema", "repetition", "too short",
-                 "wrong language", "title leaked"]
+Reason = Literal["empty", "only reasoning", "whitespace", "cut off", "refusal", "not the schema", "repetition",
+                 "too short", "wrong language", "title leaked"]
 """Why a text does not pass: the first that applies, in this order."""
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 MIN_WORDS: Final[dict[Form, int]] = {"long": 30, "short": 10}
@@ -34,6 +32,8 @@ class Verdict:
 
     text: str | None
     reason: Reason | None = None
+    reasoning: bool = False
+    """Whether the answer held the model's reasoning, which was cut."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,18 @@ class Gate:
         Args:
             text: as the model gave it.
             finish_reason: as the server gave it; ``length``: the token limit cut the text.
-            titles: telling titles of the user's items, of :meth:`ItemLines.titles`.
+            titles: distinctive titles of the user's items, of :meth:`ItemLines.titles`.
         """
         if not text:
             return Verdict(None, "refusal" if finish_reason == _FILTERED else "empty")
-        if not self.cleaner.paragraphs(text):
-            return Verdict(None, "whitespace")
+        answer, reasoning = without_reasoning(text)
+        if reasoning and not answer.strip():
+            return Verdict(None, "only reasoning", True)
+        if not self.cleaner.paragraphs(answer):
+            return Verdict(None, "whitespace", reasoning)
         cut = finish_reason == _CUT_OFF
-        return self._check_short(text, cut, titles) if self.form == "short" else self._check_long(text, cut, titles)
+        check = self._check_short if self.form == "short" else self._check_long
+        return replace(check(answer, cut, titles), reasoning=reasoning)
 
     def _check_long(self, text: str, cut: bool, titles: Sequence[str]) -> Verdict:
         lines = (_MARKUP.sub("", line).strip() for line in self.cleaner.paragraphs(text))
@@ -82,7 +86,7 @@ class Gate:
         if parsed is None:
             refused = self.config.enabled and is_refusal(text)
             return Verdict(None, "cut off" if cut else "refusal" if refused else "not the schema")
-        values = {name: self.cleaner.line(value) for name, value in record.told(parsed).items()}
+        values = {name: self.cleaner.line(value) for name, value in record.field_texts(parsed).items()}
         sentences = f"{values['summary']}\n{values['behaviour_over_time']}"
         return self._verdict(record.render(values), "\n".join(values.values()), sentences, titles)
 

@@ -19,7 +19,7 @@ from pipeline.profile.prompts.domains import signal_of
 from pipeline.profile.prompts.fences import SEPARATOR
 from pipeline.profile.prompts.item_text import ItemText
 from pipeline.profile.prompts.signals import wording
-from pipeline.profile.prompts.telling import TellingTitles
+from pipeline.profile.prompts.title_leaks import DistinctiveTitles
 from pipeline.store.arrow import open_arrow
 from pipeline.store.columns import FIELDS, TITLE
 
@@ -40,7 +40,7 @@ class ItemLines:
     cleaner: Cleaner
     texts: pa.ChunkedArray
     """string: title and fields; null where an item has no text."""
-    telling: pa.ChunkedArray
+    distinctive: pa.ChunkedArray
     """string: the title, where a text that holds it names this item; else null."""
 
     @classmethod
@@ -64,14 +64,14 @@ class ItemLines:
         item_text = ItemText(config, cleaner)
         items = without = 0
         with pa.OSFile(str(folder / LINES_FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            rows = itertools.chain([(None, None)], itertools.starmap(item_text.told, _rows(batches)))
+            rows = itertools.chain([(None, None)], itertools.starmap(item_text.line, _rows(batches)))
             while chunk := list(itertools.islice(rows, CHUNK_ITEMS)):
                 texts, titles = zip(*chunk, strict=True)
                 items, without = items + len(chunk), without + texts.count(None)
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(titles, pa.string())],
                                                    schema=_SCHEMA))
         item_text.check_fields()
-        _write_telling(folder)
+        _write_titles(folder)
         return {"items": items - 1, "items_without_text": without - 1}
 
     @classmethod
@@ -104,7 +104,7 @@ class ItemLines:
 
     def titles(self, items_N: Sequence[int] | np.ndarray) -> list[str]:
         """The distinct titles among the items that would name an item, were they to stand in a profile."""
-        told = (_at(self.telling, int(item)) for item in items_N)
+        told = (_at(self.distinctive, int(item)) for item in items_N)
         return list(dict.fromkeys(title for title in told if title))
 
     def known(self, items_N: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -122,12 +122,12 @@ def _at(column: pa.ChunkedArray, item: int) -> str | None:
     return column.chunk(item // CHUNK_ITEMS)[item % CHUNK_ITEMS].as_py()
 
 
-def _write_telling(folder: Path) -> None:
+def _write_titles(folder: Path) -> None:
     """``titles.arrow`` from the titles of ``lines.arrow``, which are many and read twice."""
     table = open_arrow(folder / LINES_FILE)
-    telling = TellingTitles(table)
+    distinctive = DistinctiveTitles(table)
     schema = pa.schema([("title", pa.string())])
     with pa.OSFile(str(folder / TITLES_FILE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for chunk in table["title"].chunks:
-            told = [title if title and telling.tells(title) else None for title in chunk.to_pylist()]
+            told = [title if title and distinctive.holds(title) else None for title in chunk.to_pylist()]
             writer.write_batch(pa.record_batch([pa.array(told, pa.string())], schema=schema))

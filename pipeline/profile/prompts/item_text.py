@@ -25,7 +25,7 @@ class ItemText:
         self._fields = fields_of(config)
         self._met: dict[str, None] = {}
 
-    def told(self, title: str | None, fields: Mapping[str, str]) -> tuple[str | None, str | None]:
+    def line(self, title: str | None, fields: Mapping[str, str]) -> tuple[str | None, str | None]:
         """The text, and the title in it; None each where there is none."""
         self._met.update(dict.fromkeys(fields))
         name = self._cleaner.line(title or "", min(self._config.title_chars, self._config.line_chars))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Words = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
@@ -32,7 +34,10 @@ LIMITS: Final = {"tastes": 8, "attributes": 8, "dislikes": 6}
 """Most entries of each list, as the instructions tell them."""
 LABELS: Final = {"tastes": "Tastes", "attributes": "Attributes", "price_or_era": "Price or era",
                  "dislikes": "Dislikes", "behaviour_over_time": "Behaviour over time", "summary": "Summary"}
-_FENCE = "```"
+_OBJECT = re.compile(r"\{")
+_MAX_OBJECTS = 100
+"""Objects looked at, so that a loop of braces costs no time."""
+_DECODER = json.JSONDecoder(strict=False)  # control characters pass a schema; no cleaned text has them
 
 
 def json_schema() -> dict[str, Any]:
@@ -41,20 +46,17 @@ def json_schema() -> dict[str, Any]:
 
 
 def parse(text: str) -> ProfileRecord | None:
-    """The record an answer holds, be it in a code fence; None if it is anything else."""
-    text = text.strip()
-    if text.startswith(_FENCE) and text.endswith(_FENCE):
-        language, _, text = text.removesuffix(_FENCE).removeprefix(_FENCE).partition("\n")
-        if language.strip().lower() not in ("", "json"):
-            return None
-    try:
-        values = json.loads(text, strict=False)  # control characters pass a schema; no cleaned text has them
-        return ProfileRecord.model_validate(values)
-    except (ValueError, RecursionError, ValidationError):
-        return None
+    """The first record in an answer, whatever prose or code fence stands around it; None where there is none."""
+    for start in islice(_OBJECT.finditer(text), _MAX_OBJECTS):
+        try:
+            values, _ = _DECODER.raw_decode(text, start.start())
+            return ProfileRecord.model_validate(values)
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
-def told(record: ProfileRecord) -> dict[str, str]:
+def field_texts(record: ProfileRecord) -> dict[str, str]:
     """Field → what it says, a list's distinct entries joined; empty where it says nothing."""
     return {name: _joined(getattr(record, name)) for name in FIELDS}
 

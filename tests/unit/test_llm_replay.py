@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from pipeline.profile.llm.chat import ChatTokenizer
 from pipeline.profile.llm.config import OpenAIEngine
+from pipeline.profile.llm.conversation import ITEM_TOO_LONG
 from pipeline.profile.llm.dividing import groups, halve, latest, merge_sizes
+from pipeline.profile.llm.replay import ProfileState, Replayer
 from pipeline.profile.llm.requests import Answer, Author, Failure, Request
-from pipeline.profile.llm.teller import ITEM_TOO_LONG, Teller, Told
 from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
 from pipeline.profile.prompts.user_facts import UserFacts
@@ -53,9 +54,9 @@ def engine(**changes: Any) -> OpenAIEngine:
     return OpenAIEngine(**values)
 
 
-def teller(chat: ChatTokenizer, model: Model, config: OpenAIEngine) -> Teller:
+def replayer(chat: ChatTokenizer, model: Model, config: OpenAIEngine) -> Replayer:
     prompts = PromptSet.of(config.prompt, "long")
-    return Teller(config, prompts, Gate(config.gate, config.prompt, "long"), chat,
+    return Replayer(config, prompts, Gate(config.gate, config.prompt, "long"), chat,
                   Author({"model": "m"}), "now", model.known.get)
 
 
@@ -69,10 +70,10 @@ def distinct(request: Request) -> Answer:
 
 
 def play(chat: ChatTokenizer, lines: list[str], config: OpenAIEngine, write: Callable[[Request], Answer | Failure],
-         angle: str = "overall") -> tuple[Told, Model, list[list[Request]]]:
+         angle: str = "overall") -> tuple[ProfileState, Model, list[list[Request]]]:
     model, passes = Model(write), []
     for _ in range(50):
-        result = teller(chat, model, config).tell(lines, [], UserFacts(), angle)
+        result = replayer(chat, model, config).replay(lines, [], UserFacts(), angle)
         if not result.wanted:
             return result, model, passes
         passes.append(list(result.wanted))
@@ -81,7 +82,7 @@ def play(chat: ChatTokenizer, lines: list[str], config: OpenAIEngine, write: Cal
 
 
 def content(request: Request) -> str:
-    return request.messages[-1]["content"]
+    return request.prompt.messages[-1]["content"]
 
 
 def items(count: int) -> list[str]:
@@ -97,12 +98,12 @@ def test_each_item_stands_in_exactly_one_prompt_and_every_prompt_fits(chat: Chat
     assert result.text is not None and result.reason is None
     found = [name for request in model.asked for name in re.findall(r"item-\d{4}", content(request))]
     assert sorted(found) == [f"item-{n:04d}" for n in range(count)]
-    assert max(len(request.tokens) for request in model.asked) <= config.prompt_budget == 1340
-    first = teller(chat, Model(distinct), config).tell(items(count), [], UserFacts(), "overall").spent
-    assert first.first == len(passes[0]) and first.first_tokens == sum(len(r.tokens) for r in passes[0])
+    assert max(len(request.prompt.tokens) for request in model.asked) <= config.prompt_budget == 1340
+    first = replayer(chat, Model(distinct), config).replay(items(count), [], UserFacts(), "overall").usage
+    assert first.first == len(passes[0]) and first.first_tokens == sum(len(r.prompt.tokens) for r in passes[0])
     later = [request for one in passes[1:] for request in one]
     assert len(later) == first.later
-    assert sum(len(request.tokens) for request in later) <= first.later_tokens
+    assert sum(len(request.prompt.tokens) for request in later) <= first.later_tokens
     assert (count == 3) == (len(model.asked) == 1)
 
 
@@ -111,7 +112,7 @@ def test_long_histories_are_merged_in_levels_in_order(chat: ChatTokenizer) -> No
     number = iter(range(1000))
     _, model, passes = play(chat, items(400), config, lambda request: told(f"profile-{next(number):03d}. {TEXT}"))
     assert len(passes) > 2, "several levels of merging"
-    kinds = [{request.kind for request in one} for one in passes]
+    kinds = [{request.prompt.kind for request in one} for one in passes]
     assert kinds[0] == {"leaf"} and all(one == {"merge"} for one in kinds[1:])
     for one in passes[1:]:
         told_in = [name for request in one for name in re.findall(r"profile-\d{3}", content(request))]
@@ -130,8 +131,8 @@ def test_cut_tells_the_latest_items_that_fit_and_counts_the_others(chat: ChatTok
     result, model, _ = play(chat, items(300), config, distinct)
     found = re.findall(r"item-(\d{4})", content(model.asked[0]))
     assert [int(n) for n in found] == list(range(300 - len(found), 300))
-    assert result.spent.left_out == 300 - len(found) > 0
-    one_more = teller(chat, model, config)
+    assert result.usage.left_out == 300 - len(found) > 0
+    one_more = replayer(chat, model, config)
     lines = items(300)[-len(found) - 1:]
     assert len(chat.ids(one_more.prompts.leaf(lines, UserFacts(), "overall", None))) > config.prompt_budget
 
@@ -160,7 +161,7 @@ def test_texts_far_beyond_their_limit_are_cut_to_the_bound(chat: ChatTokenizer, 
     wild = "\U0001f40b🐙 ßÄ€ " * 400
     result, model, passes = play(chat, items(120), config, lambda request: told(request.key + wild))
     assert result.text is not None and len(passes) > 1
-    assert max(len(request.tokens) for request in model.asked) <= config.prompt_budget
+    assert max(len(request.prompt.tokens) for request in model.asked) <= config.prompt_budget
 
 
 def test_a_bad_answer_is_asked_for_again_with_the_next_seed(chat: ChatTokenizer) -> None:
@@ -168,7 +169,7 @@ def test_a_bad_answer_is_asked_for_again_with_the_next_seed(chat: ChatTokenizer)
     result, model, _ = play(chat, items(3), config, lambda r: told("" if r.seed < 7 else TEXT))
     assert [request.seed for request in model.asked] == [5, 6, 7]
     assert len({request.key for request in model.asked}) == 3
-    assert result.text is not None and result.spent.retried == 2 and result.spent.refusals == ["empty", "empty"]
+    assert result.text is not None and result.usage.retried == 2 and result.usage.refusals == ["empty", "empty"]
 
 
 def test_after_the_last_retry_the_reason_stands(chat: ChatTokenizer) -> None:
@@ -189,9 +190,9 @@ def test_one_bad_part_asks_only_that_part_again(chat: ChatTokenizer) -> None:
 def test_a_longer_history_leaves_the_prompts_of_others_alone(chat: ChatTokenizer) -> None:
     config = engine()
     _, before, _ = play(chat, items(5), config, distinct)
-    again = teller(chat, before, config)
-    assert again.tell(items(5), [], UserFacts(), "overall").text is not None
-    assert len(again.tell(items(6), [], UserFacts(), "overall").wanted) == 1
+    again = replayer(chat, before, config)
+    assert again.replay(items(5), [], UserFacts(), "overall").text is not None
+    assert len(again.replay(items(6), [], UserFacts(), "overall").wanted) == 1
 
 
 def test_angles_are_different_prompts(chat: ChatTokenizer) -> None:

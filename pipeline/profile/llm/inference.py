@@ -1,10 +1,8 @@
-"""One pass's requests through an engine, answers into the ledger: a stream of Ray Data, saved batch by batch."""
+"""A pass's requests through an engine, answers into the ledger: a stream of Ray Data, saved batch by batch."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ResourceError
-from pipeline.profile.llm.ledger import ATTEMPT, SCHEMA, Index, Ledger, heads_of
+from pipeline.profile.llm.ledger import ATTEMPT, OUTPUT_TOKENS, PROMPT_TOKENS, SCHEMA, Index, Ledger, heads_of
+from pipeline.profile.llm.progress import AnswerProgress
 from pipeline.profile.llm.requests import REQUEST
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.mapping import our_errors, quiet_context
-from pipeline.work.progress import is_quiet, say
+from pipeline.work.progress import say
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -31,12 +30,11 @@ _HELPER_CPUS = 0.1
 """CPUs of a task that reads requests or saves answers."""
 HELPERS = 2
 """Such tasks at once: each is a process to start, and none is ever the bottleneck."""
-_SAVED, _FAILED = "saved", "failed"
-_PROGRESS_SECONDS = 15.0
+_ANSWERED, _ERRORS = "answered", "errors"
 _FAILED_FOLDER = f"{rows.WORK}/failed"
 
 
-class Asker(Protocol):
+class Backend(Protocol):
     """An engine's way to answers."""
 
     @property
@@ -44,12 +42,19 @@ class Asker(Protocol):
         """Requests answered and saved together."""
 
     @property
+    def start(self) -> str:
+        """What a person should know before the first answer comes."""
+
+    @property
     def in_flight(self) -> int:
         """Most requests that are under way, or answered and not yet saved."""
 
     def answered(self, requests: Dataset, save: Save) -> Dataset:
-        """Columns of REQUEST_TYPE → what ``save`` returns; every request is handed to it once, in a batch of answers,
-        by the process that asks or the next one: what waits for a third may be lost with it."""
+        """Columns of REQUEST_TYPE → what ``save`` returns.
+
+        Every request is handed to ``save`` once, in a batch of answers, by the process that asks or the one after it:
+        answers that wait for a third process may be lost with it.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Failures:
         self.out.write_table(f"{_FAILED_FOLDER}/{name}.parquet", failed.select([REQUEST, ERROR]))
 
     def table(self) -> pa.Table:
-        """All of them."""
+        """Every request that failed, with its error."""
         if not self.any():
             return pa.table({REQUEST: pa.array([], pa.string()), ERROR: pa.array([], pa.string())})
         return self.out.storage.read_table(self.out.relative(_FAILED_FOLDER))
@@ -85,18 +90,19 @@ class Save:
     attempt: str
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns of the ledger's SCHEMA but ATTEMPT, and ERROR → one row: how many of each."""
+        """Columns of the ledger's SCHEMA but ATTEMPT, and ERROR → one row: how many answers, their tokens, errors."""
         good, bad = batch.filter(pc.is_null(batch[ERROR])), batch.filter(pc.is_valid(batch[ERROR]))
         if good.num_rows:
             good = good.append_column(ATTEMPT, pa.array([self.attempt] * good.num_rows, pa.string()))
             self.ledger.write(good.select(SCHEMA.names))
         if bad.num_rows:
             self.failures.write(bad)
-        return pa.table({_SAVED: [good.num_rows], _FAILED: [bad.num_rows]})
+        return pa.table({_ANSWERED: [good.num_rows], _ERRORS: pa.array([bad[ERROR].to_pylist()], pa.list_(pa.string())),
+                         **{name: [pc.sum(good[name]).as_py() or 0] for name in (PROMPT_TOKENS, OUTPUT_TOKENS)}})
 
 
-def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: Failures, number: int) -> None:
-    """Ask what the pass's requests folder holds and the ledger does not. Ray must be running."""
+def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failures: Failures, number: int) -> None:
+    """Get answers to what the pass's requests folder holds and the ledger does not. Ray must be running."""
     import ray
     import ray.data
 
@@ -109,14 +115,14 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
     total = int((~np.isin(heads, done)).sum())
     marker = f"{folder}/asking.json"
     if out.storage.exists(out.relative(marker)):
-        again = min(total, asker.in_flight)
+        again = min(total, backend.in_flight)
         say(f"profile: pass {number + 1} goes on: {len(heads) - total:,} of {len(heads):,} answers are saved; of the "
             f"{total:,} others at most {again:,} were in flight and are asked again")
     else:
         out.write_json(marker, {"requests": len(heads)})
     if not total:
         return
-    say(f"profile: pass {number + 1}: asking {total:,} requests")
+    say(f"profile: pass {number + 1}: {total:,} requests; {backend.start}")
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
         helpers = ray.data.TaskPoolStrategy(size=HELPERS)
         dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
@@ -124,8 +130,9 @@ def ask(asker: Asker, out: ArtifactDir, folder: str, ledger: Ledger, failures: F
         if len(done):
             dataset = dataset.map_batches(_unanswered, fn_args=[ray.put(np.sort(done))], batch_format="pyarrow",
                                           num_cpus=_HELPER_CPUS, compute=helpers)
-        dataset = dataset.repartition(target_num_rows_per_block=asker.batch_size)
-        _watch(asker.answered(dataset, Save(ledger, failures, out.attempt)), total, number)
+        dataset = dataset.repartition(target_num_rows_per_block=backend.batch_size)
+        saved = backend.answered(dataset, Save(ledger, failures, out.attempt))
+        _drain(saved, AnswerProgress(f"profile: pass {number + 1}", total))
 
 
 @contextmanager
@@ -150,17 +157,10 @@ def _unanswered(batch: pa.Table, done_ref: Any) -> pa.Table:
     return batch.filter(pa.array(~np.isin(heads_of(batch[REQUEST].to_pylist()), ray.get(done_ref))))
 
 
-def _watch(saved: Dataset, total: int, number: int) -> None:
-    """Run the stream to its end, telling now and then how far it is."""
-    started = last = time.monotonic()
-    done = failed = 0
-    for batch in saved.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        done += pc.sum(batch[_SAVED]).as_py()
-        failed += pc.sum(batch[_FAILED]).as_py()
-        if time.monotonic() - last > _PROGRESS_SECONDS and not (is_quiet() or sys.stderr.isatty()):
-            last = time.monotonic()
-            say(f"profile: pass {number + 1}: {done:,} of {total:,} answered"
-                + (f", {failed:,} without an answer" if failed else ""))
-    say(f"profile: pass {number + 1}: {done:,} answers" + (f", {failed:,} requests without one" if failed else "")
-        + f" in {time.monotonic() - started:.1f} s")
-
+def _drain(saved: Dataset, progress: AnswerProgress) -> None:
+    """Run the stream to its end."""
+    with progress:
+        for batch in saved.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in batch.to_pylist():
+                progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
+    say(progress.summary())

@@ -1,7 +1,7 @@
-"""Which titles give an item away, and whether a text holds one.
+"""Which titles give an item away (the distinctive ones), and whether a text holds one.
 
-A profile may say "cream" or "tea tree oil" though items are called that; it may not say "Toy Story". So a title tells
-only when it is long enough, and when its words are not a phrase that other items' texts hold too. Long titles are
+A profile may say "cream" or "tea tree oil" though items are called that; it may not say "Toy Story". So a title is
+distinctive when it is long enough, and when its words are no phrase that other items' texts hold too. Long titles are
 looked for in any spelling; short ones, and runs of words out of long ones, only in their own capital letters, which a
 text gives to names alone.
 """
@@ -19,14 +19,14 @@ _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
 _YEAR = re.compile(r"\s*\((?:1[89]|20)\d\d\)\s*$")
 _ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|Il|El|Der|Die|Das)$")
 SHORT_WORDS = 4
-"""Titles of up to so many words must stand in their own capitals; a single word tells nothing."""
+"""Titles of up to so many words must stand in their own capitals; a single word names nothing."""
 _SHARED = 2
 """A short title whose words stand together in the texts of so many other items is a phrase. A text that begins with
 them does not count: sequels do."""
 _WIDE_CHARS = 6
 """A title without spaces between words, such as a Japanese one, must have so many characters."""
 _RUN_WORDS, _RUN_CAPITALS = 6, 4
-"""So many words of a longer title in a row, so many of them capitalised or numbers, tell as much as the whole."""
+"""So many words of a longer title in a row, so many of them capitalised or numbers, name the item as the whole does."""
 
 
 def plain_title(title: str) -> str:
@@ -36,7 +36,7 @@ def plain_title(title: str) -> str:
     return f"{article.group(2)} {article.group(1)}" if article else title
 
 
-class TellingTitles:
+class DistinctiveTitles:
     """Decides for the titles of a catalogue; holds its short ones."""
 
     def __init__(self, items: pa.Table) -> None:
@@ -55,7 +55,7 @@ class TellingTitles:
                     for start in range(1, len(words) - size + 1)}
             self._times.update(phrase for phrase in held if phrase in self._times and phrase != own)
 
-    def tells(self, title: str) -> bool:
+    def holds(self, title: str) -> bool:
         """Whether a text that holds the title names the item."""
         plain, words = plain_title(title), _folded(title)
         if _WIDE.search(plain):
@@ -66,7 +66,7 @@ class TellingTitles:
 
 
 def leaked(text: str, titles: Sequence[str]) -> list[str]:
-    """The titles that stand verbatim in a text, in whole or in a telling part; ``titles`` are telling ones."""
+    """The titles that stand verbatim in a text, in whole or in a distinctive part; ``titles`` are distinctive ones."""
     words = _WORD.findall(text)
     exact, squeezed = f" {' '.join(words)} ", "".join(text.split())
     folded = exact.casefold()

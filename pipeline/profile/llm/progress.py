@@ -1,0 +1,94 @@
+"""What a person reads while requests are under way: how far, how fast, how long still, and what failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.work.progress import duration, say
+
+_FIRST_LINE_S: Final = 15.0
+_LONGEST_PAUSE_S: Final = 300.0
+_PAUSE_SHARE: Final = 0.1
+"""The next line comes after this share of the time so far: a run of days prints no book."""
+_SHOWN_ERRORS, _SHOWN_CHARS = 3, 80
+
+
+class AnswerProgress:
+    """Counts answers and tells of them: at the first, then now and then, and also while none comes."""
+
+    def __init__(self, label: str, total: int) -> None:
+        """
+        Args:
+            total: requests that are to be answered.
+        """
+        self._label, self._total = label, total
+        self._answered = self._failed = self._before_rate = 0
+        self._prompt_tokens = self._output_tokens = 0
+        self._errors: Counter[str] = Counter()
+        self._started = time.monotonic()
+        self._first: float | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> AnswerProgress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def add(self, answered: int, prompt_tokens: int, output_tokens: int, errors: Sequence[str]) -> None:
+        """A batch is saved."""
+        self._answered += answered
+        self._failed += len(errors)
+        self._prompt_tokens += prompt_tokens
+        self._output_tokens += output_tokens
+        self._errors.update(error[:_SHOWN_CHARS] for error in errors)
+        if answered and self._first is None:
+            self._first, self._before_rate = time.monotonic(), self._answered + self._failed
+            say(f"{self._label}: first answer after {self._first - self._started:.0f} s")
+
+    def line(self) -> str:
+        """How far it is."""
+        now = time.monotonic()
+        if self._first is None:
+            return f"{self._label}: no answer yet after {duration(now - self._started)}{self._failures()}"
+        done, working = self._answered + self._failed, now - self._first
+        rate = (done - self._before_rate) / working if working else 0.0
+        left = f", {duration((self._total - done) / rate)} to go" if rate else ""
+        return (f"{self._label}: {self._answered:,} of {self._total:,} answered, {self._speed(now)}{left}"
+                f"{self._failures()}")
+
+    def summary(self) -> str:
+        """What became of it."""
+        now = time.monotonic()
+        return (f"{self._label}: {self._answered:,} answers in {now - self._started:.1f} s, {self._speed(now)}"
+                f"{self._failures()}")
+
+    def _speed(self, now: float) -> str:
+        """Since the start, the engine's own start included."""
+        seconds = max(now - self._started, 1e-3)
+        return (f"{self._prompt_tokens / seconds:,.0f} prompt and {self._output_tokens / seconds:,.0f} output "
+                "tokens/s")
+
+    def _failures(self) -> str:
+        return f"; {self._failed:,} without an answer ({commonest(self._errors)})" if self._failed else ""
+
+    def _tell(self) -> None:
+        pause = _FIRST_LINE_S
+        while not self._over.wait(pause):
+            say(self.line())
+            pause = min(max(_FIRST_LINE_S, _PAUSE_SHARE * (time.monotonic() - self._started)), _LONGEST_PAUSE_S)
+
+
+def commonest(reasons: Counter[str], most: int = _SHOWN_ERRORS) -> str:
+    """``reason: count, …``, the commonest first, and how many kinds more."""
+    shown = [f"{reason}: {count:,}" for reason, count in reasons.most_common(most)]
+    more = len(reasons) - len(shown)
+    return ", ".join(shown) + (f", and {more:,} other reasons" if more > 0 else "")
+

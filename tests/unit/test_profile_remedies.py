@@ -1,0 +1,43 @@
+"""What is said where profiles are rejected, and while they are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.profile.llm import progress
+from pipeline.profile.llm.progress import AnswerProgress
+from pipeline.profile.remedies import rejected, remedy
+
+
+@pytest.mark.parametrize(("reasons", "helps"), [
+    ({"no item text": 5}, "give the items text in prepare.source"),
+    ({"no answer: HTTP 400: a": 2, "no answer: HTTP 400: b": 2, "no item text": 3}, "what the server or engine says"),
+    ({"cut off": 3, "only reasoning": 3, "title leaked": 4}, "raise profile.engine.sampling.max_tokens"),
+    ({"not the schema": 1, "title leaked": 1, "cut off": 1}, "see profile.engine.gate"),
+    ({"one item alone is longer than the token budget": 1}, "raise profile.engine.max_model_len"),
+    ({"no interaction for the angle favourites: no signals": 1}, "profile.angles")])
+def test_the_remedy_fits_the_commonest_reason(reasons: dict[str, int], helps: str) -> None:
+    assert helps in remedy(reasons)
+
+
+def test_many_reasons_are_told_in_short() -> None:
+    assert rejected({"a": 1, "b": 1_200}) == "b: 1,200, a: 1"
+    told = rejected({f"no answer: {n} {'x' * 1000}": 1 for n in range(100)})
+    assert told.endswith(", and 95 other reasons") and len(told) < 1_200
+
+
+def test_a_running_pass_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    told = AnswerProgress("profile: pass 1", 1000)
+    now[0] += 35
+    assert told.line() == "profile: pass 1: no answer yet after 35 s"
+    told.add(10, 9_000, 1_000, ["HTTP 500"])
+    assert capsys.readouterr().err == "profile: pass 1: first answer after 35 s\n"
+    now[0] += 65
+    told.add(128, 91_000, 19_000, ["HTTP 500", "a" * 100])
+    assert told.line() == ("profile: pass 1: 138 of 1,000 answered, 1,000 prompt and 200 output tokens/s, "
+                           f"7 min 10 s to go; 3 without an answer (HTTP 500: 2, {'a' * 80}: 1)")
+    assert told.summary().startswith("profile: pass 1: 138 answers in 100.0 s, 1,000 prompt and 200 output tokens/s; 3")
+
