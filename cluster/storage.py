@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ class Storage:
 
     def make_dir(self, relative: str) -> None:
         """Create a folder and its parents."""
-        with self._writing(relative) as path:
+        with self.writing(relative) as path:
             self.filesystem.create_dir(path, recursive=True)
 
     def delete(self, relative: str) -> None:
@@ -113,7 +112,7 @@ class Storage:
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """A whole file, visible only when complete (written beside, then moved)."""
-        with self._writing(relative) as path:
+        with self.writing(relative) as path:
             self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
             if not self.is_local:  # an object appears only once its upload has finished
                 with self.filesystem.open_output_stream(path) as stream:
@@ -138,35 +137,6 @@ class Storage:
         """A JSON file, whole or not at all."""
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def create_json(self, relative: str, value: Any) -> bool:
-        """Write a JSON file unless the name is taken; whether it was written. Atomic on a local file system alone."""
-        if self.exists(relative):
-            return False
-        if not self.is_local:
-            self.write_json(relative, value)
-            return True
-        finished = f"{relative}.{uuid.uuid4().hex}"
-        self.write_json(finished, value)
-        try:
-            return self.restore(self.path(finished), self.path(relative))
-        finally:
-            Path(self.path(finished)).unlink()
-
-    @staticmethod
-    def restore(source: str, target: str) -> bool:
-        """Give a local file a second name unless that is taken; whether it was free."""
-        try:
-            os.link(source, target)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links: the name is taken first and then filled
-            try:
-                with open(target, "xb") as file:
-                    file.write(Path(source).read_bytes())
-            except FileExistsError:
-                return False
-        return True
-
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file or a folder of Parquet files as one table."""
         path = self.path(relative)
@@ -186,7 +156,7 @@ class Storage:
 
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
-        with self._writing(relative) as path:
+        with self.writing(relative) as path:
             self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
             pq.write_table(table, path, filesystem=self.filesystem, **options)
 
@@ -210,7 +180,7 @@ class Storage:
             return
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-            with self._writing(relative) as path:
+            with self.writing(relative) as path:
                 self.filesystem.create_dir(path, recursive=True)
                 pafs.copy_files(folder, path, destination_filesystem=self.filesystem)
 
@@ -222,7 +192,7 @@ class Storage:
                                "credentials in the environment") from exc
 
     @contextmanager
-    def _writing(self, relative: str) -> Iterator[str]:
+    def writing(self, relative: str) -> Iterator[str]:
         """The filesystem's path of what is being written.
 
         Raises:

@@ -1,9 +1,10 @@
 """Who is at work on something: a small file that one process takes, keeps alive by a heartbeat, and gives back.
 
-On a local file system a lease is taken atomically (a hard link to a finished file fails where the name exists). Object
-stores as pyarrow shows them have no conditional put, so there a lease is written, and counts if it is still the one
-that was written after `SETTLE_S`: two processes can both hold it only if one takes longer than that between its look
-and its write. Nothing is corrupted even then: attempts have folders of their own, and the first manifest wins.
+On a local file system each look at a lease and the write that follows it are one step, under a file lock that lies
+beside the lease (and stays: an empty file). Object stores as pyarrow shows them have no conditional put, so there a
+lease is written, and counts if it is still the one that was written after `SETTLE_S`: two processes can both hold it
+only if one takes longer than that between its look and its write. Nothing is corrupted even then: attempts have folders
+of their own, and the first manifest wins.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, StorageError
@@ -49,8 +52,9 @@ class Lease:
         """Give it back; harmless when it is not held any more."""
         self._over.set()
         self._thread.join()
-        if self.held():
-            self._storage.delete(self._path)
+        with _alone(self._storage, self._path):
+            if self.held():
+                self._storage.delete(self._path)
 
     def held(self) -> bool:
         """Whether nobody has taken it over, for example while this machine was asleep."""
@@ -60,8 +64,9 @@ class Lease:
     def _renew(self) -> None:
         while not self._over.wait(self._storage.lease_timeout_s / _BEATS):
             try:
-                if self.held():
-                    self._storage.write_json(self._path, self._record | {"beat": time.time()})
+                with _alone(self._storage, self._path):
+                    if self.held():
+                        self._storage.write_json(self._path, self._record | {"beat": time.time()})
             except StorageError:
                 continue  # a full disk or a silent store: the work itself will say so, and the next beat may pass
 
@@ -90,18 +95,16 @@ def take(storage: Storage, path: str, what: str) -> Lease:
     """
     record = mine()
     while True:
-        if storage.create_json(path, record):
-            if not storage.is_local:
-                time.sleep(SETTLE_S)
-                if (_read(storage, path) or {}).get("token") != record["token"]:
-                    continue
+        with _alone(storage, path):
+            found = _read(storage, path)
+            if found is not None and alive(found, storage.lease_timeout_s):
+                raise Taken(what, storage.path(path), found)
+            storage.write_json(path, record)
+        if storage.is_local:
             return Lease(storage, path, record)
-        found = _read(storage, path)
-        if found is None:
-            continue  # given back since
-        if alive(found, storage.lease_timeout_s):
-            raise Taken(what, storage.path(path), found)
-        _bury(storage, path, found, record["token"])
+        time.sleep(SETTLE_S)
+        if (_read(storage, path) or {}).get("token") == record["token"]:
+            return Lease(storage, path, record)
 
 
 def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[Taken], None],
@@ -126,21 +129,20 @@ def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[Taken],
     return None
 
 
-def _bury(storage: Storage, path: str, dead: dict[str, Any], token: str) -> None:
-    """Remove a dead holder's lease, and no other."""
+@contextmanager
+def _alone(storage: Storage, path: str) -> Iterator[None]:
+    """No other process or thread looks at this lease or changes it meanwhile; without effect in an object store."""
     if not storage.is_local:
-        storage.delete(path)
+        yield
         return
-    here = storage.path(path)
-    tomb = f"{here}.{token}"
+    storage.make_dir(path.rpartition("/")[0])
+    with storage.writing(f"{path}.guard") as guard:
+        lock = FileLock(guard)
+        lock.acquire()
     try:
-        os.rename(here, tomb)
-    except FileNotFoundError:
-        return  # another process was first
-    moved = _read(storage, f"{path}.{token}")
-    if moved is not None and moved.get("token") != dead.get("token"):
-        storage.restore(tomb, here)  # that was a live one, taken since we looked
-    os.unlink(tomb)
+        yield
+    finally:
+        lock.release()
 
 
 def _read(storage: Storage, path: str) -> dict[str, Any] | None:
