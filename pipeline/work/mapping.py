@@ -94,6 +94,7 @@ def quiet_context() -> Any:
     context.enable_progress_bars = False  # they speak of operators and backpressure
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    context.use_datasource_v2 = False  # it lists files and reads their ends in actors, whose start takes seconds
     return context
 
 

@@ -44,7 +44,11 @@ def config_of(url: str, tokenizer: Path, **changes: Any) -> ProfileConfig:
 
 
 def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifact:
-    return profile(config, prepared, artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True))
+    out = artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True)
+    try:
+        return profile(config, prepared, out)
+    finally:
+        out.release()
 
 
 def test_every_user_is_told_once(storage: Storage, tokenizer: Path) -> None:

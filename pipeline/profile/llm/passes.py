@@ -33,6 +33,8 @@ from pipeline.work.progress import say
 SHARED = f"{rows.WORK}/engine"
 _MAX_PASSES = 10_000
 """Each pass settles a retry or a level of every user, so this is never met but by a defect."""
+_FEW_USERS = 500
+"""So many are replayed by this process itself: sooner than Ray has started an actor for them."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,15 @@ class Passes:
         if not self.out.storage.exists(split):
             known = self._known(folder, ledger, failures)
             columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if self.builder.llm.prompt.reviews else [])]
-            map_rows(self.prepared.storage, self.prepared.relative("histories"), self.out, actor=ReplayActor,
-                     arguments={"builder": self.builder, "out": self.out, "shared": SHARED, "known": known},
-                     id_column=USER_IDX, columns=columns, num_rows=len(pending),
-                     execution=self.builder.config.execution, label=f"profile: writing prompts, pass {number + 1}",
-                     folder=folder, only=pending if number else None)
+            arguments: dict[str, Any] = {"builder": self.builder, "out": self.out, "shared": SHARED, "known": known}
+            if number and len(pending) <= _FEW_USERS:
+                batch = self.prepared.storage.read_rows(self.prepared.relative("histories"), columns, USER_IDX, pending)
+                rows.write_part(self.out, rows.rows_of(folder), 0, ReplayActor(**arguments)(batch))
+            else:
+                map_rows(self.prepared.storage, self.prepared.relative("histories"), self.out, actor=ReplayActor,
+                         arguments=arguments, id_column=USER_IDX, columns=columns, num_rows=len(pending),
+                         execution=self.builder.config.execution, label=f"profile: writing prompts, pass {number + 1}",
+                         folder=folder, only=pending if number else None)
             parted = split_pass(self.out, folder, pending, Estimate.nothing(self.builder.llm), first=not number)
             self.out.storage.write_json(split, parted)
         return dict(self.out.storage.read_json(split))
