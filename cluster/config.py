@@ -73,8 +73,9 @@ class ClusterConfig(Config):
 class ActorExecution(Config):
     """Resources of a Ray Data stage: never part of a fingerprint."""
 
-    actors: int = Field(default=1, ge=1)
-    """Parallel actors (model replicas)."""
+    actors: int = Field(default=1, ge=0)
+    """Parallel actors (model replicas); 0: this process does the work itself, without Ray (small inputs start at once).
+    """
 
     num_cpus: float = Field(default=1.0, ge=0)
     """CPUs per actor."""

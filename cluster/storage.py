@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -149,13 +148,6 @@ class Storage:
         if lacking := set(columns or ()) - set(table.column_names):
             raise pa.ArrowInvalid(f"{path} lacks the columns {', '.join(sorted(lacking))}")
         return table
-
-    def read_rows(self, relative: str, columns: list[str], id_column: str, ids: np.ndarray) -> pa.Table:
-        """The rows of a folder of Parquet files whose ids are among ``ids``."""
-        import pyarrow.dataset as pads
-
-        dataset = pads.dataset(self.path(relative), format="parquet", filesystem=self.filesystem)
-        return dataset.to_table(columns, filter=pads.field(id_column).isin(pa.array(ids)))
 
     def read_batches(self, relative: str, columns: list[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
         """The rows of one Parquet file, so many at a time."""

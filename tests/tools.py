@@ -19,9 +19,9 @@ prepare:
   split: {kind: leave_one_out}
 profile:
   form: short
-  execution: {actors: 2, num_cpus: 0.5, block_rows: 40}
+  execution: {actors: 0, block_rows: 40}
 encode:
-  execution: {actors: 1, num_cpus: 0.5}
+  execution: {actors: 0}
 reduce:
   method: {kind: pca, components: 8}
   quality_rows: 50
@@ -36,7 +36,9 @@ evaluate:
   execution: {workers: 0}
 report: {bootstrap_samples: 100, sample_users: 3}
 """
-"""A complete run of seconds; its storage is up to the caller."""
+"""A complete run of seconds, without Ray; its storage is up to the caller."""
+ON_RAY = ("profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40}", "encode.execution={actors: 1, num_cpus: 0.5}")
+"""The same run with Ray's actors."""
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -48,7 +48,7 @@ class EncodeStep(Step):
         return encode(self.config.encode, inputs["profile"], out)
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
-        return True
+        return self.config.encode.execution.actors > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class EncodeItemsStep(Step):
         return encode_items(self.config.encode, inputs["prepare"], out)
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
-        return True
+        return self.config.encode.execution.actors > 0
 
 
 def _steps(config: RunConfig) -> Iterator[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import time
 from typing import Any
@@ -101,10 +102,21 @@ def _map(config: EncodeConfig, source: str, out: ArtifactDir, ids: np.ndarray, t
          label: str) -> None:
     files = locate(config, out.key.digests["model"])
     started = time.perf_counter()
-    map_rows(out.storage, source, out, actor=EncodeActor,
-             arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=ROW_ID,
-             columns=[ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label, unit="texts")
+    with _own_threads(config):
+        map_rows(out.storage, source, out, actor=EncodeActor,
+                 arguments={"config": config, "files": files, "text": text, "kept": kept}, id_column=ROW_ID,
+                 columns=[ROW_ID, *kept, text], num_rows=len(ids), execution=config.execution, label=label,
+                 unit="texts")
     say(f"{label}: {took(len(ids), 'texts', time.perf_counter() - started)}")
+
+
+def _own_threads(config: EncodeConfig) -> contextlib.AbstractContextManager[None]:
+    """An encoder in this process sets torch's threads; what comes after it has its own."""
+    if config.execution.actors:
+        return contextlib.nullcontext()
+    from pipeline.work.threads import torch_threads
+
+    return torch_threads(None)
 
 
 def _write(out: ArtifactDir, ids: np.ndarray, columns: tuple[str, ...]) -> dict[str, Any]:

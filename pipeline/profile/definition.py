@@ -40,7 +40,7 @@ class ProfileStep(Step):
         return profile(self.config.profile, inputs["prepare"], out, confirmed)
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
-        return True
+        return self.config.profile.engine.demand(self.config.profile.execution).actors > 0
 
 
 def _steps(config: RunConfig) -> Iterator[Step]:

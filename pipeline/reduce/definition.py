@@ -45,7 +45,8 @@ class ReduceStep(Step):
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
         config = self.settings()
-        return config.execution.num_gpus > 0 or inputs[self.inputs[0]].manifest.counts["num_out"] > config.fit_rows
+        large = inputs[self.inputs[0]].manifest.counts["num_out"] > config.fit_rows
+        return config.execution.actors > 0 and (config.execution.num_gpus > 0 or large)
 
 
 @dataclass(frozen=True, kw_only=True)

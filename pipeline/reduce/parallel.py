@@ -42,7 +42,7 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
     label, total = "reduce: transforming", sum(map(len, spans))
     import ray
 
-    if not ray.is_initialized():
+    if not execution.actors or not ray.is_initialized():
         local = TransformActor(storage, folder, table)
         yield from (local.transform(rows) for rows in track(spans, label, "rows", total, len))
         return

@@ -142,7 +142,7 @@ def _are(count: int) -> str:
 
 def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
     """:func:`fit` in a Ray task when a GPU is asked for and Ray runs, else here."""
-    if config.execution.num_gpus > 0:
+    if config.execution.num_gpus > 0 and config.execution.actors:
         import ray
 
         if ray.is_initialized():

@@ -18,6 +18,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
+from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import await_nodes
 from pipeline.work.progress import Progress
 
@@ -39,8 +40,9 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
              only: np.ndarray | None = None) -> None:
     """Send every row of a Parquet folder through a pool of actors; results go to ``<folder>/rows`` of the attempt.
 
-    Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running;
-    where its autoscaler can bring the nodes that the actors ask for, they are waited for.
+    Rows that an earlier, killed call of the same attempt has written are not computed again. Ray must be running,
+    unless ``execution.actors`` is 0; where its autoscaler can bring the nodes that the actors ask for, they are waited
+    for.
 
     Args:
         source: folder of Parquet files below the storage root.
@@ -58,9 +60,14 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         MentorecError: raised in an actor; it arrives here as itself.
         ResourceError: the cluster has fewer GPUs than the actors ask for.
     """
+    if not execution.actors:
+        map_here(storage, source, out, actor=actor(**arguments), id_column=id_column, columns=columns,
+                 num_rows=num_rows, execution=execution, label=label, unit=unit, folder=folder, only=only)
+        return
     import ray
     import ray.data
 
+    forget_blocks(out, folder, of_ray=False)
     resources = _actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
     context = _context(out, folder, id_column)

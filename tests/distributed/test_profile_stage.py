@@ -23,6 +23,7 @@ from tests.texts import make_text_prepared
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ONE = ActorExecution(actors=1, num_cpus=1.0, batch_rows=64, block_rows=1000)
 TWO = ActorExecution(actors=2, num_cpus=0.5, batch_rows=7, block_rows=11)
+HERE = ActorExecution(actors=0, batch_rows=7, block_rows=11)
 
 
 def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifact:
@@ -36,11 +37,11 @@ def part_bytes(artifact: Artifact) -> dict[str, bytes]:
 def test_actors_batches_and_blocks_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_stage, "PART_USERS", 50)
     built = []
-    for name, execution in (("one", ONE), ("two", TWO)):
+    for name, execution in (("one", ONE), ("two", TWO), ("here", HERE)):
         storage = Storage.from_config(StorageConfig(uri=str(tmp_path / name)))
         config = ProfileConfig(angles=("overall", "recent", "favourites"), execution=execution)
         built.append(build(make_text_prepared(storage), storage, config))
-    assert part_bytes(built[0]) == part_bytes(built[1])
+    assert part_bytes(built[0]) == part_bytes(built[1]) == part_bytes(built[2])
     assert sorted(built[0].manifest.files) == ["profiles/part-00000.parquet", "profiles/part-00001.parquet",
                                                "profiles/part-00002.parquet", "rejected.parquet", "stats.json"]
     assert built[0].manifest.id_digest == built[1].manifest.id_digest

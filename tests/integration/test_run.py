@@ -18,7 +18,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
-from tests.tools import ROOT, TINY, Cli, epochs_logged, write_table
+from tests.tools import ON_RAY, ROOT, TINY, Cli, epochs_logged, write_table
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Path, 
     folder = tmp_path_factory.mktemp("finished")
     config_file = folder / "tiny.yaml"
     config_file.write_text(TINY + f"storage: {{uri: {folder / 'storage'}}}\n")
-    return config_file, cli("run", "--config", str(config_file))
+    return config_file, cli("run", "--config", str(config_file), *ON_RAY)
 
 
 def test_run_ends_with_report_and_table(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -104,15 +104,14 @@ class Passes:
         if not self.out.storage.exists(split):
             known = self._known(folder, ledger, failures)
             columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if self.builder.llm.prompt.reviews else [])]
-            arguments: dict[str, Any] = {"builder": self.builder, "out": self.out, "shared": SHARED, "known": known}
+            execution = self.builder.config.execution
             if number and len(pending) <= _FEW_USERS:
-                batch = self.prepared.storage.read_rows(self.prepared.relative("histories"), columns, USER_IDX, pending)
-                rows.write_part(self.out, rows.rows_of(folder), 0, ReplayActor(**arguments)(batch))
-            else:
-                map_rows(self.prepared.storage, self.prepared.relative("histories"), self.out, actor=ReplayActor,
-                         arguments=arguments, id_column=USER_IDX, columns=columns, num_rows=len(pending),
-                         execution=self.builder.config.execution, label=f"profile: writing prompts, pass {number + 1}",
-                         folder=folder, only=pending if number else None)
+                execution = execution.model_copy(update={"actors": 0})
+            map_rows(self.prepared.storage, self.prepared.relative("histories"), self.out, actor=ReplayActor,
+                     arguments={"builder": self.builder, "out": self.out, "shared": SHARED, "known": known},
+                     id_column=USER_IDX, columns=columns, num_rows=len(pending), execution=execution,
+                     label=f"profile: writing prompts, pass {number + 1}", folder=folder,
+                     only=pending if number else None)
             parted = split_pass(self.out, folder, pending, Estimate.nothing(self.builder.llm), first=not number)
             self.out.storage.write_json(split, parted)
         return dict(self.out.storage.read_json(split))

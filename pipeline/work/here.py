@@ -1,0 +1,71 @@
+"""A Parquet folder mapped row by row in this process, without Ray: resumable, every row exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from cluster.config import ActorExecution
+from cluster.storage import Storage
+from pipeline.store.artifacts import ArtifactDir
+from pipeline.store.rows import checkpoint_of, rows_of
+from pipeline.work.progress import Progress
+
+_OURS = "here-"
+"""How the blocks are named that this module has written; Ray's have other names."""
+
+
+def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable[[pa.Table], pa.Table], id_column: str,
+             columns: list[str], num_rows: int, execution: ActorExecution, label: str, unit: str, folder: str,
+             only: np.ndarray | None) -> None:
+    """Map the rows and write a block at a time; each is there whole or not at all. See ``mapping.map_rows``."""
+    saved = rows_of(folder)
+    forget_blocks(out, folder, of_ray=True)
+    names = out.storage.names(out.relative(saved))
+    done = np.array([row for name in names for row in out.storage.read_table(
+        out.relative(f"{saved}/{name}"), [id_column])[id_column].to_pylist()], np.int64)
+    dataset = pads.dataset(storage.path(source), format="parquet", filesystem=storage.filesystem)
+    wanted = None if only is None else pads.field(id_column).isin(pa.array(only))
+    count, number = len(done), len(names)
+    with Progress(label, num_rows, unit, done=count) as progress:
+        for block in _blocks(dataset.to_batches(columns=columns, filter=wanted), execution.block_rows):
+            block = block.filter(pa.array(~np.isin(block[id_column].to_numpy(), done)))
+            if not block.num_rows:
+                continue
+            mapped = []
+            for start in range(0, block.num_rows, execution.batch_rows):
+                mapped.append(actor(block.slice(start, execution.batch_rows)))
+                progress.update(count + sum(table.num_rows for table in mapped))
+            count += block.num_rows
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.concat_tables(mapped), sink)
+            out.storage.write_bytes(out.relative(f"{saved}/{_OURS}{number:05d}.parquet"), sink.getvalue())
+            number += 1
+
+
+def forget_blocks(out: ArtifactDir, folder: str, of_ray: bool) -> None:
+    """Remove the blocks of a call that was cut off and mapped by Ray, or by its own process (``of_ray`` false): where
+    and how rows are mapped may change from call to call, and each way knows its own blocks alone."""
+    saved = rows_of(folder)
+    for name in out.storage.names(out.relative(saved)):
+        if name.startswith(_OURS) != of_ray:
+            out.storage.delete(out.relative(f"{saved}/{name}"))
+    if of_ray:
+        out.storage.delete(out.relative(checkpoint_of(folder)))
+
+
+def _blocks(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The same rows, ``rows`` to a table."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(part.num_rows for part in waiting) >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows)
+            waiting = table.slice(rows).to_batches()
+    if sum(part.num_rows for part in waiting):
+        yield pa.Table.from_batches(waiting)
