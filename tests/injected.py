@@ -23,9 +23,9 @@ def kill_second_rank_once(config: dict[Any, Any]) -> None:
     marker, resumed = (Path(config["storage"].path(name)) for name in (MARKER, RESUMED))
     original = Learner.gradients
 
-    def gradients(learner: Learner, batch: Batch, alpha: float, epoch: int, step: int, rank: int, with_stats: bool
+    def gradients(learner: Learner, batch: Batch, alpha: float, epoch: int, step: int, rank: int, *rest: Any
                   ) -> dict[str, float]:
-        values = original(learner, batch, alpha, epoch, step, rank, with_stats)
+        values = original(learner, batch, alpha, epoch, step, rank, *rest)
         if rank == 1:
             if marker.exists() and not resumed.exists():
                 resumed.write_text(str(step))
