@@ -48,7 +48,7 @@ def _cases(truncated_parquet: bytes) -> list[Case]:
         Case("unknown setting", ("run", "-c", "demo", "train.alhpa=1"), "did you mean 'alpha'?"),
         Case("wrong variant tag", ("run", "-c", "demo", "model.kind=gru5rec"), "legal: 'sasrec', 'bert4rec'"),
         Case("value out of range", ("run", "-c", "demo", "train.alpha=1.5"), "got 1.5"),
-        Case("settings at odds", ("run", "-c", "demo", "train.distill_epochs=20"), "distill_epochs=20"),
+        Case("settings at odds", ("run", "-c", "demo", "train.distill_epochs=60"), "distill_epochs=60"),
         Case("bad override", ("run", "-c", "demo", "alpha"), "expected key.path=value"),
         Case("run name with '../'", ("run", "-c", "demo", "name=../../etc"), "run name"),
         Case("unknown option", ("run", "--fast"), "No such option"),

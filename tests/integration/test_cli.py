@@ -16,6 +16,7 @@ import yaml
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
+from tests.tools import ON_RAY
 
 HEAVY = ("torch", "ray", "polars", "vllm", "umap", "sentence_transformers", "matplotlib", "scipy", "sklearn",
          "transformers", "optuna", "pandas")
@@ -80,9 +81,9 @@ def test_a_dry_run_needs_nothing_heavy_and_does_nothing(
 
 
 def test_describe_lists_stages_columns_and_keys(cli: Cli, without_heavy: dict[str, str], tiny_config: Path) -> None:
-    process = cli("describe", "--config", str(tiny_config), env=without_heavy)
+    process = cli("describe", "--config", str(tiny_config), ON_RAY[0], env=without_heavy)
     assert process.returncode == 0, process.stderr
-    assert "profile: 2 × (0.5 CPU)" in process.stdout
+    assert "profile: 2 × (0.5 CPU)" in process.stdout and "encode: this process" in process.stdout
     assert "  makes vectors/: user_idx, angle, vector, tokens, over_length" in process.stdout
     assert process.stdout.count("  build ") == 4 + 2 + 4  # four stages once, two arms trained, two arms + two baselines
 
@@ -105,8 +106,8 @@ BAD_INPUT = {
                         "'gru4rec'"),
     "not an override": (["run", "-c", "demo", "alpha"],
                         "error: override 'alpha': expected key.path=value, for example train.alpha=0.6"),
-    "settings at odds": (["run", "-c", "demo", "train.distill_epochs=20"],
-                         "error: train in demo: distill_epochs=20 must be below epochs=20"),
+    "settings at odds": (["run", "-c", "demo", "train.distill_epochs=60"],
+                         "error: train in demo: distill_epochs=60 must be below epochs=60"),
     "a name that is a path": (["run", "-c", "demo", "name=../../etc"],
                               "error: name in demo: got '../../etc'; a run name starts with a letter or digit"),
     "unknown storage": (["run", "-c", "demo", "storage.uri=ftp://x/y"],
