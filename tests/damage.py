@@ -278,7 +278,7 @@ def outcome(case: Case) -> Outcome:
         except MentorecError as exc:
             _check_message(str(exc), str(raw))
             left = {path.name for path in (folder / "storage").rglob("*") if path.is_file()}
-            assert left <= {"key.json"}, f"files are left: {sorted(left)}"
+            assert left <= {"key.json", "lease.json.guard"}, f"files are left: {sorted(left)}"
             return Outcome(str(exc).replace(str(raw), ""))
         stats = artifact.read_json("stats.json")
     finally:
