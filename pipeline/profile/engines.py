@@ -37,7 +37,8 @@ class Engine(Protocol):
     def write(self, prepared: Artifact, out: ArtifactDir, ids: np.ndarray, confirmed: bool) -> Mapping[str, Any]:
         """Leave one row per user (USER_IDX, and lists ANGLE, PROFILE, REASON) in ``rows.RAW`` of the attempt.
 
-        A call for an attempt that was cut off goes on where it stopped. Ray must be running.
+        A call for an attempt that was cut off goes on where it stopped. Ray must be running where the
+        engine's ``demand`` is of any actor.
 
         Args:
             ids: every user, ascending.

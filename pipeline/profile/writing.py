@@ -86,7 +86,10 @@ def nothing_to_see(empty: bool, angle: Angle) -> str:
 
 def write_all(engine: WritingEngine, execution: ActorExecution, prepared: Artifact, out: ArtifactDir, ids: np.ndarray
               ) -> Mapping[str, Any]:
-    """Leave one row per user in ``rows.RAW`` of the attempt; returns facts for the manifest. Ray must be running."""
+    """Leave one row per user in ``rows.RAW`` of the attempt; returns facts for the manifest.
+
+    Ray must be running, unless ``execution.actors`` is 0.
+    """
     facts = dict(engine.prepare(prepared, out))
     map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
              arguments={"config": engine.config, "engine": engine, "out": out}, id_column=USER_IDX,

@@ -39,8 +39,8 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
             mapped = []
             for start in range(0, block.num_rows, execution.batch_rows):
                 mapped.append(actor(block.slice(start, execution.batch_rows)))
-                progress.update(count + sum(table.num_rows for table in mapped))
-            count += block.num_rows
+                count += mapped[-1].num_rows
+                progress.update(count)
             sink = pa.BufferOutputStream()
             pq.write_table(pa.concat_tables(mapped), sink)
             out.storage.write_bytes(out.relative(f"{saved}/{_OURS}{number:05d}.parquet"), sink.getvalue())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,9 @@ from configs.errors import ResourceError
 from pipeline.profile.llm.config import LLMConfig
 from pipeline.profile.llm.replay import Usage
 from pipeline.profile.llm.requests import LENGTH
+
+_OF_USERS = ("first", "first_known", "first_tokens", "later", "later_tokens")
+"""What a user's :class:`Usage` and an estimate both count."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,16 @@ class Estimate:
 
     def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
         """With the users of a part of a pass (columns of USAGE) and the requests that they are the first to want."""
-        sums = {name: getattr(self, name) + int(pc.sum(users[name]).as_py() or 0)
-                for name in ("first", "first_known", "first_tokens", "later", "later_tokens")}
-        return replace(self, **sums, asked=self.asked + requests.num_rows,
-                       asked_tokens=self.asked_tokens + int(pc.sum(requests[LENGTH]).as_py() or 0))
+        return self._with({name: int(pc.sum(users[name]).as_py() or 0) for name in _OF_USERS}, requests.num_rows,
+                          int(pc.sum(requests[LENGTH]).as_py() or 0))
 
     def with_user(self, usage: Usage, asked: Sequence[int]) -> Estimate:
         """With one user and angle, and the prompt tokens of each request that it is the first to want."""
-        return replace(self, first=self.first + usage.first, first_known=self.first_known + usage.first_known,
-                       first_tokens=self.first_tokens + usage.first_tokens, later=self.later + usage.later,
-                       later_tokens=self.later_tokens + usage.later_tokens,
-                       asked=self.asked + len(asked), asked_tokens=self.asked_tokens + sum(asked))
+        return self._with({name: getattr(usage, name) for name in _OF_USERS}, len(asked), sum(asked))
+
+    def _with(self, of_users: Mapping[str, int], asked: int, asked_tokens: int) -> Estimate:
+        return replace(self, **{name: getattr(self, name) + count for name, count in of_users.items()},
+                       asked=self.asked + asked, asked_tokens=self.asked_tokens + asked_tokens)
 
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
