@@ -89,9 +89,9 @@ def _number(exc: BaseException) -> int | None:
     if isinstance(exc, OSError) and exc.errno is not None:
         return None
     text = f"{type(exc).__name__}: {exc}".lower()
-    told = _NUMBER.search(text)
-    if told and int(told[1]) in _REASONS:
-        return int(told[1])
+    written = _NUMBER.search(text)
+    if written and int(written[1]) in _REASONS:
+        return int(written[1])
     return next((number for words, number in _WORDS.items() if words in text), None)
 
 

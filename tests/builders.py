@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,3 +160,8 @@ def train_arm(storage: Storage, prepared: Artifact, targets: Artifact | None, co
     except BaseException:
         out.release()
         raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a training's ``metrics.jsonl``."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]

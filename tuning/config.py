@@ -62,7 +62,9 @@ class TuneExecution(Config):
 
     concurrent_trials: int = Field(default=1, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0)
-    gpus_per_trial: float = Field(default=0.0, ge=0)
+    gpus_per_trial: float | None = Field(default=None, gt=0)
+    """A share of a GPU is legal (0.5: two trials on one). Default: 1 where the run's `train.execution.use_gpu` is true;
+    not to be set where it is false."""
 
 
 class TuneConfig(Config):

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.connect import connect
 from cluster.storage import Storage
-from configs.errors import ConfigError, TrainingError
+from configs.errors import ConfigError, TrainingError, illegal
 from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
@@ -50,6 +50,10 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     """
     beside = path.parent / config.run
     run_config = load(RunConfig, beside if beside.is_file() else config.run, config.overrides)
+    if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
+        raise ConfigError(illegal("execution.gpus_per_trial", config.execution.gpus_per_trial,
+                                  "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",
+                                  "remove it, or add train.execution.use_gpu=true to the search's overrides"))
     values = run_config.model_dump(mode="json")
     for setting, dimension in config.space.items():
         for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
@@ -116,8 +120,8 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
     from ray import tune as ray_tune
 
     resources = {"cpu": config.execution.cpus_per_trial}
-    if config.execution.gpus_per_trial:
-        resources["gpu"] = config.execution.gpus_per_trial
+    if run_config.train.execution.use_gpu:
+        resources["gpu"] = config.execution.gpus_per_trial or 1.0
     trainable = ray_tune.with_resources(ray_tune.with_parameters(trial, fixed=fixed), resources)
     experiment = storage.path(f"{folder}/ray")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback; the leaderboard has its line

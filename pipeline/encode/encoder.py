@@ -1,4 +1,4 @@
-"""A sentence-transformers model that turns texts into vectors: in a Ray actor, or directly in this process.
+"""A sentence-transformers model that turns texts into vectors.
 
 Legend: N texts, S segments (a text, or its windows), E width of the encoder.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.errors import ArtifactError, ConfigError, ResourceError
 from pipeline.encode.config import EncodeConfig
-from pipeline.encode.sources import ModelFiles, identity, locate
+from pipeline.encode.sources import ModelFiles
 from pipeline.encode.windows import windows
 
 _CPU_FORWARD_TEXTS = 32
@@ -146,15 +146,6 @@ class Encoder:
 
     def _length(self, text: str) -> int:
         return len(self._tokenizer(text, truncation=False, return_attention_mask=False, verbose=False)["input_ids"])
-
-
-def encode_texts(config: EncodeConfig, texts: list[str]) -> np.ndarray:
-    """Vectors float32 [N, E] of any texts, directly in this process: what the actors must agree with.
-
-    Raises:
-        ArtifactError: a text is empty. Others as :func:`pipeline.encode.sources.identity`.
-    """
-    return Encoder(config, locate(config, identity(config))).encode(texts).vectors_NE
 
 
 def _weighted_means(vectors_SE: np.ndarray, owner_S: np.ndarray, weight_S: np.ndarray, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`encode`: texts of profiles or of items → vectors, by sentence-transformers in Ray Data actors, resumable."""
+"""`encode`: texts of profiles or of items → vectors, in Ray Data actors or this process; resumable."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifa
     """Encode every profile.
 
     Files: ``vectors/part-*.parquet`` (COLUMNS, in the order of the profiles: by user, then angle). Ray must be
-    running. A killed call goes on where it stopped when ``out`` is the same attempt.
+    running unless ``config.execution.actors`` is 0. A killed call goes on where it stopped when ``out`` is the same
+    attempt.
 
     Raises:
         ArtifactError: a profile is empty, or a vector is not finite.
@@ -76,8 +77,8 @@ def encode(config: EncodeConfig, profiles: Artifact, out: ArtifactDir) -> Artifa
 def encode_items(config: EncodeConfig, prepared: Artifact, out: ArtifactDir) -> Artifact:
     """Encode the text of every item of a catalogue, cold ones included, with the items' prefix.
 
-    Files: ``vectors/part-*.parquet``, by item, and ``rejected.parquet`` for items without text (ITEM_COLUMNS). Ray must
-    be running; resumable as :func:`encode`.
+    Files: ``vectors/part-*.parquet``, by item, and ``rejected.parquet`` for items without text (ITEM_COLUMNS). As
+    :func:`encode` in all else.
 
     Raises:
         DataError: no item has a text.

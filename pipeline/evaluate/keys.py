@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.store.artifacts import StageKey
 
-VERSION = 2
+VERSION = 3
 BASELINE = "baseline:"
 _FITTED = ("transitions", "item_knn", "ease")
 """Fields of the configuration that hold one baseline's settings."""

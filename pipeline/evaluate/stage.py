@@ -25,7 +25,7 @@ from pipeline.evaluate.definition import (
     TOP_UNFILTERED,
 )
 from pipeline.evaluate.sharding import BaselineModel, Subject, TrainedModel, rank_cases
-from pipeline.evaluate.summary import protocol, summarize, target_counts
+from pipeline.evaluate.summary import means, protocol, target_counts
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
@@ -49,7 +49,7 @@ def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact
     """Fit a baseline on the training part and rank the test users with it.
 
     A baseline that does not fit (EASE above ``ease.max_items``) gives an artifact without rows, whose
-    ``info["skipped"]`` and `metrics.json` say why.
+    ``info["skipped"]`` says why.
 
     Raises:
         DataError: there are no test users.
@@ -61,7 +61,6 @@ def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact
     say(f"evaluate: {reason}")
     cases = _test_cases(prepared)
     _write_tables(out, Cases(cases.users[:0], cases.histories, cases.targets[:0]), items, _no_ranks(config.top_k))
-    out.write_json("metrics.json", {"skipped": reason, "protocol": protocol(config, prepared, cases, items)})
     return _commit(out, len(cases), 0, [], {"skipped": reason})
 
 
@@ -81,11 +80,9 @@ def _evaluate(config: EvaluateConfig, prepared: Artifact, items: pa.Table, subje
     ranks = rank_cases(config, prepared, subject, len(cases))
     seconds = time.perf_counter() - started
     say(f"evaluate: {took(len(cases), 'users', seconds)}")
-    metrics = summarize(config, prepared, cases, items, ranks)
     _write_tables(out, cases, items, ranks)
-    out.write_json("metrics.json", metrics)
-    info = {"seconds": seconds, "workers": config.execution.workers, "protocol": metrics["protocol"],
-            "metrics": metrics[metrics["protocol"]["main"]]}
+    info = {"seconds": seconds, "workers": config.execution.workers,
+            "protocol": protocol(config, prepared, cases, items), "metrics": means(config, ranks)}
     return _commit(out, len(cases), len(cases), cases.users, info)
 
 

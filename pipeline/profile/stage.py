@@ -1,4 +1,4 @@
-"""`profile`: training histories → one text per user and angle, by Ray Data actors, resumable."""
+"""`profile`: training histories → one text per user and angle, in Ray Data actors or this process; resumable."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
     """Write a profile of every training user, from the training part alone.
 
     Files: ``profiles/part-*.parquet`` (PROFILE_COLUMNS, sorted by user, angles in config order, ROW_ID 0, 1, …) and
-    ``rejected.parquet`` (REJECTED_COLUMNS). Ray must be running. A killed call goes on where it stopped when ``out``
-    is the same attempt.
+    ``rejected.parquet`` (REJECTED_COLUMNS). Ray must be running unless the engine's ``execution.actors`` is 0. A
+    killed call goes on where it stopped when ``out`` is the same attempt.
 
     Args:
         confirmed: a planned price above ``max_cost_without_confirm`` was agreed to.

@@ -27,10 +27,16 @@ def claims(metrics: Metrics) -> Table | None:
 
 
 def advice(metrics: Metrics) -> str | None:
-    """What to serve, in one sentence, and how sure that is. None where no teacher was compared."""
+    """What to serve, how sure that is, and which baselines do better. None where no teacher was compared."""
     found = metrics["claims"]
     if found is None:
         return None
+    arm, sentence = _served(found)
+    return f"{sentence}{_better_baselines(metrics, arm)}."
+
+
+def _served(found: Mapping[str, Any]) -> tuple[str, str]:
+    """The arm to serve, and why, without a full stop."""
     by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for row in found["rows"]:
         by_arm.setdefault(row["first"], []).append(row)
@@ -38,15 +44,29 @@ def advice(metrics: Metrics) -> str | None:
               if any(row["second"] == "plain" and row["shown"] for row in rows)}
     if not better:
         hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["high"] < 0]
-        return ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")
-                + f" ({found['metric']}).")
+        return "plain", ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")
+                         + f" ({found['metric']})")
     arm = max(better, key=lambda name: better[name]["mean"])
     gain, controls = better[arm], [row for row in by_arm[arm] if row["second"] != "plain"]
     sentence = (f"Serve {arm}: {found['metric']} {100 * gain['relative']:+.1f} % over plain "
                 f"[{signed(gain['low'])}, {signed(gain['high'])}]")
     unsure = [row["second"] for row in controls if not row["shown"]]
     if not controls:
-        return f"{sentence}; no control was trained, so what the gain is due to is open."
+        return arm, f"{sentence}; no control was trained, so what the gain is due to is open"
     if unsure:
-        return f"{sentence}; not shown against {', '.join(unsure)}, so it need not be the teacher's knowledge."
-    return f"{sentence}, and shown against {', '.join(row['second'] for row in controls)}."
+        return arm, f"{sentence}; not shown against {', '.join(unsure)}, so it need not be the teacher's knowledge"
+    return arm, f"{sentence}, and shown against {', '.join(row['second'] for row in controls)}"
+
+
+def _better_baselines(metrics: Metrics, arm: str) -> str:
+    """The baselines whose mean is above the arm's; they are not tested, so nothing more is said."""
+    protocol, metric = metrics["main_protocol"], metrics["primary"]
+    if arm not in metrics["arms"]:
+        return ""
+    served = metrics["arms"][arm][protocol][metric]["mean"]
+    better = {name: figures[protocol][metric] for name, figures in metrics["baselines"].items()
+              if figures[protocol][metric] > served}
+    if not better:
+        return ""
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in sorted(better.items(), key=lambda pair: -pair[1]))
+    return f". Better than {arm} ({served:.4f}) on this data: {listed}"

@@ -94,6 +94,8 @@ def take(storage: Storage, path: str, what: str) -> Lease:
         Taken: a live process holds it, this one included.
     """
     record = mine()
+    if storage.is_local:
+        storage.make_dir(path.rpartition("/")[0])
     while True:
         with _alone(storage, path):
             found = _read(storage, path)
@@ -135,7 +137,6 @@ def _alone(storage: Storage, path: str) -> Iterator[None]:
     if not storage.is_local:
         yield
         return
-    storage.make_dir(path.rpartition("/")[0])
     with storage.writing(f"{path}.guard") as guard:
         lock = FileLock(guard)
         lock.acquire()

@@ -51,8 +51,3 @@ class MetricsLog:
         for name, value in record.items():
             if name not in ("kind", "step", "phase"):
                 self._events.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in path.read_bytes().splitlines()]

@@ -12,7 +12,7 @@ from configs.errors import ArtifactError, ConfigError
 from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.definition import COLUMNS, ITEM_COLUMNS, VECTORS
-from pipeline.encode.encoder import Encoder, encode_texts
+from pipeline.encode.encoder import Encoder
 from pipeline.encode.item_text import item_text
 from pipeline.encode.stage import encode, encode_items
 from pipeline.store import artifacts
@@ -30,6 +30,11 @@ ONE = ActorExecution(actors=1, num_cpus=0.5, batch_rows=7, block_rows=9)
 def texts(count: int, longest: int = 60) -> list[str]:
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(WORDS, int(n))) for n in rng.integers(1, longest, count)]
+
+
+def encode_texts(config: EncodeConfig, told: list[str]) -> np.ndarray:
+    """Vectors of texts without the stage around the encoder."""
+    return Encoder(config, sources.locate(config, sources.identity(config))).encode(told).vectors_NE
 
 
 def make_profiles(storage: Storage, told: list[str]) -> Artifact:

@@ -45,11 +45,10 @@ from pipeline.train.config import (
 from pipeline.train.export import save_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
-from pipeline.train.metrics_log import read_metrics
 from pipeline.train.session import LocalSession, first_whole
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import build_targets
-from tests.builders import make_prepared, make_sequences, make_targets
+from tests.builders import make_prepared, make_sequences, make_targets, read_metrics
 
 BATCH = 6
 USERS = 10 * BATCH + 1

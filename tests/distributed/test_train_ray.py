@@ -18,8 +18,7 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
 from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
 from pipeline.train.keys import key
-from pipeline.train.metrics_log import read_metrics
-from tests.builders import make_prepared, make_targets, train_arm
+from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 
 pytestmark = pytest.mark.timeout(900)
 """Starting a worker group takes seconds on a quiet machine and minutes on a busy one."""

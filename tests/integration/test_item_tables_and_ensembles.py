@@ -28,9 +28,8 @@ from pipeline.train.config import (
     TrainExecution,
 )
 from pipeline.train.keys import key
-from pipeline.train.metrics_log import read_metrics
 from pipeline.train.stage import train
-from tests.builders import make_prepared
+from tests.builders import make_prepared, read_metrics
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)
 CONFIG = TrainConfig(epochs=4, distill_epochs=0, batch_size=16, optimizer=OptimizerConfig(lr=0.01),

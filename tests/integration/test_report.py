@@ -223,8 +223,12 @@ def test_a_real_gain_is_claimed_and_chance_is_not(written: tuple[Path, dict[str,
         ("plain − plain, other seeds", "not shown")]
 
 
-def _claims(*rows: tuple[str, str, float, bool]) -> dict[str, Any]:
-    return {"claims": {"metric": "ndcg@10", "rows": [
+def _claims(*rows: tuple[str, str, float, bool], **baselines: float) -> dict[str, Any]:
+    """A report's metrics: every arm's own figure is 0.1."""
+    arms = {name: {"seen_removed": {"ndcg@10": {"mean": 0.1}}} for row in rows for name in row[:2]}
+    return {"main_protocol": "seen_removed", "primary": "ndcg@10", "arms": arms,
+            "baselines": {name: {"seen_removed": {"ndcg@10": value}} for name, value in baselines.items()},
+            "claims": {"metric": "ndcg@10", "rows": [
         {"first": first, "second": second, "mean": mean, "low": mean - 0.001, "high": mean + 0.001, "relative": 0.1,
          "shown": shown} for first, second, mean, shown in rows]}}
 
@@ -240,6 +244,15 @@ def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
     assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
     alone = advice(_claims(("matched", "plain", 0.02, True)))
     assert alone is not None and "no control was trained" in alone
+
+
+def test_the_advice_names_the_baselines_that_do_better() -> None:
+    rows = (("matched", "plain", 0.02, True), ("matched", "ids", 0.01, True))
+    found = advice(_claims(*rows, popularity=0.02, item_knn=0.11, ease=0.2))
+    assert found is not None and found.endswith(
+        "shown against ids. Better than matched (0.1000) on this data: ease 0.2000, item_knn 0.1100.")
+    plain = advice(_claims(("distilled", "plain", 0.0, False), ease=0.3))
+    assert plain is not None and plain.endswith("Better than plain (0.1000) on this data: ease 0.3000.")
 
 
 def test_slices_cover_every_test_user_once(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:

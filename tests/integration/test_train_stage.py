@@ -27,9 +27,8 @@ from pipeline.store.artifacts import Artifact
 from pipeline.train.config import Arm, EarlyStoppingConfig, TrainConfig, TrainExecution
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
-from pipeline.train.metrics_log import read_metrics
 from pipeline.train.stage import train
-from tests.builders import make_prepared, make_sequences, make_targets, train_arm
+from tests.builders import make_prepared, make_sequences, make_targets, read_metrics, train_arm
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)

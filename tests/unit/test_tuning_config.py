@@ -62,3 +62,11 @@ def test_trial_trains_in_its_own_process_with_decoded_choices() -> None:
 def test_the_distilled_arm_is_searched() -> None:
     assert searched_step(load(RunConfig, "demo.yaml")).label == "train/distilled/seed-0"
     assert searched_step(load(RunConfig, "demo.yaml", ["arms=[plain]"])).label == "train/plain/seed-0"
+
+
+def test_gpus_of_a_trial_follow_the_run() -> None:
+    path = resolve_path("tune/alpha_beta.yaml")
+    with pytest.raises(ConfigError, match=r"execution.gpus_per_trial: got 0.5.*use_gpu=true"):
+        base_run(load(TuneConfig, path, ["execution.gpus_per_trial=0.5"]), path)
+    given = load(TuneConfig, path, ["execution.gpus_per_trial=0.5", "overrides=[train.execution.use_gpu=true]"])
+    assert base_run(given, path)[1].train.execution.use_gpu
