@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +54,23 @@ def cli(*args: str, timeout_s: float = 300, env: dict[str, str] | None = None) -
     """Run ``python -m pipeline ARGS`` and return the finished process."""
     return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s,
                           env={**os.environ, **(env or {})}, check=False)
+
+
+def cli_here(*args: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which imports what is heavy once: for commands that start no Ray."""
+    from pipeline.commands.cli import main
+    from pipeline.work.progress import set_quiet
+
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(args)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            set_quiet(False)
+    return subprocess.CompletedProcess(list(args), int(str(code or 0)), out.getvalue(), err.getvalue())
 
 
 def write_table(folder: Path, rename: bool = False) -> str:

@@ -1,66 +1,32 @@
-"""Plots of the report as inline SVG. Text and axes take the page's own colour, so they read on light and dark alike."""
+"""The report's plots."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.report.svg import INK, drawn
 from pipeline.report.tables import OTHER, PROTOCOL_TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK: Final = "#010203"
-"""Stands for the page's text colour and is replaced by it."""
 _ARM_COLORS: Final = {"plain": "#7a869a", "distilled": "#1f9e89", "shuffled": "#e07b39", "random": "#a65bb8"}
 _BASELINE: Final = "#b8b08d"
 _CATEGORY_COLORS: Final = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99")
 _OTHER: Final = "#9a9a9a"
-_PIXELS_PER_POINT: Final = 1.5
-"""Greatest size of a plot on the page."""
-_STYLE: Final[dict[Any, Any]] = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.titlesize": 10.5,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.grid": True, "grid.color": "#888888", "grid.alpha": 0.25,
-    "grid.linewidth": 0.6, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK, "legend.frameon": False,
-    "legend.handlelength": 3, "lines.linewidth": 1.8, "axes.axisbelow": True, "text.parse_math": False,
-}
-
 Metrics = Mapping[str, Any]
 
 
 def plots(metrics: Metrics) -> dict[str, str]:
     """Name → SVG; a plot with nothing to show is absent."""
-    found = {}
-    for name, (draw, alt) in _PLOTS.items():
-        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-            figure = draw(metrics)
-            if figure is not None:
-                found[name] = _svg(figure, name, alt)
-    return found
-
-
-def _svg(figure: Figure, name: str, alt: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", dpi=200,
-                   metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg"):].replace(_INK, "currentColor")
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Several figures share one page: their ids must not meet.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    opening = re.search(r'<svg [^>]*?viewBox="(0 0 ([\d.]+) [\d.]+)"[^>]*>', svg)
-    assert opening is not None, "matplotlib writes a viewBox that starts at 0 0"
-    return (f'<svg viewBox="{opening[1]}" style="max-width: {_PIXELS_PER_POINT * float(opening[2]):.0f}px" role="img" '
-            f'aria-label="{alt}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-            + svg[opening.end():])
+    found = {name: drawn(name, alt, partial(draw, metrics)) for name, (draw, alt) in _PLOTS.items()}
+    return {name: svg for name, svg in found.items() if svg is not None}
 
 
 def _color(who: str) -> str:
@@ -76,7 +42,7 @@ def _ranking(metrics: Metrics) -> Figure:
     axes = figure.subplots()
     axes.barh([b[0] for b in bars], [b[1] for b in bars], xerr=[np.nan if b[2] is None else b[2] for b in bars],
               color=[_color(b[0]) for b in bars], height=0.66,
-              error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 3})
+              error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 3})
     for place, (_, value, deviation) in enumerate(bars):
         axes.annotate(f"{value:.4f}", (value + (deviation or 0.0), place), (5, 0), textcoords="offset points",
                       va="center", fontsize=9)
@@ -98,7 +64,7 @@ def _intervals(metrics: Metrics) -> Figure | None:
         color = _color(d["first"])
         axes.plot([d["low"], d["high"]], [place, place], color=color, linewidth=3, solid_capstyle="round")
         axes.plot([d["mean"]], [place], "o", color=color, markersize=7)
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(shown)), [f"{d['first']} − {d['second']}, {d['metric']}" for d in shown])
     axes.grid(axis="y", visible=False)
     axes.margins(y=0.12)

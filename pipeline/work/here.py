@@ -32,7 +32,7 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     wanted = None if only is None else pads.field(id_column).isin(pa.array(only))
     count, number = len(done), len(names)
     with Progress(label, num_rows, unit, done=count) as progress:
-        for block in _blocks(dataset.to_batches(columns=columns, filter=wanted), execution.block_rows):
+        for block in tables_of(dataset.to_batches(columns=columns, filter=wanted), execution.block_rows):
             block = block.filter(pa.array(~np.isin(block[id_column].to_numpy(), done)))
             if not block.num_rows:
                 continue
@@ -58,8 +58,8 @@ def forget_blocks(out: ArtifactDir, folder: str, of_ray: bool) -> None:
         out.storage.delete(out.relative(checkpoint_of(folder)))
 
 
-def _blocks(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """The same rows, ``rows`` to a table."""
+def tables_of(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The rows of the batches, ``rows`` to a table; fewer in the last."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)

@@ -1,4 +1,7 @@
-"""The openai engine on Ray against a scripted server: rows conserved, ledger, retries, refresh, plan."""
+"""The openai engine against a scripted server: rows conserved, ledger, retries, refresh, plan.
+
+In this process where Ray is not what is tested: a pass over Ray's actors takes seconds to start.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Faulty, Reply, scripted
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
-pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
-ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=20, block_rows=20)
+pytestmark = [pytest.mark.llm, pytest.mark.timeout(900)]
+HERE = ActorExecution(actors=0, batch_rows=20, block_rows=20)
+ON_RAY = ActorExecution(actors=1, num_cpus=0.5, batch_rows=20, block_rows=20)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +39,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def config_of(url: str, tokenizer: Path, **changes: Any) -> ProfileConfig:
-    execution = {"batch_size": 8, "concurrent_batches": 2, "backoff_s": 0.01, "retries": 2, "num_cpus": 0.25}
+def config_of(url: str, tokenizer: Path, where: ActorExecution = HERE, **changes: Any) -> ProfileConfig:
+    execution = {"actors": where.actors, "batch_size": 8, "concurrent_batches": 2, "backoff_s": 0.01, "retries": 2,
+                 "num_cpus": 0.25}
     engine: dict[str, Any] = {
         "kind": "openai", "base_url": url, "model": "m", "tokenizer": str(tokenizer), "max_model_len": 4096,
         "gate": {"language": False}, "execution": execution | changes.pop("execution", {}), **changes.pop("engine", {})}
-    return ProfileConfig(**{"engine": engine, "execution": ACTORS, **changes})
+    return ProfileConfig(**{"engine": engine, "execution": where, **changes})
 
 
 def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifact:
@@ -51,10 +56,11 @@ def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifa
         out.release()
 
 
-def test_every_user_is_told_once(storage: Storage, tokenizer: Path) -> None:
+@pytest.mark.parametrize("where", [HERE, ON_RAY], ids=["here", "on-ray"])
+def test_every_user_is_told_once(storage: Storage, tokenizer: Path, ray_cluster: None, where: ActorExecution) -> None:
     prepared = make_text_prepared(storage, users=60)
     with scripted_server() as server:
-        artifact = build(prepared, storage, config_of(server.url, tokenizer))
+        artifact = build(prepared, storage, config_of(server.url, tokenizer, where))
     told, refused = artifact.read_table("profiles").to_pylist(), artifact.read_table("rejected.parquet").to_pylist()
     textless = [user for user in range(60) if user % 10 == 9]
     assert [row[USER_IDX] for row in told] == [user for user in range(60) if user not in textless]
@@ -64,11 +70,11 @@ def test_every_user_is_told_once(storage: Storage, tokenizer: Path) -> None:
     assert len(server.asked) == info["asked"] == 54 and info["requests"] == 54 and info["from_ledger"] == 0
 
 
-def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path) -> None:
+def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path, ray_cluster: None) -> None:
     prepared = make_text_prepared(storage, users=300, textless=0)
     faulty = Faulty()
     with scripted_server(faulty) as server:
-        config = config_of(server.url, tokenizer, max_rejected_fraction=0.5, engine={"gate": {"retries": 1}},
+        config = config_of(server.url, tokenizer, ON_RAY, max_rejected_fraction=0.5, engine={"gate": {"retries": 1}},
                            execution={"timeout_s": 4.0, "retries": 1, "batch_size": 20})
         artifact = build(prepared, storage, config)
     info, counts = artifact.manifest.info, artifact.manifest.counts
@@ -181,9 +187,24 @@ def test_keys_reach_the_server_and_nothing_else(storage: Storage, tokenizer: Pat
         assert not server.asked
 
 
-def test_a_refused_key_stops_the_stage(storage: Storage, tokenizer: Path) -> None:
-    with scripted_server(lambda asked: Reply(status=401)) as server, pytest.raises(ConfigError, match="HTTP 401"):
-        build(make_text_prepared(storage, users=8, textless=0), storage, config_of(server.url, tokenizer))
+@pytest.mark.parametrize("where", [HERE, ON_RAY], ids=["here", "on-ray"])
+def test_a_refused_key_stops_the_stage_and_keeps_what_was_answered(storage: Storage, tokenizer: Path, ray_cluster: None,
+                                                                   where: ActorExecution) -> None:
+    valid = {"now": False}
+
+    def script(asked: Asked) -> Reply:
+        """The key runs out while half of the first batch waits for its answer."""
+        return Reply() if valid["now"] or asked.chance < 0.5 else Reply(status=401, wait_s=0.5)
+
+    prepared = make_text_prepared(storage, users=16, textless=0)
+    with scripted_server(script) as server:
+        config = config_of(server.url, tokenizer, where)
+        with pytest.raises(ConfigError, match="HTTP 401"):
+            build(prepared, storage, config)
+        assert 0 < len(server.answered) < 16
+        valid["now"] = True
+        assert build(prepared, storage, config).manifest.counts["num_out"] == 16
+        assert len(server.answered) == 16, "what was answered is not asked again"
 
 
 def test_no_server_stops_the_stage_and_what_failed_is_asked_again(storage: Storage, tokenizer: Path) -> None:

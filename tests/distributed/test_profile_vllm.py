@@ -66,9 +66,10 @@ def check_conserved(artifact: Artifact, users: int, angles: tuple[str, ...] = ("
 
 
 def test_long_histories_and_angles_through_ray_data_llm(storage: Storage, model: Path) -> None:
-    config = config_of(vllm_engine(model, long_history={"strategy": "agg_after", "max_prompt_tokens": 1600}),
-                       angles=("overall", "recent"))
-    check_long_histories(storage, config, levels=2)
+    """One level of merging: vLLM is loaded for each pass."""
+    config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, long_history={
+        "strategy": "agg_after", "max_prompt_tokens": 1600}), angles=("overall", "recent"))
+    check_long_histories(storage, config, levels=1)
 
 
 def check_long_histories(storage: Storage, config: ProfileConfig, levels: int) -> None:
@@ -85,24 +86,18 @@ def check_long_histories(storage: Storage, config: ProfileConfig, levels: int) -
     assert info["output_tokens"] <= info["requests"] * 24
 
 
-def test_first_prompt_tokens_are_those_that_vllm_read(storage: Storage, model: Path) -> None:
-    prepared = make_text_prepared(storage, users=30, textless=0)
-    config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, sampling={
-        "max_tokens": 16, "ignore_eos": True}))
+def test_structured_output_is_parsed_and_vllm_reads_the_planned_tokens(storage: Storage, model: Path) -> None:
+    prepared = make_text_prepared(storage, users=10, textless=0)
+    config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, sampling={"max_tokens": 2000}),
+                       form="short")
     engine = engine_of(config)
     estimate, _ = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
-    info = build(prepared, storage, config).manifest.info
-    assert (info["requests"], info["asked"], info["prompt_tokens"]) == (30, 30, estimate.first_tokens)
-    assert info["output_tokens"] == 30 * 16
-
-
-def test_structured_output_is_parsed(storage: Storage, model: Path) -> None:
-    prepared = make_text_prepared(storage, users=10, textless=0)
-    config = config_of(vllm_engine(model, sampling={"max_tokens": 2000}), form="short")
     artifact = build(prepared, storage, config)
     check_conserved(artifact, 10)
+    info = artifact.manifest.info
+    assert (info["requests"], info["asked"], info["prompt_tokens"]) == (10, 10, estimate.first_tokens)
     texts = artifact.read_table("profiles")[PROFILE].to_pylist()
-    assert len(texts) >= 5, artifact.manifest.info
+    assert len(texts) >= 4, info
     assert all(text.startswith("Tastes: ") and "\nSummary: " in text for text in texts)
 
 

@@ -164,7 +164,8 @@ class OpenAIExecution(CostConfig):
 
     api_key_env: str | None = None
     """Name of the environment variable that holds the key, on the machines that ask; None: no key."""
-    actors: int = Field(default=1, ge=1)
+    actors: int = Field(default=1, ge=0)
+    """Ray actors that ask; 0: this process asks, without Ray."""
     num_cpus: float = Field(default=0.5, ge=0)
     """Per actor."""
     batch_size: int = Field(default=16, ge=1)
@@ -191,7 +192,7 @@ class OpenAIExecution(CostConfig):
     @property
     def in_flight(self) -> int:
         """Most requests that are with the endpoint, or done and not yet saved."""
-        return self.actors * self.concurrent_batches * self.batch_size
+        return max(self.actors, 1) * self.concurrent_batches * self.batch_size
 
 
 class OpenAIEngine(LLMConfig):
@@ -215,6 +216,8 @@ class OpenAIEngine(LLMConfig):
 
     def demand(self, readers: ActorExecution) -> ActorExecution:
         """The actors that ask; the histories are read before and after them, never beside."""
+        if not self.execution.actors:
+            return readers
         return ActorExecution(actors=self.execution.actors, num_cpus=self.execution.num_cpus)
 
     @field_validator("base_url")

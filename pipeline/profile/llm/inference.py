@@ -1,12 +1,12 @@
-"""A pass's requests through an engine, answers into the ledger: a stream of Ray Data, saved batch by batch."""
+"""A pass's requests through an engine, answers into the ledger, saved batch by batch."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from configs.errors import ResourceError
 from pipeline.profile.llm.ledger import ATTEMPT, OUTPUT_TOKENS, PROMPT_TOKENS, SCHEMA, Index, Ledger, heads_of
 from pipeline.profile.llm.progress import AnswerProgress
 from pipeline.profile.llm.requests import REQUEST
+from pipeline.profile.llm.unanswered import Unanswered
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.mapping import our_errors, quiet_context
@@ -26,20 +27,12 @@ if TYPE_CHECKING:
 
 ERROR: Final = "error"
 """Column: why there is no answer; null where there is one."""
-_HELPER_CPUS = 0.1
-"""CPUs of a task that reads requests or saves answers."""
-HELPERS = 2
-"""Such tasks at once: each is a process to start, and none is ever the bottleneck."""
 _ANSWERED, _ERRORS = "answered", "errors"
 _FAILED_FOLDER = f"{rows.WORK}/failed"
 
 
 class Backend(Protocol):
     """An engine's way to answers."""
-
-    @property
-    def batch_size(self) -> int:
-        """Requests answered and saved together."""
 
     @property
     def start(self) -> str:
@@ -49,8 +42,8 @@ class Backend(Protocol):
     def in_flight(self) -> int:
         """Most requests that are under way, or answered and not yet saved."""
 
-    def answered(self, requests: Dataset, save: Save) -> Dataset:
-        """Columns of REQUEST_TYPE → what ``save`` returns.
+    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+        """Ask every request; yields what ``save`` returns, as it comes.
 
         Every request is handed to ``save`` once, in a batch of answers, by the process that asks or the one after it:
         answers that wait for a third process may be lost with it.
@@ -102,10 +95,8 @@ class Save:
 
 
 def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failures: Failures, number: int) -> None:
-    """Get answers to what the pass's requests folder holds and the ledger does not. Ray must be running."""
-    import ray
-    import ray.data
-
+    """Get answers to what the pass's requests folder holds and the ledger does not. Ray must be running where the
+    engine has actors."""
     source = f"{folder}/requests"
     known = Index.build(ledger)
     failed = heads_of(failures.table()[REQUEST].to_pylist())
@@ -123,16 +114,24 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
     if not total:
         return
     say(f"profile: pass {number + 1}: {total:,} requests; {backend.start}")
+    progress = AnswerProgress(f"profile: pass {number + 1}", total)
+    with progress:
+        for saved in backend.answers(Unanswered(out, source, np.sort(done)), Save(ledger, failures, out.attempt)):
+            for row in saved.to_pylist():
+                progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
+    say(progress.summary())
+
+
+def drained(stream: Callable[[], Dataset]) -> Iterator[pa.Table]:
+    """Run the stream of Ray Data that is made here to its end, and give what comes of it.
+
+    Raises:
+        ResourceError: the engine did not start.
+    """
+    import ray.data
+
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
-        helpers = ray.data.TaskPoolStrategy(size=HELPERS)
-        dataset = ray.data.read_parquet(out.path(source), filesystem=out.storage.filesystem, partitioning=None,
-                                        num_cpus=_HELPER_CPUS, concurrency=HELPERS)
-        if len(done):
-            dataset = dataset.map_batches(_unanswered, fn_args=[ray.put(np.sort(done))], batch_format="pyarrow",
-                                          num_cpus=_HELPER_CPUS, compute=helpers)
-        dataset = dataset.repartition(target_num_rows_per_block=backend.batch_size)
-        saved = backend.answered(dataset, Save(ledger, failures, out.attempt))
-        _drain(saved, AnswerProgress(f"profile: pass {number + 1}", total))
+        yield from stream().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 @contextmanager
@@ -149,18 +148,3 @@ def _engine_errors() -> Iterator[None]:
         raise ResourceError(f"profile: the engine did not start: {lines[-1][:400] if lines else ''}; see engine.model, "
                             "engine.model_kwargs and engine.execution (the actors' own words: "
                             "cluster.worker_logs=true); answers are kept") from exc
-
-
-def _unanswered(batch: pa.Table, done_ref: Any) -> pa.Table:
-    import ray
-
-    return batch.filter(pa.array(~np.isin(heads_of(batch[REQUEST].to_pylist()), ray.get(done_ref))))
-
-
-def _drain(saved: Dataset, progress: AnswerProgress) -> None:
-    """Run the stream to its end."""
-    with progress:
-        for batch in saved.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in batch.to_pylist():
-                progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
-    say(progress.summary())

@@ -14,10 +14,11 @@ import random
 import re
 import time
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,9 +26,10 @@ import pyarrow as pa
 from configs.errors import ConfigError, ResourceError
 from pipeline.profile.llm.completion import Completion, OddAnswerError, read_completion, storable
 from pipeline.profile.llm.config import OpenAIEngine
-from pipeline.profile.llm.inference import ERROR, Save
+from pipeline.profile.llm.inference import ERROR, Save, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
+from pipeline.profile.llm.unanswered import Unanswered
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -62,10 +64,6 @@ class OpenAIBackend:
     """JSON schema of the answer."""
 
     @property
-    def batch_size(self) -> int:
-        return self.config.execution.batch_size
-
-    @property
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
@@ -73,16 +71,40 @@ class OpenAIBackend:
     def start(self) -> str:
         return f"asking {self.config.model} at {self.config.base_url}"
 
-    def answered(self, requests: Dataset, save: Save) -> Dataset:
+    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+        if self.config.execution.actors:
+            return drained(lambda: self._stream(requests, save))
+        return self._here(requests, save)
+
+    def _stream(self, requests: Unanswered, save: Save) -> Dataset:
         import ray.data
 
         execution = self.config.execution
         with warnings.catch_warnings():  # how much an actor does at a time has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
-            return requests.map_batches(
+            return requests.dataset(execution.batch_size).map_batches(
                 Client, fn_constructor_args=[self, save], batch_format="pyarrow", batch_size=execution.batch_size,
                 compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
                 max_concurrency=execution.concurrent_batches)
+
+    def _here(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+        """Ask in this process, as one actor would."""
+        tables = requests.tables(self.config.execution.batch_size)
+        client = Client(self, save)
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            done: set[asyncio.Task[pa.Table]] = set()
+            under_way: set[asyncio.Task[pa.Table]] = set()
+            try:
+                while True:
+                    free = self.config.execution.concurrent_batches - len(under_way)
+                    under_way |= {loop.create_task(client.saved(table)) for table in islice(tables, free)}
+                    if not under_way:
+                        return
+                    done, under_way = runner.run(_first(under_way))
+                    yield from [task.result() for task in done]
+            finally:
+                runner.run(_end(done | under_way, client))
 
     def body(self, messages: list[dict[str, str]], seed: int) -> dict[str, Any]:
         """The JSON that is posted."""
@@ -97,6 +119,19 @@ class OpenAIBackend:
             body["response_format"] = {"type": "json_schema", "json_schema": {
                 "name": "profile", "strict": True, "schema": self.schema}}
         return body
+
+
+async def _first(tasks: set[asyncio.Task[pa.Table]]) -> tuple[set[asyncio.Task[pa.Table]], set[asyncio.Task[pa.Table]]]:
+    """Those that are done, at least one, and the others."""
+    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _end(tasks: set[asyncio.Task[pa.Table]], client: Client) -> None:
+    """Cut off what is under way; answers that have come are saved."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
 
 
 class _RetryableError(Exception):
@@ -116,7 +151,7 @@ class _RefusedError(Exception):
 
 
 class Client:
-    """Asks and saves in a Ray actor; several batches are under way at once."""
+    """Asks and saves, in a Ray actor or in this process; several batches are under way at once."""
 
     def __init__(self, backend: OpenAIBackend, save: Save) -> None:
         self._backend, self._save = backend, save
@@ -127,23 +162,39 @@ class Client:
         self._problem = (f"profile.engine.execution.api_key_env: the environment variable {name} is not set on the "
                          "machine that asks; export it before the cluster is started") if name and not self._key else ""
         rate = self._execution.requests_per_second
-        self._spacing_s = 0.0 if rate is None else self._execution.actors / rate
+        self._spacing_s = 0.0 if rate is None else max(self._execution.actors, 1) / rate
         self._next_slot = 0.0
         self._session: ClientSession | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        yield await self.saved(batch)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def saved(self, batch: pa.Table) -> pa.Table:
+        """Ask every request of the batch; returns what saving the answers gave.
+
+        Raises:
+            ConfigError, ResourceError: no other request would be answered either; what was answered is saved.
+        """
         if self._problem:
             raise ConfigError(self._problem)
         rows = batch.select([REQUEST, SEED, LENGTH, MESSAGES]).to_pylist()
         tasks = [asyncio.create_task(self._row(row)) for row in rows]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in tasks:
-            task.cancel()  # where one has met what ends the stage, nobody waits for the others
-        answers = [task.result() for task in tasks if task in done and task.exception() is None]
-        saved = await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:  # also when this batch is cancelled
+            done = [task for task in tasks if task.done()]
+            for task in tasks:
+                task.cancel()  # where one has met what ends the stage, nobody waits for the others
+            answers = [task.result() for task in done if task.exception() is None]
+            saved = await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
         for task in done:
             task.result()  # raises what ends the stage
-        yield saved
+        return saved
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         body = self._backend.body(json.loads(row[MESSAGES]), row[SEED])

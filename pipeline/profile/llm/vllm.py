@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipeline.profile.llm.config import VLLMEngine
-from pipeline.profile.llm.inference import ERROR, HELPERS, Save
+from pipeline.profile.llm.inference import ERROR, Save, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
+from pipeline.profile.llm.unanswered import HELPERS, Unanswered
 from pipeline.work.hub import ModelFiles
 
 if TYPE_CHECKING:
@@ -37,10 +39,6 @@ class VLLMBackend:
     """JSON schema of the answer."""
 
     @property
-    def batch_size(self) -> int:
-        return self.config.execution.batch_size
-
-    @property
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
@@ -51,7 +49,10 @@ class VLLMBackend:
         compiled = "" if eager else ", and compiled, which engine_kwargs.enforce_eager=true leaves out"
         return f"starting vLLM: {self.config.model} is loaded first{compiled}"
 
-    def answered(self, requests: Dataset, save: Save) -> Dataset:
+    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+        return drained(lambda: self._stream(requests, save))
+
+    def _stream(self, requests: Unanswered, save: Save) -> Dataset:
         import ray.data
         from ray.data.llm import build_processor
 
@@ -72,7 +73,7 @@ class VLLMBackend:
                                     preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
                                     postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
         processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
-        return processor(requests).map_batches(
+        return processor(requests.dataset(self.config.execution.batch_size)).map_batches(
             lambda batch: save(_uniform(batch)), batch_format="pyarrow", batch_size=None, num_cpus=_STAGE_CPUS,
             compute=ray.data.TaskPoolStrategy(size=HELPERS))
 
