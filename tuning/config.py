@@ -10,14 +10,20 @@ from configs.base import Config
 from pipeline.config import NAME
 
 
-class Choice(Config):
+class _Dimension(Config):
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Other settings of the space, named before this one, and their values with which this one means something:
+    `{train.distillation.pooling.kind: [exponential]}` for γ. Empty: always."""
+
+
+class Choice(_Dimension):
     """One of a list; a value may be a whole group of settings (``{kind: exponential, gamma: 0.1}``)."""
 
     kind: Literal["choice"] = "choice"
     values: tuple[Any, ...] = Field(min_length=1)
 
 
-class Uniform(Config):
+class Uniform(_Dimension):
     """A number between two bounds."""
 
     kind: Literal["uniform"] = "uniform"
@@ -33,7 +39,23 @@ class Uniform(Config):
         return self
 
 
-Dimension = Annotated[Choice | Uniform, Field(discriminator="kind")]
+class Integer(_Dimension):
+    """A whole number between two bounds, both included."""
+
+    kind: Literal["integer"] = "integer"
+    low: int
+    high: int
+    log: bool = False
+    """Drawn on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Integer:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low={self.low} must be below high={self.high}, and above 0 on a log scale")
+        return self
+
+
+Dimension = Annotated[Choice | Uniform | Integer, Field(discriminator="kind")]
 
 
 class OptunaSearch(Config):
@@ -83,6 +105,9 @@ class TuneConfig(Config):
     """None: every trial runs to its end."""
     seed: int = 0
     """Seeds the sampler; trials train with the run's first seed."""
+    final_seeds: tuple[int, ...] = ()
+    """After the search the best configuration is run with these seeds, all its arms, and scored on the test part once;
+    empty: that is left to `mentorec run --config best.yaml`."""
     execution: TuneExecution = TuneExecution()
 
     @field_validator("name")
@@ -98,6 +123,11 @@ class TuneConfig(Config):
             if path.split(".")[0] not in ("train", "model"):
                 raise ValueError(f"space.{path}: a search varies settings below train or model; "
                                  "stages before them are built once")
-            if isinstance(self.search, GridSearch) and isinstance(dimension, Uniform):
+            before = list(self.space)[:list(self.space).index(path)]
+            for other in dimension.when:
+                if other not in before:
+                    raise ValueError(f"space.{path}.when: {other} is not searched; legal: what stands before it "
+                                     f"({', '.join(before) or 'nothing'})")
+            if isinstance(self.search, GridSearch) and not isinstance(dimension, Choice):
                 raise ValueError(f"space.{path}: a grid needs kind=choice with values")
         return self

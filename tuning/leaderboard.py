@@ -5,31 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from configs.errors import ours
 from pipeline.work.progress import complain, say
 from pipeline.work.text import shorten, table
+from tuning.space import chosen
 
 FAILED, FINISHED = "failed", "finished"
+REASON = "reason"
+"""Column: why a trial failed."""
 _SHOWN = 10
 _REASON_WIDTH = 300
 
 
 def row(result: Any, space: Iterable[str]) -> dict[str, Any]:
-    """What the leaderboard says of a trial, from Ray Tune's result."""
-    metrics = result.metrics or {}
+    """What the leaderboard says of a trial, from Ray Tune's result; a setting that it does not have is left out."""
+    metrics, values = result.metrics or {}, chosen(result.config or {})
     return {"trial": metrics.get("trial_id", ""), "status": FAILED if result.error else FINISHED,
             "metric": metrics.get("best"), "epochs": metrics.get("epoch"),
             "seconds": round(metrics.get("time_total_s", 0.0), 1), "fingerprint": metrics.get("fingerprint"),
-            **{setting: decode(result.config[setting]) for setting in space if result.config},
-            "reason": reason(result.error) if result.error else ""}
-
-
-def decode(value: Any) -> Any:
-    """A searched value as it is in a configuration: choices travel as JSON."""
-    return json.loads(value) if isinstance(value, str) else value
+            **{setting: values[setting] for setting in space if setting in values},
+            REASON: reason(result.error) if result.error else ""}
 
 
 def reason(error: BaseException) -> str:
@@ -47,10 +45,16 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def as_csv(rows: list[dict[str, Any]]) -> bytes:
     """The file: one line per trial."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=_columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in r.items()} for r in rows)
     return text.getvalue().encode()
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Every column that a row has, the reason last."""
+    names = dict.fromkeys(name for row in rows for name in row if name != REASON)
+    return [*names, REASON]
 
 
 def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
@@ -60,10 +64,11 @@ def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
         metric: its name.
         best: path of the best trial's configuration.
     """
-    hidden = ("trial", "fingerprint", "reason", "metric")
-    names = [name for name in rows[0] if name not in hidden]
-    yield table((metric, *names), [("-" if r["metric"] is None else f"{r['metric']:.4f}", *(r[name] for name in names))
-                                   for r in rows[:_SHOWN]])
+    hidden = ("trial", "fingerprint", REASON, "metric")
+    names = [name for name in _columns(rows) if name not in hidden]
+    shown = [("-" if r["metric"] is None else f"{r['metric']:.4f}", *(r.get(name, "") for name in names))
+             for r in rows[:_SHOWN]]
+    yield table((metric, *names), shown)
     if len(rows) > _SHOWN:
         yield f"… and {len(rows) - _SHOWN} more in the leaderboard"
     failed = sum(r["status"] == FAILED for r in rows)
@@ -73,8 +78,8 @@ def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
 class TrialLines:
     """Says a line about every trial that ends; of one that failed also under ``--quiet``."""
 
-    def __init__(self, total: int, metric: str, space: Mapping[str, Any]) -> None:
-        self._total, self._metric, self._space = total, metric, tuple(space)
+    def __init__(self, total: int, metric: str) -> None:
+        self._total, self._metric = total, metric
         self._told: set[str] | None = None
 
     def look(self, trials: Iterable[Any]) -> None:
@@ -88,15 +93,15 @@ class TrialLines:
                 self._tell(trial, len(self._told))
 
     def _tell(self, trial: Any, number: int) -> None:
-        chosen = ", ".join(f"{name}={decode(trial.config[name])}" for name in self._space)
+        values = ", ".join(f"{name}={value}" for name, value in chosen(trial.config).items())
         if trial.status == "ERROR":
             error = trial.get_pickled_error()
-            complain(f"tune: trial {number} of {self._total} failed ({chosen}): "
+            complain(f"tune: trial {number} of {self._total} failed ({values}): "
                      f"{reason(error) if error else 'see its folder'}")
         else:
             value = trial.last_result.get("best")
             shown = "no metric" if value is None else f"{self._metric} {value:.4f}"
-            say(f"tune: trial {number} of {self._total}: {shown} ({chosen})")
+            say(f"tune: trial {number} of {self._total}: {shown} ({values})")
 
 
 def watch(told: TrialLines) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,21 @@ from configs.errors import ConfigError, TrainingError, illegal
 from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
-from pipeline.plan import plan
+from pipeline.plan import plan, run_folder
+from pipeline.report.summary import summary_table
 from pipeline.run import run
 from pipeline.store import leases
 from pipeline.store.artifacts import changed_keys
 from pipeline.work.progress import say
-from tuning.config import Choice, GridSearch, TuneConfig, Uniform
+from tuning.config import Choice, GridSearch, TuneConfig
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
+from tuning.page import search_page
+from tuning.space import COMBINATION, combinations, encode, suggest
 from tuning.trial import assign, searched_step, trial
 
 LEADERBOARD = "leaderboard.csv"
 BEST = "best.yaml"
+PAGE = "search.html"
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,22 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     Raises:
         ConfigError: the run does not load, does not distil, or a searched setting does not exist in it.
     """
-    beside = path.parent / config.run
-    run_config = load(RunConfig, beside if beside.is_file() else config.run, config.overrides)
+    neighbour = path.parent / config.run
+    run_config = load(RunConfig, neighbour if neighbour.is_file() else config.run, config.overrides)
     if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
         raise ConfigError(illegal("execution.gpus_per_trial", config.execution.gpus_per_trial,
                                   "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",
                                   "remove it, or add train.execution.use_gpu=true to the search's overrides"))
     values = run_config.model_dump(mode="json")
     for setting, dimension in config.space.items():
+        beside = {other: allowed[0] for other, allowed in dimension.when.items()}
         for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
-            validate(RunConfig, assign(values, {setting: value}), f" in space.{setting} of {path}")
+            validate(RunConfig, assign(values, beside | {setting: value}), f" in space.{setting} of {path}")
     return values, run_config
 
 
 def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult:
-    """Search; write ``leaderboard.csv`` and ``best.yaml`` below ``tune/<name>/``.
+    """Search; write ``leaderboard.csv``, ``best.yaml`` and the page ``search.html`` below ``tune/<name>/``.
 
     A finished trial is never run again: the same command after a kill resumes what is unfinished.
 
@@ -85,7 +88,8 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
             built = run(run_config, before=step.label).artifacts
             fixed = {"values": values, "storage": storage, "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
-        return _conclude(config, values, run_config, storage, folder, rows)
+        result = _conclude(config, values, run_config, storage, folder, rows)
+        return _finish(config, result)
     finally:
         lease.release()
 
@@ -102,7 +106,7 @@ def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> It
 def _trial_count(config: TuneConfig) -> int:
     if not isinstance(config.search, GridSearch):
         return config.search.trials
-    return math.prod(len(d.values) for d in config.space.values() if isinstance(d, Choice))
+    return sum(1 for _ in combinations(config.space))
 
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
@@ -130,28 +134,15 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
         tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
                                        storage_filesystem=storage.filesystem)
     else:
-        told = TrialLines(_trial_count(config), run_config.train.validation_metric, config.space)
-        tuner = ray_tune.Tuner(trainable, param_space=_param_space(config),
+        told = TrialLines(_trial_count(config), run_config.train.validation_metric)
+        grid = {COMBINATION: ray_tune.grid_search([encode(one) for one in combinations(config.space)])} if isinstance(
+            config.search, GridSearch) else None
+        tuner = ray_tune.Tuner(trainable, param_space=grid,
                                tune_config=_tune_config(config, run_config),
                                run_config=ray_tune.RunConfig(
                                    name="ray", storage_path=storage.path(folder), verbose=0, callbacks=[watch(told)],
                                    storage_filesystem=storage.filesystem))
     return ordered([row(result, config.space) for result in tuner.fit()])
-
-
-def _param_space(config: TuneConfig) -> dict[str, Any]:
-    """Ray Tune's search space. Choices travel as JSON strings: samplers want hashable values."""
-    from ray import tune as ray_tune
-
-    space: dict[str, Any] = {}
-    for setting, dimension in config.space.items():
-        if isinstance(dimension, Uniform):
-            space[setting] = (ray_tune.loguniform if dimension.log else ray_tune.uniform)(dimension.low, dimension.high)
-        else:
-            texts = [json.dumps(v, sort_keys=True) for v in dimension.values]
-            grid = isinstance(config.search, GridSearch)
-            space[setting] = ray_tune.grid_search(texts) if grid else ray_tune.choice(texts)
-    return space
 
 
 def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
@@ -164,7 +155,8 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
         from ray.tune.search.optuna import OptunaSearch as RayOptuna
 
         algorithm = ConcurrencyLimiter(
-            RayOptuna(metric="best", mode="max", sampler=optuna.samplers.TPESampler(seed=config.seed)),
+            RayOptuna(_suggest(config), metric="best", mode="max",
+                      sampler=optuna.samplers.TPESampler(seed=config.seed)),
             max_concurrent=config.execution.concurrent_trials)
     if config.asha is not None:
         from ray.tune.schedulers import ASHAScheduler
@@ -180,6 +172,16 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
                                max_concurrent_trials=config.execution.concurrent_trials, **chosen)
 
 
+def _suggest(config: TuneConfig) -> Callable[[Any], None]:
+    """Optuna's way to define a space while it is walked: what was suggested is what counts."""
+    space = config.space
+
+    def walk(trial: Any) -> None:
+        suggest(space, trial)
+
+    return walk
+
+
 def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str,
               rows: list[dict[str, Any]]) -> SearchResult:
     storage.write_bytes(f"{folder}/{LEADERBOARD}", as_csv(rows))
@@ -187,9 +189,24 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
         why = rows[0]["reason"] or "none was validated"
         raise TrainingError(f"no trial of {config.name} ended with a metric ({why}); see "
                             f"{storage.path(folder)}/{LEADERBOARD}")
-    best = validate(RunConfig, assign(values, {s: rows[0][s] for s in config.space} | {"name": f"{config.name}-best"}))
+    metric = run_config.train.validation_metric
+    won = {setting: rows[0][setting] for setting in config.space if setting in rows[0]}
+    best = validate(RunConfig, assign(values, won | {"name": f"{config.name}-best"}))
     import yaml
 
     storage.write_bytes(f"{folder}/{BEST}", yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False).encode())
-    found = lines(rows, run_config.train.validation_metric, f"{storage.path(folder)}/{BEST}")
-    return SearchResult(folder, list(found), rows, best)
+    where = f"{storage.path(folder)}/{BEST}"
+    final = (f"It is run with seeds {', '.join(map(str, config.final_seeds))} and scored on the test part once: "
+             f"{storage.path(run_folder(best))}/report.html." if config.final_seeds else
+             f"How it does over seeds and on the test part: mentorec run --config {where} seeds=[0,1,2]")
+    storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, final).encode())
+    return SearchResult(folder, [*lines(rows, metric, where), f"page: {storage.path(folder)}/{PAGE}"], rows, best)
+
+
+def _finish(config: TuneConfig, result: SearchResult) -> SearchResult:
+    """Run the winner over its seeds, where that is asked for."""
+    if not config.final_seeds or result.best is None:
+        return result
+    final = run(result.best.model_copy(update={"seeds": config.final_seeds}))
+    assert final.metrics is not None, "a whole run ends with a report"
+    return replace(result, lines=[*result.lines, "", summary_table(final.metrics)])

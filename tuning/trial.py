@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +14,12 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.digests import DigestCache
 from pipeline.train.definition import TrainStep
+from tuning.space import chosen
 
 
-def assign(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+def assign(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Run values with dotted settings replaced; a group of another ``kind`` replaces the old group whole."""
-    for setting, value in chosen.items():
+    for setting, value in settings.items():
         top: Any = value
         for name in reversed(setting.split(".")):
             top = {name: top}
@@ -27,14 +27,13 @@ def assign(values: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def trial_config(values: dict[str, Any], chosen: dict[str, Any]) -> RunConfig:
-    """The run configuration of one trial; it trains in its own process.
+def trial_config(values: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
+    """The run configuration of a trial with these settings; it trains in its own process.
 
     Raises:
         ConfigError: the chosen values do not go together.
     """
-    decoded = {name: json.loads(v) if isinstance(v, str) else v for name, v in chosen.items()}
-    return validate(RunConfig, assign(values, decoded | {"train.execution.num_workers": 0}))
+    return validate(RunConfig, assign(values, settings | {"train.execution.num_workers": 0}))
 
 
 def searched_step(config: RunConfig) -> TrainStep:
@@ -43,7 +42,7 @@ def searched_step(config: RunConfig) -> TrainStep:
     return TrainStep.of(config, arm, config.seeds[0])
 
 
-def trial(chosen: dict[str, Any], fixed: dict[str, Any]) -> None:
+def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is reported, not trained again.
 
     ``fixed`` holds the base run's ``values``, the ``storage``, and the ``inputs`` of the searched step by label.
@@ -52,7 +51,7 @@ def trial(chosen: dict[str, Any], fixed: dict[str, Any]) -> None:
 
     storage: Storage = fixed["storage"]
     inputs: dict[str, Artifact] = fixed["inputs"]
-    step = searched_step(trial_config(fixed["values"], chosen))
+    step = searched_step(trial_config(fixed["values"], chosen(given)))
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     metric = step.config.train.validation_metric
     best = -math.inf

@@ -32,10 +32,19 @@ def markdown(metrics: Mapping[str, Any]) -> str:
 
 def html(metrics: Mapping[str, Any]) -> str:
     """The report as one HTML file that needs nothing else."""
-    environment = _environment(autoescape=True)
+    return page(_TEMPLATES / "report.html.j2", _content(metrics), plots(metrics))
+
+
+def page(template: Path, content: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
+    """One HTML file that needs nothing else: a template in the report's style, which may use its macros.
+
+    Args:
+        drawn: SVG elements by name, the template's ``plots``.
+    """
+    environment = _environment(autoescape=True, beside=template.parent)
     style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    drawn = {name: Markup(svg) for name, svg in plots(metrics).items()}
-    return environment.get_template("report.html.j2").render({**_content(metrics), "style": style, "plots": drawn})
+    return environment.get_template(template.name).render(
+        {**content, "style": style, "plots": {name: Markup(svg) for name, svg in drawn.items()}})
 
 
 def escape_markdown(text: object) -> str:
@@ -45,8 +54,8 @@ def escape_markdown(text: object) -> str:
     return _LIST.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", line))
 
 
-def _environment(autoescape: bool) -> Environment:
-    return Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=autoescape, undefined=StrictUndefined,
+def _environment(autoescape: bool, beside: Path = _TEMPLATES) -> Environment:
+    return Environment(loader=FileSystemLoader([beside, _TEMPLATES]), autoescape=autoescape, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True)
 
 

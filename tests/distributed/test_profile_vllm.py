@@ -30,6 +30,7 @@ from tests.tiny_llm import make_model
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
 pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=30, block_rows=30)
+HERE = ActorExecution(actors=0, batch_rows=30, block_rows=30)
 ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
           "VLLM_NO_USAGE_STATS": "1"}
 KEY = "MENTOREC_TEST_SERVER_KEY"
@@ -130,8 +131,8 @@ def test_the_openai_engine_against_vllm_serve(storage: Storage, model: Path, ser
     prepared = make_text_prepared(storage, users=16, textless=0, longest=40)
     engine = {"kind": "openai", "base_url": served, "model": "tiny", "tokenizer": str(model),
               "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 24, "ignore_eos": True},
-              "execution": {"batch_size": 4, "num_cpus": 0.25, "api_key_env": KEY}}
-    config = config_of(engine)
+              "execution": {"actors": 0, "batch_size": 4, "api_key_env": KEY}}
+    config = config_of(engine, execution=HERE)
     spec = engine_of(config)
     estimate, _ = estimate_of(spec.prompt_builder(spec.digests()), prepared)  # type: ignore[attr-defined]
     artifact = build(prepared, storage, config)
@@ -140,7 +141,7 @@ def test_the_openai_engine_against_vllm_serve(storage: Storage, model: Path, ser
     assert 0 < len(refused) < 16, "prompts beyond the server's context are reasons, no crash"
     assert all(row[REASON].startswith("no answer: HTTP 400: ") for row in refused)
     assert artifact.manifest.info["prompt_tokens"] < estimate.first_tokens
-    fits = build(prepared, storage, config_of({**engine, "max_model_len": 1500}))
+    fits = build(prepared, storage, config_of({**engine, "max_model_len": 1500}, execution=HERE))
     assert fits.manifest.counts["num_out"] == 16
     assert fits.manifest.info["from_ledger"] > 0, "prompts that fitted before are the same"
 
@@ -148,5 +149,5 @@ def test_the_openai_engine_against_vllm_serve(storage: Storage, model: Path, ser
 def test_part_by_part_against_vllm_serve(storage: Storage, model: Path, served: str) -> None:
     engine = {"kind": "openai", "base_url": served, "model": "tiny", "tokenizer": str(model), "max_model_len": 1500,
               "long_history": {"strategy": "agg_with", "max_prompt_tokens": 1400},
-              "execution": {"batch_size": 4, "num_cpus": 0.25, "api_key_env": KEY}}
-    check_long_histories(storage, config_of(engine), levels=2)
+              "execution": {"actors": 0, "batch_size": 4, "api_key_env": KEY}}
+    check_long_histories(storage, config_of(engine, execution=HERE), levels=2)

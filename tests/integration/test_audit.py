@@ -24,7 +24,7 @@ from pipeline.store import arrays, artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ANGLE, COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, USER_IDX, VECTOR
 from tests.builders import make_prepared, make_sequences
-from tests.integration.conftest import TINY, Cli
+from tests.tools import TINY, cli_here
 
 pytestmark = pytest.mark.timeout(900)
 ITEMS, WIDTH = 40, 6
@@ -185,25 +185,25 @@ def test_candidates_are_the_catalogue_less_the_distinct_seen_items_but_never_the
     assert candidates(cases, 10).tolist() == [8, 9, 9]
 
 
-def test_through_the_command_line_and_in_the_report(tmp_path: Path, cli: Cli) -> None:
+def test_through_the_command_line_and_in_the_report(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY + f"storage: {{uri: {tmp_path / 'storage'}}}\n")
-    planned = cli("audit", "--config", str(config), "--dry-run")
+    planned = cli_here("audit", "--config", str(config), "--dry-run")
     steps = [line.split()[0] for line in planned.stdout.partition("step ")[2].splitlines()[2:7]]
     assert steps == ["prepare", "profile", "encode", "encode/items", "audit"]
-    process = cli("audit", "--config", str(config), "--record", str(tmp_path / "records"), "--quiet")
+    process = cli_here("audit", "--config", str(config), "--record", str(tmp_path / "records"), "--quiet")
     assert process.returncode == 0, process.stderr
     assert "the user's own profile" in process.stdout and "chance" in process.stdout
     record = json.loads((tmp_path / "records" / "tiny-audit.json").read_text())
     assert record["metrics"]["users"] == 120 and record["metrics"]["left_out"]["no profile"] == 0
     assert "Teacher audit on validation" in (tmp_path / "records" / "tiny-audit.md").read_text()
-    again = cli("audit", "--config", str(config))
+    again = cli_here("audit", "--config", str(config))
     assert again.stdout.startswith("nothing to do")
-    shown = cli("show", "profile", "7", "--index", "--config", str(config)).stdout
+    shown = cli_here("show", "profile", "7", "--index", "--config", str(config)).stdout
     assert re.search(r"profile \(overall, \d+ words, \d+ characters\):", shown)
     parts = {line.split()[0] for line in shown.partition("profile (")[0].splitlines()[1:]}
     assert parts == {"train"}, "a profile is written from the training part alone"
-    report = cli("run", "--config", str(config), "--quiet")
+    report = cli_here("run", "--config", str(config), "--quiet")
     assert report.returncode == 0, report.stderr
     folder = tmp_path / "storage" / "runs" / "tiny"
     figures = json.loads((folder / "metrics.json").read_text())["audit"]

@@ -24,7 +24,7 @@ from pipeline.reduce.stage import reduce
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEMS, PROFILE, USER_ID, USER_IDX, VECTOR
-from tests.integration.conftest import TINY, Cli
+from tests.tools import TINY, cli_here
 
 USERS, ITEMS_COUNT = 150, 90
 
@@ -153,7 +153,7 @@ def table_of(run: dict[str, Artifact], label: str, name: str, value: str) -> dic
 
 
 @pytest.mark.timeout(900)
-def test_one_per_cent_more_interactions_change_the_touched_users_alone(raw: Path, tmp_path: Path, cli: Cli) -> None:
+def test_one_per_cent_more_interactions_change_the_touched_users_alone(raw: Path, tmp_path: Path) -> None:
     storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY + f"storage: {{uri: {tmp_path / 'storage'}}}\n")
@@ -161,8 +161,8 @@ def test_one_per_cent_more_interactions_change_the_touched_users_alone(raw: Path
               "profile.engine.max_terms=60"]
 
     def run(name: str, folder: Path, *more: str) -> dict[str, Artifact]:
-        process = cli("run", "--config", str(config), f"name={name}",
-                      f"prepare.source={{kind: movielens, folder: {folder}}}", *shared, *more, timeout_s=600)
+        process = cli_here("run", "--config", str(config), f"name={name}",
+                           f"prepare.source={{kind: movielens, folder: {folder}}}", *shared, *more)
         assert process.returncode == 0, process.stderr
         found = json.loads((tmp_path / "storage" / "runs" / name / "references.json").read_text())
         opened = {label: artifacts.open_artifact(storage, label.partition("/")[0], fp) for label, fp in found.items()}

@@ -18,7 +18,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
-from tests.tools import ON_RAY, ROOT, TINY, Cli, epochs_logged, write_table
+from tests.tools import ON_RAY, ROOT, TINY, Cli, cli_here, epochs_logged, write_table
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -106,11 +106,11 @@ def test_one_changed_byte_of_raw_data_is_another_fingerprint(tiny_config: Path, 
     assert all(before[label].key.fingerprint != after[label].key.fingerprint for label in before)
 
 
-def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Path) -> None:
     ranks = []
     for rename in (False, True):
         source = f"prepare.source={write_table(tmp_path / f'raw-{rename}', rename)}"
-        process = cli("run", "--config", str(tiny_config), f"name=rename-{rename}", source)
+        process = cli_here("run", "--config", str(tiny_config), f"name=rename-{rename}", source)
         assert process.returncode == 0, process.stderr
         ranks.append(arm_ranks(tmp_path / "storage", tiny_config, source))
     assert len(ranks[0]) == 4
@@ -118,7 +118,7 @@ def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Pat
 
 
 def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(
-        tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+        tiny_config: Path, tmp_path: Path) -> None:
     slower = ["train.epochs=60", "train.distill_epochs=10"]
     command = [sys.executable, "-m", "pipeline", "run", "--config", str(tiny_config), *slower]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -130,24 +130,24 @@ def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(
         time.sleep(0.02)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    again = cli("run", "--config", str(tiny_config), *slower)
+    again = cli_here("run", "--config", str(tiny_config), *slower)
     assert again.returncode == 0, again.stderr
     assert "going on with the unfinished attempt" in again.stderr
     killed = arm_ranks(storage, tiny_config, *slower)
 
     fresh = tmp_path / "fresh"
-    process = cli("run", "--config", str(tiny_config), f"storage.uri={fresh}", *slower)
+    process = cli_here("run", "--config", str(tiny_config), f"storage.uri={fresh}", *slower)
     assert process.returncode == 0, process.stderr
     assert killed == arm_ranks(fresh, tiny_config, f"storage.uri={fresh}", *slower)
     assert metrics(storage)["arms"] == metrics(fresh)["arms"]
 
 
-def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+def test_second_process_on_the_same_run_is_refused(tiny_config: Path, tmp_path: Path) -> None:
     storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
     from pipeline.store import leases
 
     storage.write_json("runs/tiny/lock.json", leases.mine())  # this test's process holds the run
-    process = cli("run", "--config", str(tiny_config))
+    process = cli_here("run", "--config", str(tiny_config))
     assert process.returncode == 2
     assert "is at work on it; wait for it, stop it" in process.stderr and "name=…" in process.stderr
     assert "Traceback" not in process.stderr

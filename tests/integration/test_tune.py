@@ -15,6 +15,7 @@ import pytest
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
+from tests.tools import cli_here
 
 pytestmark = pytest.mark.timeout(900)
 ALPHAS = (0.1, 0.3, 0.6)
@@ -75,7 +76,7 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     assert best.train.alpha == float(rows[0]["train.alpha"])
     assert best.name == "search-best"
 
-    other = cli("tune", "--config", str(search_config), "seed=5", slower)
+    other = cli_here("tune", "--config", str(search_config), "seed=5", slower)
     assert other.returncode == 2
     assert "begun with other settings" in other.stderr
     assert "search.seed: 0 → 5" in other.stderr

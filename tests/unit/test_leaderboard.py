@@ -73,7 +73,7 @@ def trial(name: str, status: str, best: float | None = None, error: Exception | 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
     set_quiet(quiet)
-    told = TrialLines(4, "ndcg@10", {"train.alpha": None})
+    told = TrialLines(4, "ndcg@10")
     earlier = trial("a", "TERMINATED", 0.1)
     told.look([earlier, trial("b", "RUNNING")])
     told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR", error=TrainingError("no\nmore"))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from configs.errors import ConfigError
@@ -10,6 +12,7 @@ from configs.loader import load, validate
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
 from tuning.search import base_run
+from tuning.space import COMBINATION, chosen, combinations, encode, suggest
 from tuning.trial import assign, searched_step, trial_config
 
 SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
@@ -52,8 +55,8 @@ def test_choice_of_another_kind_replaces_the_group() -> None:
 
 def test_trial_trains_in_its_own_process_with_decoded_choices() -> None:
     values = load(RunConfig, "demo.yaml").model_dump(mode="json")
-    config = trial_config(values, {"train.alpha": 0.25, "train.beta": "true",
-                                   "train.distillation.pooling": '{"gamma": 0.05, "kind": "exponential"}'})
+    config = trial_config(values, chosen({"train.alpha": 0.25, "train.beta": "true",
+                                          "train.distillation.pooling": '{"gamma": 0.05, "kind": "exponential"}'}))
     assert (config.train.alpha, config.train.beta) == (0.25, True)
     assert config.train.distillation.pooling.model_dump() == {"kind": "exponential", "gamma": 0.05}
     assert config.train.execution.num_workers == 0
@@ -70,3 +73,45 @@ def test_gpus_of_a_trial_follow_the_run() -> None:
         base_run(load(TuneConfig, path, ["execution.gpus_per_trial=0.5"]), path)
     given = load(TuneConfig, path, ["execution.gpus_per_trial=0.5", "overrides=[train.execution.use_gpu=true]"])
     assert base_run(given, path)[1].train.execution.use_gpu
+
+
+POOLED = {"train.distillation.pooling.kind": {"kind": "choice", "values": ["mean", "exponential"]},
+          "train.distillation.pooling.gamma": {"kind": "choice", "values": [0.05, 0.1],
+                                               "when": {"train.distillation.pooling.kind": ["exponential"]}},
+          "train.beta": {"kind": "choice", "values": [True, False]}}
+
+
+def test_a_setting_that_means_nothing_is_in_no_combination() -> None:
+    space = validate(TuneConfig, {"name": "s", "run": "demo.yaml", "space": POOLED, "search": {"kind": "grid"}}).space
+    found = list(combinations(space))
+    kind, gamma = "train.distillation.pooling.kind", "train.distillation.pooling.gamma"
+    assert [(one[kind], one.get(gamma)) for one in found] == [
+        ("mean", None), ("mean", None), ("exponential", 0.05), ("exponential", 0.05), ("exponential", 0.1),
+        ("exponential", 0.1)]
+    assert all(gamma in one or one[kind] == "mean" for one in found)
+    assert chosen({COMBINATION: encode(found[2])}) == found[2]
+
+
+def test_optuna_is_asked_only_for_what_means_something() -> None:
+    import optuna
+
+    config = validate(TuneConfig, {"name": "s", "run": "demo.yaml", "space": POOLED | {
+        "model.num_blocks": {"kind": "integer", "low": 1, "high": 3}, "train.alpha": SPACE["train.alpha"]}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [chosen(suggest(config.space, study.ask())) for _ in range(30)]
+    for one in drawn:
+        exponential = one["train.distillation.pooling.kind"] == "exponential"
+        assert ("train.distillation.pooling.gamma" in one) == exponential
+        assert one["model.num_blocks"] in (1, 2, 3) and 0.1 <= one["train.alpha"] <= 0.9
+    assert {one["train.distillation.pooling.kind"] for one in drawn} == {"mean", "exponential"}
+
+
+def test_a_condition_names_what_stands_before_it() -> None:
+    turned = dict(reversed(POOLED.items()))
+    with pytest.raises(ConfigError, match="pooling.kind is not searched; legal: what stands before it"):
+        validate(TuneConfig, {"name": "s", "run": "demo.yaml", "space": turned})
+
+
+def test_a_conditional_setting_is_checked_beside_its_condition() -> None:
+    path = resolve_path("tune/alpha_beta.yaml")
+    base_run(load(TuneConfig, path, [f"space={json.dumps(POOLED)}"]), path)
