@@ -107,4 +107,4 @@ def keep_last(items_BL: Tensor, count: int) -> Tensor:
 def last_positions(inputs_BL: Tensor) -> tuple[Tensor, Tensor]:
     """Every row, and its last real position; the first one where there is none: int64 [B] each."""
     last_B = ((inputs_BL != 0).sum(1) - 1).clamp(min=0)
-    return torch.arange(len(last_B), device=last_B.device), last_B
+    return torch.arange(last_B.shape[0], device=last_B.device), last_B  # len() would fix the batch of an ONNX export

@@ -10,8 +10,8 @@ other scorer's go through :mod:`models.blocks`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from configs.errors import DataError, illegal
 from models.best import Best
 from models.blocks import rank_blocks
-from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles
+from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles, exact_scores
 from models.rough_scores import RoughScores
 from models.scoring import EncoderScorer, Ranks, Scorer, not_finite
 from models.sequences import Cases, Sequences, flat_histories
@@ -57,9 +57,34 @@ def rank_users(scorer: Scorer, cases: Cases, *, batch_users: int = 256, item_chu
     return rank_blocks(scorer, cases, batch_users, item_chunk, top_k, tie_seed)
 
 
+class Lists(NamedTuple):
+    """The best items of each history, best first."""
+
+    items_NK: np.ndarray
+    """int32; 0 where no item is left."""
+    scores_NK: np.ndarray
+    """float64 inner products of the user's and the items' vectors; NaN where no item is left."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The part of a catalogue from which is recommended; made once, it serves any number of calls."""
+
+    items_C: np.ndarray
+    """int64, ascending, 1…n."""
+    catalogue: Catalogue
+    """Of these items alone."""
+
+    @classmethod
+    def of(cls, scorer: EncoderScorer, items_C: np.ndarray, tie_seed: int = 0) -> Choice:
+        """Copies the vectors of the chosen items (int64, ascending, 1…n)."""
+        whole = scorer.catalogue(tie_seed)
+        return cls(items_C, Catalogue(whole.items_VD[torch.from_numpy(items_C - 1)], whole.place_V[items_C - 1]))
+
+
 def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter_seen: bool = True,
-              precision: Literal["fp32", "bf16"] = "fp32", tie_seed: int = 0) -> np.ndarray:
-    """The best items after each history, int32 [N, top_k], best first; 0 where no item is left.
+              precision: Literal["fp32", "bf16"] = "fp32", tie_seed: int = 0, choice: Choice | None = None) -> Lists:
+    """The best items after each history.
 
     Args:
         scorer: of an encoder, which reads the histories on its own device; the lists are made on the CPU.
@@ -69,6 +94,7 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         precision: of the pass that finds candidates; they are ordered exactly, so the lists are the same. bf16 pays
             with hundreds of thousands of items (``make bench-rank``).
         tie_seed: seed of the order of items with equal scores.
+        choice: recommend these items alone, ordered by the tie seed that it was made with; None: the whole catalogue.
 
     Raises:
         DataError: a history item outside 1…num_items, or ``top_k`` below 1.
@@ -78,11 +104,13 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         raise DataError(illegal("top_k", top_k, "1 or more"))
     nobody = Cases(np.arange(len(histories)), histories, np.zeros(0, np.int32))
     _check(nobody, scorer.num_items, 1, 1, top_k)
-    catalogue = scorer.catalogue(tie_seed)
+    catalogue = scorer.catalogue(tie_seed) if choice is None else choice.catalogue
 
-    def shard(indices: np.ndarray) -> np.ndarray:
+    def shard(indices: np.ndarray) -> Lists:
         no_pairs = np.zeros(0, np.int64)
         seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
+        if choice is not None:
+            seen = _among(seen, choice.items_C)
         tiles = Tiles(_finite_states(scorer, catalogue, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
         best = Best(tiles, top_k)
         rough = RoughScores(tiles) if precision == "bf16" else None
@@ -91,9 +119,30 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
                 best.add_pairs(*rough.above(best.bars_B(users), users, items), users, items)
             else:
                 best.add(tiles.scores_BC(users, items), users, items)
-        return (1 + best.unseen()).astype(np.int32)
+        return _lists(best.unseen(), tiles, choice)
 
-    return np.concatenate([np.zeros((0, top_k), np.int32), *_in_shards(scorer, shard, len(histories))])
+    nothing = Lists(np.zeros((0, top_k), np.int32), np.zeros((0, top_k)))
+    if not len(catalogue):
+        return Lists(np.zeros((len(histories), top_k), np.int32), np.full((len(histories), top_k), np.nan))
+    parts = [nothing, *_in_shards(scorer, shard, len(histories))]
+    return Lists(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _lists(columns_NK: np.ndarray, tiles: Tiles, choice: Choice | None) -> Lists:
+    """Items and scores of columns of the catalogue, -1 where there is none."""
+    rows_P, places_P = np.nonzero(columns_NK >= 0)
+    columns_P = columns_NK[rows_P, places_P]
+    items_NK, scores_NK = np.zeros(columns_NK.shape, np.int32), np.full(columns_NK.shape, np.nan)
+    items_NK[rows_P, places_P] = columns_P + 1 if choice is None else choice.items_C[columns_P]
+    scores_NK[rows_P, places_P] = exact_scores(tiles.states_ND, tiles.catalogue.items_VD, rows_P, columns_P)
+    return Lists(items_NK, scores_NK)
+
+
+def _among(seen: Seen, items_C: np.ndarray) -> Seen:
+    """The seen pairs by their places among the chosen items; the others are left out."""
+    place_P = np.minimum(np.searchsorted(items_C, seen.columns_P + 1), max(len(items_C) - 1, 0))
+    chosen_P = items_C[place_P] == seen.columns_P + 1 if len(items_C) else np.zeros(len(place_P), bool)
+    return Seen(seen.rows_P[chosen_P], place_P[chosen_P])
 
 
 def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_items: int, top_k: int, tie_seed: int

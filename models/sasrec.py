@@ -52,7 +52,7 @@ class SASRec(NextItem, TransformerEncoder):
         length = inputs_BL.shape[1]
         causal_LL = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).tril()
         lengths_BL = (inputs_BL != 0).sum(1, keepdim=True).expand(-1, length)
-        return self._with_empty_steps(additive(causal_LL).expand(len(inputs_BL), -1, -1), lengths_BL).unsqueeze(1)
+        return self._with_empty_steps(additive(causal_LL).expand(inputs_BL.shape[0], -1, -1), lengths_BL).unsqueeze(1)
 
     def packed_mask(self, packing: Packing) -> Tensor:
         """The same for packed rows."""

@@ -42,7 +42,7 @@ class Attention(nn.Module):
         query_BHLE = self._split(self.query(query_BLD), 1)[0]
         memory_BKD = self.key_value(memory_BLD)
         if self.empty_step:
-            memory_BKD = torch.cat([self.key_value.bias.expand(len(memory_BKD), 1, -1), memory_BKD], 1)
+            memory_BKD = torch.cat([self.key_value.bias.expand(memory_BKD.shape[0], 1, -1), memory_BKD], 1)
         key_BHKE, value_BHKE = self._split(memory_BKD, 2)
         added = mask_B1LK is not None and mask_B1LK.is_floating_point()
         if added and self.training and self.dropout.p and query_BLD.device.type == "cpu":

@@ -20,6 +20,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
 from pipeline.recipes import BUILT_IN, CONTROLS, Recipe
+from pipeline.recommend.config import RecommendConfig
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
 from pipeline.train.config import Arm, Member, TextItemInit, TrainConfig
@@ -50,6 +51,7 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     audit: AuditConfig = AuditConfig()
     report: ReportConfig = ReportConfig()
+    recommend: RecommendConfig = RecommendConfig()
 
     @field_validator("name")
     @classmethod

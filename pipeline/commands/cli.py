@@ -135,6 +135,47 @@ def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact
 
 
 @app.command()
+def recommend(output: Annotated[str, typer.Option(
+                  metavar="FILE", help="Path or URI that ends in .parquet or .jsonl; replaced when all is done.")],
+              overrides: Overrides = None, config: ConfigOption = None,
+              model: Annotated[Path | None, typer.Option(
+                  metavar="FOLDER", help="Exported model in place of a run's; goes with --sequences.")] = None,
+              sequences: Annotated[Path | None, typer.Option(
+                  metavar="FILE", help="New sequences: JSON lines or Parquet with items, user_id, timestamps.")] = None,
+              users: Annotated[str | None, typer.Option(metavar="FILE", help="User ids, one per line.")] = None,
+              user: Annotated[list[str] | None, typer.Option(metavar="ID", help="A user; may be repeated.")] = None,
+              dry_run: DryRun = False, quiet: Quiet = False) -> None:
+    """Lists for all users of a run, some of them, or new sequences."""
+    from pipeline.commands.invocation import open_run, print_lines
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="train", nameless=model is not None)
+    from pipeline.commands.recommend import recommend as lines
+
+    print_lines(lines(run_config, output, model, sequences, users, user or ()))
+
+
+@app.command()
+def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name below storage.uri, or its folder.")],
+           folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder, or a URI.")],
+           overrides: Overrides = None, config: ConfigOption = None,
+           arm: Annotated[str | None, typer.Option(help="Default: the best on validation that is no control.")] = None,
+           seed: Annotated[int | None, typer.Option(help="Default: the run's first.")] = None,
+           licence: Annotated[str | None, typer.Option(help="Of the model, for its card, such as CC-BY-4.0.")] = None,
+           onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX (extra: onnx).")] = False,
+           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+           dry_run: DryRun = False, quiet: Quiet = False) -> None:
+    """A run's recommender as a folder that needs nothing else."""
+    from pipeline.commands.invocation import open_run, print_lines
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
+    from cluster.faults import told
+    from pipeline.export.folder import export as write
+
+    with told(folder):
+        print_lines(write(run, folder, run_config.storage, arm, seed, licence, onnx, overwrite))
+
+
+@app.command()
 def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
          quiet: Quiet = False) -> None:
     """Search settings of train and model."""

@@ -125,7 +125,8 @@ def _against_dense(scorer: EncoderScorer, cases: Cases) -> dict[str, int]:
     edges = cases.histories.offsets[: count + 1]
     some = Cases(cases.users[:count], Sequences(cases.histories.values[: edges[-1]], edges), cases.targets[:count])
     found = rank_users(scorer, some, top_k=0)
-    lists = {precision: recommend(scorer, some.histories, LIST, precision=precision) for precision in ("fp32", "bf16")}
+    lists = {precision: recommend(scorer, some.histories, LIST, precision=precision).items_NK
+             for precision in ("fp32", "bf16")}
     states_ND = scorer.states(some.histories, np.arange(count))
     unlike = {"ranks": 0, "fp32": 0, "bf16": 0}
     for indices in np.array_split(np.arange(count), -(-count // 64)):

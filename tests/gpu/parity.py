@@ -150,7 +150,8 @@ def ranks(task: Task, device: torch.device) -> Compared:
 
 def recommendations(task: Task, device: torch.device) -> Compared:
     """Lists of a student on the device against those of the CPU; both are ordered exactly, from their own states."""
-    cpu, other = (recommend(EncoderScorer(build_encoder(STUDENTS["sasrec"], ITEMS, 0), where), task.sequences, 10)
+    cpu, other = (recommend(EncoderScorer(build_encoder(STUDENTS["sasrec"], ITEMS, 0), where), task.sequences,
+                            10).items_NK
                   for where in ("cpu", device))
     differing = {"items": float((cpu != other).mean())}
     return Compared(differing, within(differing, {"items": 1 - SAME_RANKS}))

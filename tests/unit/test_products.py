@@ -62,8 +62,9 @@ def test_ranks_and_lists_equal_a_full_sort(users: int, num_items: int, twins: in
 @pytest.mark.parametrize(("num_items", "twins"), [(5000, 0), (5000, 40), (30, 30)])
 def test_recommended_lists_equal_a_full_sort(precision: str, num_items: int, twins: int) -> None:
     scorer, cases, k = scorer_of(num_items, twins), cases_of(150, num_items), 10
-    found = recommend(scorer, cases.histories, k, precision=precision)  # type: ignore[arg-type]
-    everyone = recommend(scorer, cases.histories, k, filter_seen=False, precision=precision)  # type: ignore[arg-type]
+    found = recommend(scorer, cases.histories, k, precision=precision).items_NK  # type: ignore[arg-type]
+    everyone = recommend(scorer, cases.histories, k, filter_seen=False,
+                         precision=precision).items_NK  # type: ignore[arg-type]
     for row, (everything, history) in enumerate(zip(sorted_items(scorer, cases, 0), cases.histories, strict=True)):
         unseen = [item for item in everything if item not in set(history.tolist())]
         assert found[row].tolist() == (unseen + [0] * k)[:k]
@@ -106,15 +107,15 @@ def test_exact_scores_depend_on_the_pair_alone() -> None:
 def test_shards_on_threads_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a training encoder drops nothing out, in whichever thread it encodes."""
     scorer, cases = scorer_of(400), cases_of(90, 400)
-    whole, lists = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7)
+    whole, lists = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7).items_NK
     monkeypatch.setattr(ranking, "SHARD_USERS", 20)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     encoder = build_encoder(SASRecConfig(hidden_dim=16, max_length=10, dropout=0.9), num_items=400, seed=0).train()
     training = EncoderScorer(encoder)
     try:
-        found, parts = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7)
-        dropped, again = recommend(training, cases.histories, 7), recommend(training, cases.histories, 7)
+        found, parts = rank_users(scorer, cases, top_k=7), recommend(scorer, cases.histories, 7).items_NK
+        dropped, again = (recommend(training, cases.histories, 7).items_NK for _ in range(2))
     finally:
         torch.set_num_threads(before)
     for name in ("rank", "rank_unfiltered", "top", "top_unfiltered"):
@@ -154,4 +155,4 @@ def test_nothing_to_recommend_is_an_error() -> None:
     scorer = scorer_of(20)
     with pytest.raises(DataError, match="top_k: got 0"):
         recommend(scorer, cases_of(3, 20).histories, 0)
-    assert recommend(scorer, Sequences.from_lists([]), 3).shape == (0, 3)
+    assert recommend(scorer, Sequences.from_lists([]), 3).items_NK.shape == (0, 3)

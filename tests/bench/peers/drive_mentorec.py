@@ -62,7 +62,8 @@ class Mentorec:
 
     def top(self, k: int) -> np.ndarray:
         keep_freed_memory()  # as every stage of ours that computes with torch on a CPU
-        return recommend(EncoderScorer(self._encoder), self._histories, k, precision=self._settings["rank_precision"])
+        return recommend(EncoderScorer(self._encoder), self._histories, k,
+                         precision=self._settings["rank_precision"]).items_NK
 
     def checks(self) -> dict[str, Any]:
         """Ranks of all validation targets against a dense product in double precision, fully sorted."""
@@ -75,7 +76,8 @@ class Mentorec:
             for rows in np.array_split(np.arange(len(indices)), 16):
                 ranks = dense_ranks(states_BD[torch.from_numpy(rows)], scorer.items_VD, cases, indices[rows])
                 wrong += int((ranks != found.rank[indices[rows]]).sum())
-        lists = [recommend(scorer, cases.histories, 10, precision=precision) for precision in ("fp32", "bf16")]
+        lists = [recommend(scorer, cases.histories, 10, precision=precision).items_NK
+                 for precision in ("fp32", "bf16")]
         return {"users": len(cases), "ranks_unlike_dense": wrong,
                 "top10_unlike_between_fp32_and_bf16": int((lists[0] != lists[1]).any(1).sum())}
 

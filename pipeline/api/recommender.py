@@ -1,0 +1,183 @@
+"""A trained model that answers: lists, scores, user vectors, similar items. Raw ids go in and come out.
+
+Legend: N sequences, K list length, D vector width, P items that are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from configs.errors import DataError, ResourceError, illegal
+from models.matmul import HAS_BF16
+from models.products import exact_scores
+from models.protocols import SequenceEncoder
+from models.ranking import Choice, Lists
+from models.ranking import recommend as best_lists
+from models.scoring import EncoderScorer
+from models.sequences import Sequences
+from models.threads import on_threads
+from pipeline.api.filters import Filter, text_id
+from pipeline.api.items import Items
+from pipeline.api.recommendations import Recommendations
+from pipeline.work.threads import torch_threads
+
+SHARD_SEQUENCES = 4096
+"""Sequences that are read together: as many, from the first on, as `evaluate` reads, so that the lists are its own to
+the last bit."""
+_LARGE_CATALOGUE = 100_000
+"""From here on candidates are sought in bf16 where the CPU has it; the lists are the same."""
+_KEPT_CHOICES = 4
+"""Filtered catalogues that are kept for the next call, each a copy of the vectors it lets through."""
+MAX_K = 10_000
+
+
+class Recommender:
+    """A trained encoder and the catalogue that it knows. It holds no state of a user: a history is all it needs.
+
+    Calls do not change it, apart from a cache; use one thread at a time (torch's own threads share the work).
+    """
+
+    def __init__(self, encoder: SequenceEncoder, items: Items, card: dict[str, Any] | None = None,
+                 device: torch.device | str = "cpu") -> None:
+        """
+        Args:
+            encoder: one of ours, or any module that follows ``models.protocols.SequenceEncoder``.
+            items: its catalogue.
+            card: what is known of the model.
+            device: where it reads histories; lists are made on the CPU.
+
+        Raises:
+            DataError: the encoder has another number of items.
+            ResourceError: a GPU is asked for and not there.
+        """
+        if encoder.num_items != len(items):
+            raise DataError(illegal("items", len(items), f"{encoder.num_items}, as many as the encoder scores"))
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ResourceError(f"device: got {str(device)!r}, and torch sees no GPU here; legal: cpu")
+        self.items, self.card = items, dict(card or {})
+        self._scorer = EncoderScorer(encoder, device)
+        self._precision: Any = "bf16" if HAS_BF16 and len(items) >= _LARGE_CATALOGUE else "fp32"
+        self._choices: dict[Filter, tuple[Choice, int]] = {}
+
+    def recommend(self, sequences: Any, k: int = 10, filter: Filter | None = None) -> Recommendations:
+        """The best ``k`` items after each sequence.
+
+        Args:
+            sequences: one sequence of raw item ids per user, in time order: lists, arrays, a polars or Arrow column of
+                lists. Unknown items are left out and counted; a sequence without any known item gets the most popular
+                items that the filter lets through.
+            k: list length, 1…10,000; a list is shorter where the filter leaves fewer items.
+            filter: what may be recommended; None: all that the sequence does not hold.
+
+        Raises:
+            DataError: bad sequences, ``k`` or filter; one line names the value and what is legal.
+            TrainingError: the model's numbers are not finite.
+        """
+        known = self.items.known(sequences)
+        return self.recommend_known(known.sequences, known.unknown_N, k, filter)
+
+    def recommend_known(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None
+                        ) -> Recommendations:
+        """:meth:`recommend` for sequences of items 1…n; ``unknown_N``: items that were left out of each, int32."""
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
+            raise DataError(illegal("k", k, f"a whole number, 1…{MAX_K:,}"))
+        asked = filter or Filter()
+        choice, strange = self._choice(asked)
+
+        def of_shard(start: int) -> Lists:
+            return best_lists(self._scorer, _part(sequences, start, start + SHARD_SEQUENCES), int(k),
+                              filter_seen=asked.seen, precision=self._precision, choice=choice)
+
+        parts = _in_order(of_shard, list(range(0, len(sequences), SHARD_SEQUENCES)))
+        items_NK = np.concatenate([np.zeros((0, k), np.int32), *(part.items_NK for part in parts)])
+        scores_NK = np.concatenate([np.zeros((0, k)), *(part.scores_NK for part in parts)]).astype(np.float32)
+        popular_N = sequences.lengths == 0
+        if popular_N.any():
+            items_NK[popular_N], scores_NK[popular_N] = self._popular(choice, int(k))
+        return Recommendations(items_NK, scores_NK, popular_N, unknown_N, strange, self.items)
+
+    def score(self, sequence: Iterable[object], items: Iterable[object]) -> np.ndarray:
+        """Scores of chosen items after one sequence, float32 [P]: inner products, comparable within the sequence.
+
+        Unknown items of the sequence are left out; an unknown item's score is NaN.
+
+        Raises:
+            DataError: the model knows no item of the sequence, or an id is neither text nor a whole number.
+        """
+        known = self.items.known([list(sequence)]).sequences
+        if not len(known.values):
+            raise DataError("score: the model knows no item of the sequence, so it has nothing to score by; "
+                            "recommend() answers such a sequence by popularity")
+        columns_P = np.array([self.items.index_of.get(text_id(raw), 0) for raw in items], np.int64) - 1
+        scores_P = np.full(len(columns_P), np.nan, np.float32)
+        there = np.flatnonzero(columns_P >= 0)
+        with torch_threads(1):
+            states_1D = self._scorer.states(known, np.zeros(1, np.int64)).cpu()
+        scores_P[there] = exact_scores(states_1D, self._scorer.catalogue(0).items_VD, np.zeros(len(there), np.int64),
+                                       columns_P[there])
+        return scores_P
+
+    def user_vectors(self, sequences: Any) -> np.ndarray:
+        """The state that scores each user's next item, float32 [N, D]; NaN where the model knows no item."""
+        known = self.items.known(sequences).sequences
+        vectors_ND = self._scorer.states(known, np.arange(len(known))).cpu().numpy()
+        vectors_ND[known.lengths == 0] = np.nan
+        return vectors_ND
+
+    def similar_items(self, item: object, k: int = 10) -> pl.DataFrame:
+        """The ``k`` items whose vectors lie closest to an item's, itself left out: item_id, cosine, title.
+
+        Raises:
+            DataError: an unknown item, or ``k`` below 1.
+        """
+        if k < 1:
+            raise DataError(illegal("k", k, "1 or more"))
+        index = self.items.find(item)
+        items_VD = self._scorer.catalogue(0).items_VD
+        cosine_V = torch.nn.functional.cosine_similarity(items_VD, items_VD[index - 1 : index], dim=1)
+        cosine_V[index - 1] = -torch.inf
+        best = cosine_V.topk(min(k, len(cosine_V) - 1))
+        found = [place + 1 for place in best.indices.tolist()]
+        return pl.DataFrame({"item_id": pl.Series([self.items.ids[i - 1] for i in found], dtype=pl.String),
+                             "cosine": pl.Series(best.values.tolist(), dtype=pl.Float32),
+                             "title": pl.Series([self.items.title(i) for i in found], dtype=pl.String)})
+
+    def _choice(self, asked: Filter) -> tuple[Choice | None, int]:
+        """The catalogue that a filter leaves, None: all of it; and unknown ids of the filter."""
+        if asked.whole_catalogue:
+            return None, 0
+        key = Filter(allow=asked.allow, deny=asked.deny, categories=asked.categories)
+        if key not in self._choices:
+            items_C, strange = self.items.among(key)
+            while len(self._choices) >= _KEPT_CHOICES:
+                self._choices.pop(next(iter(self._choices)))
+            self._choices[key] = Choice.of(self._scorer, items_C), strange
+        return self._choices[key]
+
+    def _popular(self, choice: Choice | None, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The most popular items that may be recommended and their counts, [K] each."""
+        ordered = self.items.popular_V
+        if choice is not None:
+            ordered = ordered[np.isin(ordered, choice.items_C)]
+        items_K, scores_K = np.zeros(k, np.int32), np.full(k, np.nan, np.float32)
+        items_K[: len(ordered[:k])] = ordered[:k]
+        scores_K[: len(ordered[:k])] = self.items.counts_V[ordered[:k] - 1]
+        return items_K, scores_K
+
+
+def _in_order(work: Any, starts: list[int]) -> list[Lists]:
+    """A shard per thread; each is computed by one thread, as `evaluate` does it."""
+    if len(starts) > 1:
+        return on_threads(work, starts)
+    with torch_threads(1):
+        return [work(start) for start in starts]
+
+
+def _part(sequences: Sequences, start: int, stop: int) -> Sequences:
+    offsets = sequences.offsets[start : stop + 1]
+    return Sequences(sequences.values[offsets[0] : offsets[-1]], offsets - offsets[0])

@@ -1,0 +1,110 @@
+"""A run's recommender as a folder that needs nothing else: weights, catalogue, card, and ONNX where asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.errors import ConfigError, illegal
+from pipeline.api.items import COLUMNS
+from pipeline.api.loading import find_trained, of_run, prepared_of
+from pipeline.export.card import card_entries, readme
+from pipeline.store.artifacts import Artifact, open_artifact
+from pipeline.store.columns import ITEM_ID, ITEM_IDX
+from pipeline.train.export import CARD, ITEMS, WEIGHTS, load_model, read_card, save_model
+from pipeline.trained import Trained
+
+README = "README.md"
+FILES = {WEIGHTS: "the weights, fp32 (safetensors)", CARD: "the model's settings, data, protocol, metrics, licence",
+         ITEMS: "raw ids of items 1…n in order, with title, category and training interactions"}
+
+
+def export(run: str, target: str, storage: StorageConfig, arm: str | None = None, seed: int | None = None,
+           licence: str | None = None, onnx: bool = False, overwrite: bool = False) -> list[str]:
+    """Write a recommender of a run to a folder that ``pipeline.api.load`` reads.
+
+    Args:
+        run: a run's name below the storage root; or a path or URI of a run or of a `train` artifact.
+        target: a folder or a URI; created.
+        storage: where the run is, for a name; its endpoint and region also serve the target.
+        arm, seed: see :func:`pipeline.api.load`.
+        licence: of the model, for its card.
+        onnx: also write the ONNX graphs.
+        overwrite: replace what an earlier export has left there.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ConfigError: the target holds something, or the run has no such arm or seed.
+        ArtifactError: the run, its model or its data are missing or damaged.
+        MissingExtraError: ``onnx`` without its packages.
+        StorageError: the target cannot be written.
+    """
+    named = "/" not in run
+    trained = of_run(Storage.from_config(storage), run, arm, seed) if named else find_trained(
+        run.rstrip("/") if "://" in run else str(Path(run).expanduser().absolute()), arm, seed)
+    own_store = storage.endpoint is not None and target.startswith("s3://")
+    out = Storage.from_config(storage.model_copy(update={"uri": target}) if own_store else StorageConfig(uri=target))
+    _check_target(out, target, overwrite)
+    with out.upload_folder("") as folder:
+        files = write_folder(folder, trained, run.rstrip("/").rpartition("/")[2], licence, onnx)
+    return [f"{out.path('')}/{name}" for name in files]
+
+
+def write_folder(folder: Path, trained: Trained, name: str, licence: str | None, onnx: bool) -> list[str]:
+    """The files, in the order in which they are written; ``name`` is the run's."""
+    artifact = trained.artifact
+    prepared = prepared_of(artifact)
+    own = artifact.local("model")
+    student = load_model(own, item_digest=prepared.manifest.id_digest)
+    info = card_entries(artifact, prepared, _evaluation(trained), licence)
+    own_card = read_card(own)
+    info |= {key: value for key, value in own_card.items() if key not in ("model", "num_items", "item_digest")}
+    catalogue = prepared.read_table("items.parquet", [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX).select(list(COLUMNS))
+    files = dict(FILES)
+    if onnx:
+        from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
+
+        write_onnx(student, folder)
+        info["onnx"] = {"longest_input": longest_input(student), "input": "items", "outputs": ["state", "scores"]}
+        files |= {ENCODER_FILE: "ONNX: item indices, right-padded with 0 → the user's state",
+                  SCORES_FILE: "ONNX: the same → the state, and scores of all items"}
+    save_model(folder, student.state_dict(), student_config(own_card), catalogue[ITEM_ID], info)
+    pq.write_table(catalogue, folder / ITEMS)
+    card = json.loads((folder / CARD).read_text())
+    (folder / README).write_text(readme(name, card, files), encoding="utf-8")
+    return [*files, README]
+
+
+def student_config(card: dict[str, Any]) -> Any:
+    """The model's settings in a card."""
+    from pydantic import TypeAdapter
+
+    from models.config import ModelConfig
+
+    return TypeAdapter(ModelConfig).validate_python(card["model"])
+
+
+def _evaluation(trained: Trained) -> Artifact | None:
+    """The evaluation of this very model, where one is finished."""
+    storage = trained.artifact.storage
+    for fingerprint in storage.names("artifacts/evaluate"):
+        found = open_artifact(storage, "evaluate", fingerprint)
+        if found is not None and found.manifest.key["inputs"].get("train") == trained.artifact.fingerprint:
+            return found
+    return None
+
+
+def _check_target(out: Storage, target: str, overwrite: bool) -> None:
+    there = out.names("")
+    strange = set(there) - {*FILES, README, "encoder.onnx", "scores.onnx"}
+    if there and (strange or not overwrite):
+        shown = ", ".join(sorted(strange)[:3] or there[:3])
+        remedy = "" if strange else "; --overwrite replaces an earlier export"
+        raise ConfigError(illegal("the export's folder", target, "a new or empty folder", f"it holds {shown}{remedy}"))

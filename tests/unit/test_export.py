@@ -1,0 +1,144 @@
+"""A run's recommender as a folder of its own: same answers, its card, its ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cluster.config import StorageConfig
+from cluster.storage import Storage
+from configs.errors import ArtifactError, ConfigError, MentorecError
+from models.config import SASRecConfig
+from models.sequences import Sequences
+from pipeline.api import load
+from pipeline.config import RunConfig
+from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
+from pipeline.evaluate.keys import key as evaluate_key
+from pipeline.evaluate.stage import evaluate_model
+from pipeline.export.folder import export
+from pipeline.store import artifacts
+from pipeline.train.config import TrainConfig, TrainExecution
+from tests.builders import make_prepared, make_targets, train_arm
+from tests.students import ALL, NUM_ITEMS, build
+
+MODEL = SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1)
+TRAIN = TrainConfig(epochs=2, distill_epochs=1, batch_size=16,
+                    execution=TrainExecution(num_workers=0, threads_per_worker=1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> StorageConfig:
+    """A run of two arms, the distilled one evaluated."""
+    config = StorageConfig(uri=str(tmp_path_factory.mktemp("export") / "storage"))
+    storage = Storage.from_config(config)
+    prepared = make_prepared(storage)
+    arms = {"plain": None, "distilled": make_targets(storage, prepared)}
+    trained = {arm: train_arm(storage, prepared, targets, TRAIN, MODEL, arm)  # type: ignore[arg-type]
+               for arm, targets in arms.items()}
+    settings = EvaluateConfig(execution=EvaluateExecution(workers=0))
+    for arm in arms:
+        out = artifacts.begin(storage, evaluate_key(settings, prepared.fingerprint, trained[arm].fingerprint))
+        evaluate_model(settings, prepared, trained[arm], out)
+    small = RunConfig(name="small", model=MODEL, train=TRAIN)
+    storage.write_json("runs/small/config.json", small.model_dump(mode="json"))
+    storage.write_json("runs/small/references.json", {
+        "prepare": prepared.fingerprint, **{f"train/{arm}/seed-0": trained[arm].fingerprint for arm in arms}})
+    return config
+
+
+def test_the_folder_answers_as_the_run_does_and_needs_nothing_else(run: StorageConfig, tmp_path: Path) -> None:
+    files = export("small", str(tmp_path / "out"), run, arm="distilled", licence="CC-BY-4.0")
+    assert {Path(file).name for file in files} == {"model.safetensors", "model.json", "items.parquet", "README.md"}
+    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
+    sequences = [["item-3", "item-5"], ["nothing"], ["item-1"] * 20]
+    own, other = load(f"{run.uri}/runs/small", arm="distilled"), load(moved)
+    assert other.recommend(sequences, k=9).to_polars().equals(own.recommend(sequences, k=9).to_polars())
+    card = json.loads((moved / "model.json").read_text())
+    assert card["licence"] == "CC-BY-4.0"
+    assert card["arm"] == "distilled"
+    assert card["data"]["fingerprint"] and card["num_items"] == 40
+    assert card["protocol"]["main"] == "seen_removed" and 0 <= card["metrics"]["ndcg@10"] <= 1
+    page = (moved / "README.md").read_text()
+    head = yaml.safe_load(page.split("---")[1])
+    assert head == {"library_name": "mentorec", "tags": ["recommendation", "sasrec"], "license": "CC-BY-4.0"}
+    assert f"| ndcg@10 | {card['metrics']['ndcg@10']:.4f} |" in page
+
+
+def test_the_arm_is_the_best_on_validation_unless_it_is_named(run: StorageConfig) -> None:
+    storage = Storage.from_config(run)
+    best = {label: artifacts.open_artifact(storage, "train", fp).manifest.info["best_validation"]  # type: ignore[union-attr]
+            for label, fp in storage.read_json("runs/small/references.json").items() if label.startswith("train")}
+    expected = max(best, key=best.__getitem__).split("/")[1]
+    chosen = load(f"{run.uri}/runs/small")
+    assert chosen.card["arm"] == expected
+
+
+BAD: dict[str, tuple[Callable[[StorageConfig, Path], object], str]] = {
+    "no such run": (lambda s, p: export("smal", str(p / "x"), s), "run: got 'smal'; legal: one of those in"),
+    "no such arm": (lambda s, p: export("small", str(p / "x"), s, arm="best"), "arm: got 'best'; legal: plain"),
+    "no such seed": (lambda s, p: export("small", str(p / "x"), s, seed=7), "seed: got 7; legal: 0"),
+    "another run's arm": (lambda s, p: export("small", str(p / "x"), s, arm="random"), "arm: got 'random'"),
+    "a folder of something else": (lambda s, p: export("small", str(p), s, overwrite=True), "it holds own.txt"),
+    "a scheme that nobody knows": (lambda s, p: export("small", "ftp://x/y", s), "storage.uri: got 'ftp://x/y'"),
+    "no run but a path": (lambda s, p: export(str(p), str(p / "x"), s), "recommender: got"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(run: StorageConfig, tmp_path: Path, name: str) -> None:
+    (tmp_path / "own.txt").write_text("mine")
+    call, message = BAD[name]
+    with pytest.raises(MentorecError) as caught:
+        call(run, tmp_path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+def test_an_earlier_export_is_replaced_only_on_request(run: StorageConfig, tmp_path: Path) -> None:
+    export("small", str(tmp_path / "out"), run, arm="plain")
+    with pytest.raises(ConfigError, match="--overwrite replaces an earlier export"):
+        export("small", str(tmp_path / "out"), run, arm="distilled")
+    assert load(tmp_path / "out").card["arm"] == "plain"
+    export("small", str(tmp_path / "out"), run, arm="distilled", overwrite=True)
+    assert load(tmp_path / "out").card["arm"] == "distilled"
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda p: (p / "items.parquet").unlink(), "items.parquet: cannot be read"),
+    (lambda p: (p / "model.json").write_text("{}"), "model.json lacks"),
+    (lambda p: (p / "model.safetensors").write_bytes(b"x"), "model.safetensors: cannot be read"),
+    (lambda p: (p / "model.json").unlink(), "legal: a folder that `mentorec export` has written")])
+def test_a_damaged_folder_is_one_line(run: StorageConfig, tmp_path: Path, damage: Callable[[Path], object],
+                                      message: str) -> None:
+    export("small", str(tmp_path / "out"), run)
+    damage(tmp_path / "out")
+    with pytest.raises(ArtifactError) as caught:
+        load(tmp_path / "out")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sasrec-padding-keys", "esasrec", "gru4rec-wide", "bert4rec"])
+def test_onnx_gives_torchs_states_and_scores_for_any_batch_and_length(tmp_path: Path, name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    from pipeline.export.onnx import longest_input, write_onnx
+
+    student = build(ALL[name].model_copy(update={"num_blocks": 1}))
+    write_onnx(student, tmp_path)
+    encoder, scores = (runtime.InferenceSession(str(tmp_path / file)) for file in ("encoder.onnx", "scores.onnx"))
+    rng = np.random.default_rng(0)
+    for batch, length in ((1, 1), (2, longest_input(student)), (33, 3)):
+        rows = [rng.integers(1, NUM_ITEMS + 1, rng.integers(1, length + 1)).tolist() for _ in range(batch)]
+        rows[0] = rng.integers(1, NUM_ITEMS + 1, length).tolist()
+        items_BL = Sequences.from_lists(rows).padded(np.arange(batch), length)
+        with torch.no_grad():
+            state_BD = student.user_states_BD(torch.from_numpy(items_BL))
+            scores_BV = state_BD @ student.item_weights_VD().T
+        found = encoder.run(None, {"items": items_BL})[0], *scores.run(None, {"items": items_BL})
+        for one, other in zip(found, (state_BD, state_BD, scores_BV), strict=True):
+            np.testing.assert_allclose(one, other.numpy(), atol=1e-5)
