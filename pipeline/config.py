@@ -19,6 +19,7 @@ from pipeline.encode.config import EncodeConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
+from pipeline.prove.config import ProveConfig
 from pipeline.recipes import BUILT_IN, CONTROLS, Recipe
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
@@ -50,6 +51,7 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     audit: AuditConfig = AuditConfig()
     report: ReportConfig = ReportConfig()
+    prove: ProveConfig = ProveConfig()
 
     @field_validator("name")
     @classmethod
