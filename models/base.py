@@ -15,6 +15,9 @@ from configs.errors import ConfigError, DataError, illegal
 from models.config import StudentConfig
 from models.protocols import Encoded, TrainingInputs
 
+ITEM_PARAMETER = "item_embedding.weight"
+"""Of every student: row i is item i."""
+
 
 class Student(nn.Module):
     """A ``SequenceEncoder`` whose items are read from the table that scores them."""

@@ -74,8 +74,36 @@ def start_items(encoder: SequenceEncoder, vectors_VD: Tensor, known_V: Tensor, t
         return int(fresh_V.sum())
 
 
+def place_untrained(table_VD: Tensor, vectors_VE: Tensor, known_V: Tensor, trained_V: Tensor) -> tuple[Tensor, int]:
+    """The table with every untrained item put where its vector says.
+
+    An item that is never a target is still a negative of every softmax, which pushes it below all others. Its row
+    becomes that of the linear map which best takes the trained items' vectors to their rows; a regression draws rows to
+    their mean, so their spread around it is brought to that of the trained rows.
+
+    Args:
+        table_VD: rows of items 1…n after training.
+        vectors_VE: one vector per item.
+        known_V: bool, items that have a vector.
+        trained_V: bool, items with a training interaction; they stay.
+
+    Returns:
+        A new table, and how many items were placed.
+    """
+    fresh_V, seen_V = known_V & ~trained_V, known_V & trained_V
+    if not fresh_V.any() or not seen_V.any():
+        return table_VD, 0
+    centred_VE = vectors_VE.float() - vectors_VE[known_V].float().mean(0)
+    placed_VD = _placed(centred_VE / centred_VE[known_V].square().mean().sqrt().clamp(min=_FLAT), table_VD, seen_V)
+    mean_D = table_VD[seen_V].mean(0)
+    spread, drawn = ((rows - mean_D).square().mean().sqrt() for rows in (table_VD[seen_V], placed_VD[seen_V]))
+    rows_VD = mean_D + (placed_VD - mean_D) * (spread / drawn.clamp(min=_FLAT))
+    return torch.where(fresh_V.unsqueeze(1), rows_VD, table_VD), int(fresh_V.sum())
+
+
 def _placed(vectors_VD: Tensor, table_VD: Tensor, seen_V: Tensor) -> Tensor:
-    """Every item where the trained ones say that its vector belongs: ridge regression with a penalty of D rows."""
+    """Every item where the trained ones say that its vector belongs: ridge regression with a penalty of as many rows as
+    the vectors have dimensions."""
     source_TD, wanted_TD = vectors_VD[seen_V].double(), table_VD[seen_V].double()
     source_mean, wanted_mean = source_TD.mean(0), wanted_TD.mean(0)
     source_TD, width = source_TD - source_mean, source_TD.shape[1]

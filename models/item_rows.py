@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.base import Student
+from models.base import ITEM_PARAMETER, Student
 from models.item_table import ItemTable
 from models.negatives import Negatives
 from models.protocols import Encoded, SequenceEncoder
@@ -104,7 +104,7 @@ class StudentRows(GivenRows):
 
     def __init__(self, encoder: Student, computed: ItemTable | None = None) -> None:
         """``computed``: the table that is read and scored in place of the student's own."""
-        super().__init__(encoder, "item_embedding.weight")
+        super().__init__(encoder, ITEM_PARAMETER)
         self._encoder, self._computed = encoder, computed
 
     def take(self, ids: Tensor) -> TakenRows:

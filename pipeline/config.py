@@ -19,6 +19,7 @@ from pipeline.encode.config import EncodeConfig
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
+from pipeline.prove.config import ProveConfig
 from pipeline.recipes import BUILT_IN, CONTROLS, Recipe
 from pipeline.recommend.config import RecommendConfig
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
@@ -51,6 +52,7 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     audit: AuditConfig = AuditConfig()
     report: ReportConfig = ReportConfig()
+    prove: ProveConfig = ProveConfig()
     recommend: RecommendConfig = RecommendConfig()
 
     @field_validator("name")

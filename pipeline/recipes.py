@@ -10,7 +10,7 @@ from configs.base import Config
 from pipeline.train.config import Arm
 
 BUILT_IN: tuple[str, ...] = get_args(Arm)
-CONTROLS = {"shuffled": "distilled", "random": "distilled"}
+CONTROLS = dict.fromkeys(("shuffled", "random", "collaborative"), "distilled")
 """Built-in control → the arm that it is a control for."""
 
 

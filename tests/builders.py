@@ -13,6 +13,7 @@ import pyarrow as pa
 from cluster.storage import Storage
 from models.config import ModelConfig
 from models.sequences import Sequences
+from pipeline.prepare.definition import COLD, COLD_FILE
 from pipeline.store import artifacts
 from pipeline.store.arrow import write_arrow
 from pipeline.store.artifacts import Artifact, StageKey, digest_ids
@@ -63,8 +64,8 @@ def make_sequences(users: int = 60, items: int = 40, longest: int = 12, seed: in
     return Sequences.from_lists(lists)
 
 
-def make_prepared(storage: Storage, sequences: Sequences | None = None, items: int = 40, prefix: str = "item"
-                  ) -> Artifact:
+def make_prepared(storage: Storage, sequences: Sequences | None = None, items: int = 40, prefix: str = "item",
+                  cold: dict[int, str] | None = None) -> Artifact:
     """A `prepare` artifact with the leave-one-out split of ``sequences`` (users under 3 items only train).
 
     Args:
@@ -72,10 +73,12 @@ def make_prepared(storage: Storage, sequences: Sequences | None = None, items: i
         sequences: one per user; None: :func:`make_sequences` over ``items``.
         items: size of the catalogue.
         prefix: of raw item ids (``item-1`` …).
+        cold: item → REMOVED or CUT, for ``cold_items.parquet``; the sequences are as they are.
     """
     chosen = make_sequences(items=items) if sequences is None else sequences
     walks = [walk.tolist() for walk in chosen]
-    out = artifacts.begin(storage, StageKey("prepare", 1, {"walks": walks, "items": items, "prefix": prefix}))
+    out = artifacts.begin(storage, StageKey("prepare", 1, {
+        "walks": walks, "items": items, "prefix": prefix, "cold": sorted((cold or {}).items())}))
     held_out = [2 if len(walk) >= 3 else 0 for walk in walks]
     train = [walk[: len(walk) - n] for walk, n in zip(walks, held_out, strict=True)]
     counts = np.bincount(np.concatenate([np.array(w, np.int64) for w in train]), minlength=items + 1)[1:]
@@ -103,6 +106,8 @@ def make_prepared(storage: Storage, sequences: Sequences | None = None, items: i
                 USER_IDX: np.array(users, np.int64),
                 HISTORY: pa.array([walks[u][:-back] for u in users], pa.large_list(pa.int32())),
                 TARGET: np.array([walks[u][-back] for u in users], np.int32)}))
+    if cold is not None:
+        out.write_table(COLD_FILE, pa.table({ITEM_IDX: pa.array(list(cold), pa.int32()), COLD: list(cold.values())}))
     out.write_json("stats.json", {"users": len(walks), "items": items, "interactions": sum(map(len, walks))})
     return out.commit({"num_users": len(walks), "num_items": items}, id_digest=digest_ids(item_ids))
 

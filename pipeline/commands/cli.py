@@ -188,6 +188,28 @@ def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryR
 
 
 @app.command()
+def prove(overrides: Overrides = None, config: ConfigOption = None, record: Record = None, dry_run: DryRun = False,
+          quiet: Quiet = False, yes: Yes = False) -> None:
+    """Each teacher against all that else could explain its gain."""
+    from pipeline.commands.invocation import open_run, print_lines, warn_of_lost_storage
+
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=False)
+    from pipeline.prove.proof import derive, dry_run_lines, prove
+
+    proof = derive(run_config)
+    if dry_run:
+        print_lines(dry_run_lines(proof))
+        return
+    from pipeline.commands.outcome import outcome, record_outcome
+
+    warn_of_lost_storage(run_config)
+    result = prove(proof, yes)
+    print_lines(outcome(proof.config, result, None))
+    if record is not None:
+        print(record_outcome(proof.config, result, record))
+
+
+@app.command()
 def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
            address: Annotated[str | None, typer.Option(
                metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,

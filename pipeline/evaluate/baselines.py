@@ -15,15 +15,21 @@ from torch import Tensor
 from models.scoring import Scorer
 from models.sequences import Sequences, flat_histories
 from pipeline.evaluate.config import Baseline, EvaluateConfig, ItemKNNConfig, TransitionsConfig
+from pipeline.evaluate.content import fit_content
 from pipeline.evaluate.ease import fit_ease
 from pipeline.evaluate.histories import train_counts, weighted_histories
+from pipeline.train.item_vectors import ItemVectors
 
 _BLOCK_ITEMS = 1024
 """Items whose neighbours are sought at once."""
 
 
-def fit_baseline(config: EvaluateConfig, name: Baseline, train: Sequences, num_items: int) -> Scorer:
-    """The scorer of a baseline; ``train`` holds training sequences only."""
+def fit_baseline(config: EvaluateConfig, name: Baseline, train: Sequences, num_items: int,
+                 texts: ItemVectors | None = None) -> Scorer:
+    """The scorer of a baseline; ``train`` holds training sequences only, ``texts`` is for the content baseline."""
+    if name == "content":
+        assert texts is not None, "its step names the items' texts among its inputs"
+        return fit_content(config.content, texts)
     if name == "popularity":
         return Popularity(train_counts(train, num_items).astype(np.float32))
     if name == "transitions":

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
 
-Baseline = Literal["popularity", "transitions", "item_knn", "ease"]
+Baseline = Literal["popularity", "transitions", "item_knn", "ease", "content"]
+"""`content` reads the items' texts through the run's encoder, and is computed where it is asked for."""
 
 
 class EvaluateExecution(Config):
@@ -56,6 +57,13 @@ class EASEConfig(Config):
     """An items × items matrix is inverted: above this EASE is skipped, and the report says so."""
 
 
+class ContentConfig(Config):
+    """Cosine between an item's text and the mean of the history's texts; nothing is learnt."""
+
+    recency_decay: float = Field(default=0.5, ge=0)
+    """A history item weighs exp(-decay · steps back); 0 = all alike."""
+
+
 class EvaluateConfig(Config):
     """Full ranking over the whole catalogue on the test users."""
 
@@ -70,6 +78,7 @@ class EvaluateConfig(Config):
     transitions: TransitionsConfig = TransitionsConfig()
     item_knn: ItemKNNConfig = ItemKNNConfig()
     ease: EASEConfig = EASEConfig()
+    content: ContentConfig = ContentConfig()
     tie_seed: int = 0
     """Orders items of exactly equal score."""
     execution: EvaluateExecution = EvaluateExecution()

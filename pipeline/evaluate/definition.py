@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
     from pipeline.store.digests import DigestCache
 
+ITEM_TEXTS = "encode/items"
+"""Label of the step that the content baseline reads."""
 RANKS = "ranks.parquet"
 TOP_LISTS = "top.parquet"
 HISTORY_LENGTH = "history_length"
@@ -61,12 +63,13 @@ class BaselineStep(EvaluateStep):
     def key(self, fingerprints: Mapping[str, str], digests: DigestCache) -> StageKey:
         from pipeline.evaluate.keys import BASELINE, key
 
-        return key(self.config.evaluate, fingerprints["prepare"], f"{BASELINE}{self.baseline}")
+        return key(self.config.evaluate, fingerprints["prepare"], f"{BASELINE}{self.baseline}",
+                   fingerprints.get(ITEM_TEXTS))
 
     def build(self, inputs: Mapping[str, Artifact], out: ArtifactDir, confirmed: bool) -> Artifact:
         from pipeline.evaluate.stage import evaluate_baseline
 
-        return evaluate_baseline(self.config.evaluate, self.baseline, inputs["prepare"], out)
+        return evaluate_baseline(self.config.evaluate, self.baseline, inputs["prepare"], out, inputs.get(ITEM_TEXTS))
 
 
 def _steps(config: RunConfig) -> Iterator[Step]:
@@ -74,7 +77,8 @@ def _steps(config: RunConfig) -> Iterator[Step]:
         yield EvaluateStep(config=config, label=step.label.replace("train", "evaluate", 1),
                            inputs=("prepare", step.label))
     for name in config.evaluate.baselines:
-        yield BaselineStep(config=config, label=f"evaluate/baseline/{name}", baseline=name)
+        yield BaselineStep(config=config, label=f"evaluate/baseline/{name}", baseline=name,
+                           inputs=("prepare", ITEM_TEXTS) if name == "content" else ("prepare",))
 
 
 def _resources(config: RunConfig) -> Resources:

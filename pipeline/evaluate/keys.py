@@ -7,17 +7,18 @@ from pipeline.store.artifacts import StageKey
 
 VERSION = 3
 BASELINE = "baseline:"
-_FITTED = ("transitions", "item_knn", "ease")
+_FITTED = ("transitions", "item_knn", "ease", "content")
 """Fields of the configuration that hold one baseline's settings."""
 
 
-def key(config: EvaluateConfig, prepare_fp: str, subject: str) -> StageKey:
+def key(config: EvaluateConfig, prepare_fp: str, subject: str, texts_fp: str | None = None) -> StageKey:
     """The key of one evaluation.
 
     Args:
         config: a model's key leaves all baselines' settings out, a baseline's holds its own.
         prepare_fp: fingerprint of the prepared data.
         subject: fingerprint of a `train` artifact, or ``baseline:<name>``.
+        texts_fp: of the encoded item texts, for the baseline that reads them.
     """
     values = config.key()
     settings = {name: values.pop(name) for name in _FITTED}
@@ -26,6 +27,8 @@ def key(config: EvaluateConfig, prepare_fp: str, subject: str) -> StageKey:
     if subject.startswith(BASELINE):
         name = subject.removeprefix(BASELINE)
         values["baseline"] = {"name": name} | settings.get(name, {})
+        if texts_fp is not None:
+            inputs["texts"] = texts_fp
     else:
         inputs["train"] = subject
     return StageKey("evaluate", VERSION, values, inputs)

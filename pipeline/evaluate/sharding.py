@@ -22,7 +22,9 @@ from pipeline.evaluate.baselines import fit_baseline
 from pipeline.evaluate.config import Baseline, EvaluateConfig
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import load_model
+from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.progress import track
 from pipeline.work.threads import torch_threads
@@ -52,11 +54,18 @@ class BaselineModel:
     name: Baseline
     prepared: Artifact
     num_items: int
+    texts: Artifact | None = None
+    """The items' `encode` artifact, for the baseline that reads it."""
 
     def scorer(self) -> Scorer:
         train = arrays.training_sequences(self.prepared.local("train.arrow"))[1]
         with torch_threads(1):
-            return fit_baseline(self.config, self.name, train, self.num_items)
+            return fit_baseline(self.config, self.name, train, self.num_items, self._texts())
+
+    def _texts(self) -> ItemVectors | None:
+        if self.texts is None:
+            return None
+        return ItemVectors.from_table(self.texts.read_table("vectors", [ITEM_IDX, VECTOR]), self.num_items)
 
 
 Subject = TrainedModel | BaselineModel

@@ -45,7 +45,8 @@ def evaluate_model(config: EvaluateConfig, prepared: Artifact, trained: Artifact
     return _evaluate(config, prepared, items, TrainedModel(trained, digest_ids(items[ITEM_ID]), device), out)
 
 
-def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact, out: ArtifactDir) -> Artifact:
+def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact, out: ArtifactDir,
+                      texts: Artifact | None = None) -> Artifact:
     """Fit a baseline on the training part and rank the test users with it.
 
     A baseline that does not fit (EASE above ``ease.max_items``) gives an artifact without rows, whose
@@ -57,7 +58,7 @@ def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact
     items = _items(prepared)
     reason = skip_reason(config, name, len(items))
     if reason is None:
-        return _evaluate(config, prepared, items, BaselineModel(config, name, prepared, len(items)), out)
+        return _evaluate(config, prepared, items, BaselineModel(config, name, prepared, len(items), texts), out)
     say(f"evaluate: {reason}")
     cases = _test_cases(prepared)
     _write_tables(out, Cases(cases.users[:0], cases.histories, cases.targets[:0]), items, _no_ranks(config.top_k))

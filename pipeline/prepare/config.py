@@ -231,6 +231,25 @@ class SessionsSplit(Config):
 SplitConfig = Annotated[LeaveOneOutSplit | GlobalTemporalSplit | SessionsSplit, Field(discriminator="kind")]
 
 
+class ColdStartConfig(Config):
+    """Test targets made cold, after the split: the paper's protocol as we read it; no code of it was published."""
+
+    share: Fraction = 0.4
+    """Of the items that are test targets."""
+    removed: float = Field(default=0.5, ge=0, le=1)
+    """Share of those that lose all their training interactions; the others are cut."""
+    least: int = Field(default=6, ge=1)
+    """Training interactions that a cut item keeps at least, where it has them."""
+    most: int = Field(default=9, ge=1)
+    """And at most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ColdStartConfig:
+        if self.least > self.most:
+            raise ValueError(f"least={self.least} must not be above most={self.most}")
+        return self
+
+
 class PrepareExecution(Config):
     """Never part of a fingerprint."""
 
@@ -252,7 +271,16 @@ class PrepareConfig(Config):
     """Fingerprint of an earlier `prepare` artifact, or the path of the folder that holds its `items.parquet`: its users
     and items keep their indices, new ones come after them. The source must still hold its interactions, in their order
     and before new rows of the same user and time. Then set a fixed `split.boundary` where there is one."""
+    cold_start: ColdStartConfig | None = None
+    """Make a share of the test targets cold; None: none. Drawn by `seed`; `cold_items.parquet` says which."""
     execution: PrepareExecution = PrepareExecution()
+
+    @model_validator(mode="after")
+    def _cold_start_stands_alone(self) -> PrepareConfig:
+        if self.cold_start is not None and self.extends is not None:
+            raise ValueError("cold_start and extends do not go together: rows that cold_start takes away would be "
+                             "missing among the earlier ones")
+        return self
 
     @model_validator(mode="after")
     def _split_needs_time(self) -> PrepareConfig:

@@ -22,6 +22,14 @@ TRAIN_FILE = "train.arrow"
 VALIDATION_FILE = "validation.arrow"
 TEST_FILE = "test.arrow"
 STATS_FILE = "stats.json"
+COLD_FILE = "cold_items.parquet"
+"""Only where `prepare.cold_start` is set."""
+COLD = "cold"
+"""Column: REMOVED or CUT."""
+REMOVED, CUT = "removed", "cut"
+BEFORE = "train_count_before"
+"""Column: the item's interactions in the training part before, int32."""
+COLD_COLUMNS: Columns = {COLD_FILE: (c.ITEM_IDX, c.ITEM_ID, COLD, BEFORE, c.COUNT)}
 
 COLUMNS: Columns = {
     INTERACTIONS_FILE: (c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP, c.SIGNAL, c.POSITION, c.SPLIT),

@@ -5,14 +5,14 @@ The mixing function is a bijection of 64-bit numbers: different rows never share
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from models.splitmix import STEP, finalise
 
-Purpose = Literal["ties", "validation users", "test users"]
-_PURPOSES: dict[Purpose, int] = {"ties": 1, "validation users": 2, "test users": 3}
+Purpose = Literal["ties", "validation users", "test users", "cold items", "removed items", "cut lengths", "cut rows"]
+_PURPOSES: dict[Purpose, int] = {name: number for number, name in enumerate(get_args(Purpose), 1)}
 
 
 def hashes(indices_N: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:

@@ -23,6 +23,8 @@ def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
     raw = {f"{role}/{number:05d}/{path.name}": cache.file(path)
            for role, paths in source_files(config.source).items() for number, path in enumerate(paths)}
     values = config.key()
+    if values["cold_start"] is None:
+        del values["cold_start"]
     extends = values.pop("extends")
     inputs: dict[str, str] = {}
     if extends is not None and is_fingerprint(extends):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from cluster.storage import Storage
-from pipeline.prepare import writing
+from pipeline.prepare import cold_start, writing
 from pipeline.prepare.config import PrepareConfig
-from pipeline.prepare.definition import COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
+from pipeline.prepare.definition import COLD_COLUMNS, COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
 from pipeline.prepare.encoding import encode
 from pipeline.prepare.entities import Described, describe, item_text, tag_texts, without_text
@@ -50,7 +51,8 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
               "num_rejected": sum(stats["dropped"].values()), "users": stats["users"], "items": stats["items"],
               "train_users": stats["train_users"], "validation_users": stats["validation_users"],
               "test_users": stats["test_users"]}
-    return out.commit(counts, COLUMNS, item_digest, stats)
+    columns = COLUMNS if config.cold_start is None else {**COLUMNS, **COLD_COLUMNS}
+    return out.commit(counts, columns, item_digest, stats)
 
 
 def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[str, Any], str]:
@@ -71,8 +73,16 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
         counts["rows_without_time"] = encoded.untimed
     parts = split(config.split, kept.users, found.times, config.seed, PER_SECOND[found.unit])
     del encoded, found
+    if config.cold_start is not None:
+        cold = cold_start.choose(config.cold_start, kept, parts, config.seed)
+        stay_N = cold_start.rows_that_stay(cold, kept, parts, config.seed)
+        cold.write(folder, kept.item_ids.to_arrow().cast(pa.string()))
+        kept, parts = cold_start.without(kept, parts, stay_N)
+        tied_N = None if tied_N is None else tied_N[stay_N]
+        counts["dropped"] |= {"cold_start": int((~stay_N).sum())}
+        counts |= {"cold_items_removed": int(cold.removed_C.sum()), "cold_items_cut": int((~cold.removed_C).sum())}
     items = _with_tags(item_text(item_ids, raw), raw, kept, parts)
-    users = describe(user_ids, raw.users, c.USER_ID, raw)
+    users = describe(kept.user_ids, raw.users, c.USER_ID, raw)
     writing.write_interactions(folder, kept, parts)
     writing.write_items(folder, kept, parts, items.table)
     writing.write_users(folder, kept, parts, users.table)

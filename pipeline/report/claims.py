@@ -35,6 +35,23 @@ def advice(metrics: Metrics) -> str | None:
     return f"{sentence}{_better_baselines(metrics, arm)}."
 
 
+def certainty(metrics: Metrics) -> str | None:
+    """What the advice rests on, in one sentence. None where no teacher was compared."""
+    found = metrics["claims"]
+    if found is None:
+        return None
+    count, seeds = len(found["rows"]), len(metrics["seeds"])
+    rests = (f"How sure: {count} comparison{'s' if count > 1 else ''} fixed by the configuration, "
+             f"{metrics['test_users']:,} test users, {seeds} seed{'s' if seeds > 1 else ''}")
+    chance = found["chance"]
+    if chance is None:
+        return f"{rests}; what other starts would give is open: `mentorec prove` trains several."
+    if chance["shown"]:
+        return (f"{rests}; plain differs from plain of other seeds ({signed(chance['mean'])}), which is chance alone: "
+                "trust no gain of this size.")
+    return f"{rests}; plain against plain of other seeds reads not shown ({signed(chance['mean'])}), as it must."
+
+
 def _served(found: Mapping[str, Any]) -> tuple[str, str]:
     """The arm to serve, and why, without a full stop."""
     by_arm: dict[str, list[Mapping[str, Any]]] = {}

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from pipeline.audit.tables import tables as audit_tables
 from pipeline.report import tables
-from pipeline.report.claims import advice, claims
+from pipeline.report.claims import advice, certainty, claims
+from pipeline.report.cold import cold_differences
 from pipeline.report.plots import plots
 from pipeline.report.tables import Table
 
@@ -67,11 +68,11 @@ def _content(metrics: Mapping[str, Any]) -> dict[str, Any]:
         return [table for table in found if table is not None and table.rows]
 
     return {
-        "m": metrics, "verdicts": [*filter(None, [advice(metrics)]), *tables.verdicts(metrics)],
+        "m": metrics, "verdicts": [*filter(None, [advice(metrics), certainty(metrics)]), *tables.verdicts(metrics)],
         "headline": present(tables.headline(metrics, main), tables.headline(metrics, other)),
         "differences": present(claims(metrics), tables.differences(metrics, main),
                                tables.differences(metrics, other)),
-        "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"])),
+        "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"]), cold_differences(metrics)),
         "training": present(tables.training(metrics), tables.balance(metrics)),
         "teacher": present(tables.teacher(metrics), *(audit_tables(metrics["audit"]) if metrics["audit"] else ())),
         "profiles": present(*tables.profiles(metrics)),

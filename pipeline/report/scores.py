@@ -13,10 +13,11 @@ import numpy as np
 
 from models import metrics
 from pipeline.evaluate.slices import FREQUENCY_BINS, HISTORY_BINS, binned, by_category
+from pipeline.family import beside, compared
 from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
-from pipeline.report.significance import beside, compared, halves, holm, sign_flip_p
+from pipeline.report.significance import halves, holm, sign_flip_p
 from pipeline.report.statistics import intervals, mean_and_deviation
 
 _LISTED = 10
@@ -114,8 +115,22 @@ class Answers:
         per_seed = [ranked.per_user(protocol, self.cutoffs) for ranked in self.arms[arm].values()]
         return {name: np.stack([values[name] for values in per_seed]) for name in per_seed[0]}
 
-    def slices(self, protocol: Protocol, items: Items) -> dict[str, list[dict[str, Any]]]:
-        """Recall and NDCG by history length, frequency of the target and its category; no empty slice."""
+    def within(self, groups: Mapping[str, np.ndarray], protocol: Protocol, config: ReportConfig
+               ) -> list[dict[str, Any]]:
+        """Paired differences among the users of each group (label → bool [N]), on the metrics that stand for all."""
+        arms, shown = list(self.arms), (f"recall@{self.cutoff}", f"ndcg@{self.cutoff}")
+        pairs = [*compared(arms, self.control_for), *beside(arms, self.control_for)]
+        values = {arm: self._values(arm, protocol) for arm in arms}
+        return [{"label": label, "users": int(mask_N.sum()), "first": first, "second": second, "metric": metric,
+                 "mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict}
+                for label, mask_N in groups.items() if mask_N.any() for first, second in pairs for metric in shown
+                for row in intervals((values[first][metric] - values[second][metric])[:, mask_N, None],
+                                     config.bootstrap_samples, config.confidence, config.seed)]
+
+    def slices(self, protocol: Protocol, items: Items, cold: Mapping[str, np.ndarray]
+               ) -> dict[str, list[dict[str, Any]]]:
+        """Recall and NDCG by history length, frequency of the target and its category, and by what was done to the
+        target where some were made ``cold``; no empty slice."""
         shown = (f"recall@{self.cutoff}", f"ndcg@{self.cutoff}")
         values: dict[str, dict[str, np.ndarray]] = {}
         for arm in self.arms:
@@ -125,6 +140,8 @@ class Answers:
         kinds = {"history_length": binned(self.cases.history_length_N, HISTORY_BINS),
                  "item_frequency": binned(self.cases.target_count_N, FREQUENCY_BINS),
                  "category": by_category(self.cases.targets_N, items.categories)}
+        if cold:
+            kinds["cold_start"] = iter(cold.items())
         return {kind: [{"label": label, "users": int(mask_N.sum()),
                         **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
                            for metric in shown}} for label, mask_N in slices if mask_N.any()]

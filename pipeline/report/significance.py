@@ -9,7 +9,7 @@ Legend: S seeds, N users.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,20 +47,3 @@ def halves(values_SN: np.ndarray) -> np.ndarray | None:
     nothing but chance differs. None with one seed."""
     half = len(values_SN) // 2
     return values_SN[:half] - values_SN[half : 2 * half] if half else None
-
-
-def compared(arms: Sequence[str], control_for: Mapping[str, str | None]) -> list[tuple[str, str]]:
-    """The family: every arm with a teacher against the plain one and against each of its controls.
-
-    Args:
-        arms: of the run, in order.
-        control_for: arm → the arm that it is a control for; None: it has a teacher of its own.
-    """
-    teachers = [arm for arm in arms if arm != "plain" and control_for[arm] is None]
-    return [(teacher, other) for teacher in teachers for other in arms
-            if other == "plain" or control_for[other] == teacher]
-
-
-def beside(arms: Sequence[str], control_for: Mapping[str, str | None]) -> list[tuple[str, str]]:
-    """Pairs that are shown and not tested: controls against the plain arm."""
-    return [(arm, "plain") for arm in arms if "plain" in arms and control_for[arm] is not None]

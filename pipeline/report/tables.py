@@ -77,7 +77,7 @@ def bootstrap_note(metrics: Metrics) -> str:
 def slices(metrics: Metrics, kind: str) -> Table:
     """One kind of slice: the primary metric of every recommender."""
     titles = {"history_length": "By history length", "item_frequency": "By training interactions of the target",
-              "category": "By category of the target"}
+              "category": "By category of the target", "cold_start": "By what training kept of the target"}
     found, primary = metrics["slices"][kind], metrics["primary"]
     who = list(found[0][primary]) if found else []
     rows = tuple((s["label"], f"{s['users']:,}", *(f"{s[primary][w]:.4f}" for w in who)) for s in found)

@@ -9,12 +9,14 @@ from pydantic import Field, model_validator
 from configs.base import Config
 from models.config import DistillationConfig, MatchingConfig, RankingLossConfig, SoftmaxLoss
 
-Arm = Literal["plain", "distilled", "shuffled", "random"]
-"""plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: white noise."""
+Arm = Literal["plain", "distilled", "shuffled", "random", "collaborative"]
+"""plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: noise of the same
+covariance; collaborative: what the interactions alone know, a truncated SVD of the training matrix."""
 
 
-TextControl = Literal["none", "shuffled", "random"]
-"""none: the items' own texts. Controls: shuffled: each item gets another's; random: noise of the same covariance."""
+TextControl = Literal["none", "shuffled", "random", "collaborative"]
+"""none: the items' own texts. Controls: shuffled: each item gets another's; random: noise of the same covariance;
+collaborative: the items in a truncated SVD of the training matrix."""
 
 
 class OptimizerConfig(Config):
@@ -202,6 +204,10 @@ class TrainConfig(Config):
     item_table: ItemTableConfig | None = None
     """What the item table is while the student trains; None: every row a parameter."""
 
+    place_untrained: bool = False
+    """At export, items without a training interaction are put where their text says (see `models.item_init`): as
+    negatives of the softmax they would stand below all others. Needs `item_init` or a `mapped_text` table."""
+
     ensemble: EnsembleConfig | None = None
     """Recommenders to learn from; None: next items alone."""
 
@@ -227,6 +233,12 @@ class TrainConfig(Config):
             if wanted is not None and not isinstance(self.loss, SoftmaxLoss):
                 raise ValueError(f"{name} reads the whole catalogue in every step: it goes with loss.kind=softmax, "
                                  f"got {self.loss.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _placed_by_texts(self) -> TrainConfig:
+        if self.place_untrained and self.item_init is None and not isinstance(self.item_table, MappedTextTable):
+            raise ValueError("place_untrained=true needs the items' texts: set item_init, or a mapped_text table")
         return self
 
     def arm_key(self, arm: Arm) -> dict[str, object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.config import TextControl
 from pipeline.train.seeds import Stream, generator
 from pipeline.work.shuffle import derangement, noise_like
+
+if TYPE_CHECKING:
+    from pipeline.train.collaborative import TrainingMatrix
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,10 @@ class ItemVectors:
         vectors_VE[items - 1], known_V[items - 1] = numbers(column.flatten()).reshape(len(items), -1), True
         return cls(vectors_VE, known_V)
 
-    def controlled(self, control: TextControl, seed: int) -> ItemVectors:
-        """The same, or what stands in its place: each item's vector exchanged for another item's, or Gaussian noise of
-        the vectors' mean and covariance, so that only what the vectors know of their items is missing."""
+    def controlled(self, control: TextControl, seed: int, train: TrainingMatrix) -> ItemVectors:
+        """The same, or what stands in its place: each item's vector exchanged for another item's, Gaussian noise of
+        the vectors' mean and covariance, so that only what the vectors know of their items is missing, or what the
+        training matrix knows of the items."""
         places = np.flatnonzero(self.known_V)
         if control == "none" or len(places) < 2:
             return self
@@ -56,6 +61,8 @@ class ItemVectors:
         own_TE = self.vectors_VE[places]
         if control == "shuffled":
             vectors_VE[places] = own_TE[derangement(len(places), generator(seed, Stream.SHUFFLED_ITEMS))]
+        elif control == "collaborative":
+            vectors_VE[places] = train.items(own_TE.shape[1])[places]
         else:
             vectors_VE[places] = noise_like(own_TE, generator(seed, Stream.RANDOM_ITEMS))
         return replace(self, vectors_VE=vectors_VE)

@@ -57,6 +57,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         inputs["texts"] = texts_fp
     if config.item_table is None:
         del values["item_table"]
+    if not config.place_untrained:
+        del values["place_untrained"]
     if config.ensemble is None:
         del values["ensemble"]
     else:

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
+from models.base import ITEM_PARAMETER
 from models.config import ModelConfig
+from models.item_init import place_untrained
 from models.matmul import HAS_BF16
 from models.students import build_encoder
 from pipeline.store.arrow import numbers, open_arrow
@@ -23,6 +25,7 @@ from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
+from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import save_model
@@ -81,25 +84,26 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
                             "rebuild the prepare artifact")
     rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, len(items), seed))
     shape, start = TargetShape(0, 0, 0), None
+    matrix, texts = TrainingMatrix(rows, len(items), seed), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and arm != "plain":
             shape = build_targets(
                 targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
                 targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, arm, seed,
-                config.distillation.standardize_targets, work / "targets.arrow")
+                config.distillation.standardize_targets, work / "targets.arrow", matrix)
         if config.init_from is not None:
             start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
         elif config.ensemble is not None and config.ensemble.start is not None:
             start = trained_start(members[config.ensemble.start].local("model"), model, items[ITEM_ID], seed)
         if item_vectors is not None and config.item_init is not None:
             table = item_vectors.read_table("items.parquet", [ITEM_IDX, VECTOR])
-            start = text_start(start or fresh_start(model, len(items), seed),
-                               ItemVectors.from_table(table, len(items)).controlled(config.item_init.control, seed))
+            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_init.control, seed, matrix)
+            start = text_start(start or fresh_start(model, len(items), seed), texts)
         if start is not None:
             save_file(start.encoder.state_dict(), work / "initial.safetensors")
         if item_texts is not None and isinstance(config.item_table, MappedTextTable):
             table = item_texts.read_table("vectors", [ITEM_IDX, VECTOR])
-            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_table.control, seed)
+            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_table.control, seed, matrix)
             texts.save(work / "texts.safetensors")
     spec = TrainSpec(
         config=config, model=model, arm=arm, seed=seed, fingerprint=out.key.fingerprint, num_items=len(items),
@@ -112,12 +116,15 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         members=tuple(member.relative("model") for member in members))
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
+    placed = 0
+    if config.place_untrained and texts is not None:
+        placed = _place_untrained(last, texts, rows.item_counts(len(items)) > 0)
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": len(open_arrow(prepared.local("validation.arrow")))}
-    return out.commit(counts, info=_info(spec, last.progress, shape, start))
+    return out.commit(counts, info=_info(spec, last.progress, shape, start) | {"placed_items": placed})
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
@@ -187,6 +194,16 @@ def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoc
     if last is None:
         raise TrainingError(f"the last checkpoint in {out.path(CHECKPOINTS)} is damaged; run the same command again")
     return read_outcome(last, spec.fingerprint)
+
+
+def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray) -> int:
+    """Put them where their texts say, in the parameters that are exported; returns how many."""
+    table_XD = last.best[ITEM_PARAMETER]
+    items = slice(1, len(trained_V) + 1)
+    rows_VD, placed = place_untrained(table_XD[items], *map(torch.from_numpy, (
+        texts.vectors_VE, texts.known_V, trained_V)))
+    last.best[ITEM_PARAMETER] = torch.cat([table_XD[:1], rows_VD, table_XD[items.stop:]])
+    return placed
 
 
 def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
 from pipeline.work.shuffle import derangement, noise_like
+
+if TYPE_CHECKING:
+    from pipeline.train.collaborative import TrainingMatrix
 
 PRESENT = "present"
 """fixed_size_list<uint8>[A]: 1 where the user has this profile."""
@@ -39,7 +43,7 @@ class TargetShape:
 
 
 def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: np.ndarray, arm: Arm, seed: int,
-                  standardize: bool, path: Path) -> TargetShape:
+                  standardize: bool, path: Path, train: TrainingMatrix | None = None) -> TargetShape:
     """Write the dense targets of one arm for the training users.
 
     Args:
@@ -47,15 +51,20 @@ def build_targets(owners: pa.Table, vectors: Iterable[pa.RecordBatch], users_N: 
         vectors: VECTOR of the same rows, batch after batch.
         users_N: internal indices of the users that are trained on.
         arm: ``distilled``: own vectors; ``shuffled``: those of another profiled user, by a seeded permutation that
-            leaves nobody in place (all angles move together); ``random``: noise of the same mean and covariance.
+            leaves nobody in place (all angles move together); ``random``: noise of the same mean and covariance;
+            ``collaborative``: the same users in the training matrix, with the vectors' overall spread.
         seed: of the controls.
         standardize: per angle and dimension, mean 0 and variance 1 over the profiled training users.
         path: Arrow IPC file to write.
+        train: rows in the order of ``users_N``; for the collaborative arm alone.
 
     Raises:
         DataError: no training user has a vector, one stands twice or is not finite, or there is nobody to shuffle with.
     """
     users_R, vectors_RAP, present_RA = _dense(owners, vectors, users_N)
+    if arm == "collaborative":
+        assert train is not None
+        _exchange(vectors_RAP, present_RA, train.users(vectors_RAP.shape[2])[np.searchsorted(users_N, users_R)])
     if standardize:
         _standardize(vectors_RAP, present_RA)
     if arm == "shuffled":
@@ -153,6 +162,15 @@ def _angles(column: pa.ChunkedArray, kept_V: np.ndarray) -> tuple[list[str], np.
     place = np.zeros(len(encoded.dictionary), np.int64)
     place[order] = np.arange(len(order))
     return [encoded.dictionary[int(code)].as_py() for code in order], place[codes_V]
+
+
+def _exchange(vectors_RAP: np.ndarray, present_RA: np.ndarray, given_RP: np.ndarray) -> None:
+    """Put each user's given vector in the place of all their own, scaled to the same spread over users."""
+    for angle in range(vectors_RAP.shape[1]):
+        rows = np.flatnonzero(present_RA[:, angle])
+        wanted, there = (np.sqrt(x.var(axis=0, dtype=np.float64).sum()) for x in (vectors_RAP[rows, angle],
+                                                                                 given_RP[rows]))
+        vectors_RAP[rows, angle] = given_RP[rows] * (wanted / there if there > 0 else 1.0)
 
 
 def _standardize(vectors_RAP: np.ndarray, present_RA: np.ndarray) -> None:

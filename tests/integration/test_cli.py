@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "audit", "recommend", "export", "tune", "submit", "schema", "generate")
+         "audit", "recommend", "export", "tune", "prove", "submit", "schema", "generate")
 
 
 @pytest.fixture(scope="module")

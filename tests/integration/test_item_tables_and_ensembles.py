@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,14 @@ from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ITEM_IDX, VECTOR
+from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import (
     BoundedChangeTable,
     EnsembleConfig,
     MappedTextTable,
     Member,
     OptimizerConfig,
+    TextControl,
     TextItemInit,
     TrainConfig,
     TrainExecution,
@@ -105,13 +107,14 @@ def test_controls_exchange_vectors_and_keep_their_spread() -> None:
     known = np.ones(4001, bool)
     known[7] = False
     own = ItemVectors(np.insert(own_TE, 7, 0, axis=0), known)
-    shuffled, noise = own.controlled("shuffled", 1), own.controlled("random", 1)
+    unused = cast(TrainingMatrix, None)
+    shuffled, noise = (own.controlled(control, 1, unused) for control in get_args(TextControl)[1:3])
     assert not (shuffled.vectors_VE[known] == own_TE).all(axis=1).any()
     assert sorted(map(tuple, shuffled.vectors_VE[known].tolist())) == sorted(map(tuple, own_TE.tolist()))
     np.testing.assert_allclose(np.cov(noise.vectors_VE[known].T), np.cov(own_TE.T), atol=0.1 * np.cov(own_TE.T).max())
     np.testing.assert_allclose(noise.vectors_VE[known].mean(0), own_TE.mean(0), atol=0.2)
     assert not noise.vectors_VE[7].any() and not shuffled.vectors_VE[7].any()
-    assert own.controlled("none", 1) is own
+    assert own.controlled("none", 1, unused) is own
 
 
 def test_a_student_takes_over_its_teachers_ranking(storage: Storage, prepared: Artifact) -> None:

@@ -39,11 +39,12 @@ def run_config(**changes: Any) -> RunConfig:
         "report": {"bootstrap_samples": 200, "sample_users": 4}, **changes})
 
 
-def inputs_of(storage: Storage, config: RunConfig, users: int = 150, items: int = 40, width: int = 6) -> ReportInputs:
+def inputs_of(storage: Storage, config: RunConfig, users: int = 150, items: int = 40, width: int = 6,
+              cold: dict[int, str] | None = None) -> ReportInputs:
     """Artifacts of every stage with figures from a seeded generator; ``distilled`` ranks a little better."""
     rng = np.random.default_rng(0)
     walks = [rng.integers(1, items + 1, size=rng.integers(3, 12)).tolist() for _ in range(users)]
-    prepared = make_prepared(storage, Sequences.from_lists(walks), items=items)
+    prepared = make_prepared(storage, Sequences.from_lists(walks), items=items, cold=cold)
     skill = {"plain": 0.0, "distilled": 0.15, "shuffled": 0.0, "random": 0.0}
     trained, evaluated = {}, {}
     ease = rng.uniform(size=len(cases(prepared.local("test.arrow"))))
@@ -271,6 +272,31 @@ def test_slices_cover_every_test_user_once(written: tuple[Path, dict[str, Any], 
     lengths = inputs.evaluated["plain", 0].read_table("ranks.parquet")["history_length"].to_numpy()
     by_label = {s["label"]: s["users"] for s in metrics["slices"]["history_length"]}
     assert by_label["3-5"] == ((lengths >= 3) & (lengths <= 5)).sum()
+
+
+def test_cold_targets_are_told_apart(storage: Storage) -> None:
+    config = run_config(seeds=[0, 1], arms=["plain", "distilled"])
+    inputs = inputs_of(storage, config, cold={3: "removed", 4: "cut", 5: "cut"})
+    metrics = write_report(config, storage, inputs)
+    targets = cases(inputs.prepared.local("test.arrow")).targets
+    counts = {"removed from training": (targets == 3).sum(), "cut in training": np.isin(targets, [4, 5]).sum()}
+    counts["all others"] = len(targets) - sum(counts.values())
+    assert {row["label"]: row["users"] for row in metrics["slices"]["cold_start"]} == counts
+    assert {row["label"]: row["users"] for row in metrics["cold_start"]} == counts
+    cut = next(row for row in metrics["cold_start"] if row["label"] == "cut in training" and row["metric"] == "ndcg@10")
+    means = {}
+    for arm in config.arms:
+        gains = []
+        for seed in (0, 1):
+            table = inputs.evaluated[arm, seed].read_table("ranks.parquet")
+            rank = table[RANK].to_numpy()[np.isin(table[TARGET].to_numpy(), [4, 5])]
+            gains.append(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean())
+        means[arm] = np.mean(gains)
+    assert cut["mean"] == pytest.approx(means["distilled"] - means["plain"])
+    assert cut["low"] <= cut["mean"] <= cut["high"]
+    tables = markdown_tables(Path(storage.path("runs/made-by-hand/report.md")).read_text())
+    assert len(tables["Cold start: paired differences, 95 % intervals"]) == 1 + 3 * 2
+    assert tables["By what training kept of the target: ndcg@10, seen items removed"][1][0] == "removed from training"
 
 
 def test_loss_balance_is_that_of_eq_5(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:

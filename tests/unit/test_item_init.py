@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs.errors import ConfigError
 from models.config import ModelConfig
-from models.item_init import item_parameter, start_items
+from models.item_init import item_parameter, place_untrained, start_items
 from models.protocols import Encoded, SequenceEncoder, TrainingInputs
 from models.students import build_encoder
 
@@ -111,3 +111,29 @@ def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(ConfigError, match="NaN or Inf"):
         start_items(Foreign(), broken, everyone)
     assert start_items(Foreign(), broken, everyone & False) == 0
+
+
+def test_untrained_items_are_put_where_the_trained_ones_say_with_their_spread() -> None:
+    """Trained rows are a linear image of the vectors plus noise; a regression alone would draw the others to the mean.
+    """
+    generator = torch.Generator().manual_seed(3)
+    given = torch.randn(2000, WIDTH, generator=generator) * 2 + 1
+    image = given @ torch.randn(WIDTH, WIDTH, generator=generator) + 4
+    table = image + 3 * torch.randn(2000, WIDTH, generator=generator)
+    trained, known = torch.arange(2000) % 4 > 0, torch.arange(2000) != 8
+    pushed = torch.where(trained.unsqueeze(1), table, -50.0)
+    placed, count = place_untrained(pushed, given, known, trained)
+    assert count == 499 and torch.equal(placed[trained], table[trained]) and torch.equal(placed[8], pushed[8])
+    fresh = ~trained & known
+    mean = table[trained].mean(0)
+    assert float((placed[fresh] - mean).square().mean()) == pytest.approx(
+        float((table[trained] - mean).square().mean()), rel=0.1)
+    wanted, got = image[fresh] - image.mean(0), placed[fresh] - mean
+    assert float((wanted * got).sum() / (wanted.norm() * got.norm())) > 0.97
+
+
+def test_nothing_is_placed_where_all_are_trained_or_nobody_can_say() -> None:
+    table, everyone = torch.randn(ITEMS, WIDTH), torch.ones(ITEMS, dtype=torch.bool)
+    for known, trained in ((everyone, everyone), (everyone, ~everyone), (~everyone, ~everyone)):
+        placed, count = place_untrained(table, vectors(), known, trained)
+        assert count == 0 and placed is table

@@ -121,7 +121,7 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, text"),
+    ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, collaborative, text"),
     ("recipes.matched.train.ensemble={members: [{arm: matched}]}", "cannot learn from itself"),
     ("recipes.told.model.dropout=3", "model.dropout in recipes.told"),
     ("recipes.told.train.epoch=3", "did you mean 'epochs'"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.report.significance import beside, compared, halves, holm, sign_flip_p
+from pipeline.family import beside, compared
+from pipeline.report.significance import halves, holm, sign_flip_p
 
 
 def test_few_users_are_tested_exactly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.report.statistics import Interval, intervals, mean_and_deviation, resampled_means
 
@@ -81,3 +82,21 @@ def test_interval_holds_the_true_mean_about_as_often_as_it_says(seeds: int, leas
         (found,) = intervals(0.1 + users + noise + seed_effects, 400, 0.95, trial)
         held += found.low <= 0.1 <= found.high
     assert least <= held / trials <= 0.99
+
+
+def test_with_one_seed_it_is_scipys_bootstrap_of_users() -> None:
+    values_N = np.random.default_rng(5).exponential(size=300) - 0.8
+    (found,) = intervals(values_N[None, :, None], 5000, 0.95, 0)
+    theirs = stats.bootstrap((values_N,), np.mean, n_resamples=5000, method="percentile", batch=1000,
+                             rng=np.random.default_rng(1)).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.012)
+
+
+def test_users_and_seeds_are_drawn_as_by_a_plain_loop() -> None:
+    """Users are crossed with seeds: a drawn user brings its value under every drawn seed."""
+    rng = np.random.default_rng(6)
+    values_SN = rng.normal(size=(4, 1)) + rng.normal(size=(1, 25)) + 0.3 * rng.normal(size=(4, 25))
+    found = resampled_means(values_SN[:, :, None], 2000, 0)[:, 0]
+    by_hand = [values_SN[np.ix_(rng.integers(0, 4, 3), rng.integers(0, 25, 25))].mean() for _ in range(2000)]
+    assert stats.ks_2samp(found, by_hand).pvalue > 0.001
+    assert found.std() > 1.5 * resampled_means(values_SN.mean(0)[None, :, None], 2000, 0).std()  # of users alone

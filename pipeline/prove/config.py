@@ -1,0 +1,31 @@
+"""Settings of a proof."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from configs.base import Config
+
+Control = Literal["shuffled", "random", "collaborative", "ids", "longer"]
+"""What else could explain a teacher's gain. shuffled: texts and profiles of others; random: noise of the same spectrum;
+collaborative: a truncated SVD of the training matrix in the place of the vectors; ids: an ensemble as large, of members
+that read no text; longer: the plain arm trained for as many epochs as the teacher's arm and its members together."""
+
+
+class ProveConfig(Config):
+    """`mentorec prove`: every teacher of the run against plain and against all that could explain its gain."""
+
+    seeds: int = Field(default=5, ge=2)
+    """Training seeds at least: the run's own, then the numbers after them. Every arm has the same ones, so arms are
+    compared from equal starts over equal batches."""
+    controls: tuple[Control, ...] = get_args(Control)
+    """Kinds of controls, of those that an arm allows."""
+
+    @field_validator("controls")
+    @classmethod
+    def _distinct(cls, value: tuple[Control, ...]) -> tuple[Control, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each kind may stand once")
+        return value

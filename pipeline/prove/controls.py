@@ -1,0 +1,137 @@
+"""The arms that a run's teachers are tested against, derived from the run: nothing but recipes, so a proof is a run.
+
+A control is its teacher's arm with what the teacher knows exchanged, and all else as it is: the same model, epochs,
+schedule and selection. What the plain arm reads too is no teacher's and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast
+
+from configs.errors import ConfigError
+from configs.files import merge
+from models.config import ModelConfig
+from pipeline.config import RunConfig
+from pipeline.prove.config import Control
+from pipeline.recipes import Recipe
+from pipeline.train.config import Member
+
+Exchange = Literal["shuffled", "random", "collaborative"]
+_EXCHANGES = ("shuffled", "random", "collaborative")
+_TRAINING_ONLY = ("dropout", "mask_probability")
+"""Settings in which a model may differ from the one whose weights it starts from."""
+
+
+class Controls:
+    """The recipes of a run and of its proof; they grow with every control that is asked for."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self.recipes = dict(config.recipes)
+
+    def of(self, arm: str, kind: Control) -> str | None:
+        """The name of an arm's control; None where it would say nothing: no text is read, no epochs are added.
+
+        Raises:
+            ConfigError: the run has a recipe of that name with another purpose.
+        """
+        if kind == "longer":
+            return self._longer(arm)
+        if kind == "ids":
+            return self._ids(arm)
+        return self._exchanged(arm, kind, arm) if self.reads(arm) else None
+
+    def reads(self, arm: str) -> bool:
+        """Whether texts or profiles reach an arm, itself or through a member, beyond what the plain arm reads."""
+        return self._reads_itself(arm) or any(self.reads(member.arm) for member in self._config.members(arm))
+
+    def trainings(self, arm: str, seed: int = 0) -> dict[tuple[str, int], int]:
+        """(arm, seed) → epochs at most, of an arm and of all members behind it; each once."""
+        found = {(arm, seed): self._config.for_arm(arm).train.epochs}
+        for member in self._config.members(arm):
+            found |= self.trainings(member.arm, seed + member.seed)
+        return found
+
+    def _reads_itself(self, arm: str) -> bool:
+        return self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
+
+    def _text_settings(self, arm: str) -> list[str]:
+        """Settings of an arm's training that bring it the items' own texts, and the plain arm not."""
+        own, plain = self._config.for_arm(arm).train, self._config.for_arm("plain").train
+        pairs = {name: (getattr(own, name), getattr(plain, name)) for name in ("item_init", "item_table")}
+        return [name for name, (mine, everyones) in pairs.items()
+                if getattr(mine, "control", None) == "none" and mine != everyones]
+
+    def _exchanged(self, arm: str, kind: Exchange, control_for: str | None) -> str:
+        """The arm, and all members of it that read, with what they read exchanged."""
+        if arm == "distilled":
+            return kind
+        recipe = self.recipes[arm]
+        changes: dict[str, Any] = {name: {"control": kind} for name in self._text_settings(arm)}
+        members = [member.model_copy(update={"arm": self._exchanged(member.arm, kind, None)})
+                   if self.reads(member.arm) else member for member in self._config.members(arm)]
+        if members:
+            changes["ensemble"] = {"members": _plainly(members)}
+        return self._add(f"{arm}-{kind}", recipe.model_copy(update={
+            "teacher": kind if recipe.teacher == "distilled" else recipe.teacher,
+            "train": merge(recipe.train, changes), "control_for": control_for}))
+
+    def _ids(self, arm: str) -> str | None:
+        """An ensemble as large: further plain seeds in the place of the members that read, or, where the student could
+        not learn from the plain arm, those members without their texts."""
+        members = self._config.members(arm)
+        if not any(self.reads(member.arm) for member in members):
+            return None
+        own, plain = self._config.for_arm(arm), self._config.for_arm("plain")
+        usable = plain.model.max_length >= own.model.max_length and (
+            (plain.model.kind == "bert4rec") == (own.model.kind == "bert4rec"))
+        taken = {member.seed for member in members if member.arm == "plain"}
+        replaced: list[Member] = []
+        for member in members:
+            if self.reads(member.arm) and usable:
+                seed = next(n for n in range(len(members) + 1) if n not in taken)
+                taken.add(seed)
+                member = member.model_copy(update={"arm": "plain", "seed": seed})
+            elif self.reads(member.arm):
+                member = member.model_copy(update={"arm": self._without_text(member.arm, {}, None)})
+            replaced.append(member)
+        ensemble: dict[str, Any] = {"members": _plainly(replaced)}
+        start = own.train.ensemble.start if own.train.ensemble is not None else None
+        if start is not None and replaced[start].arm == "plain" and not _alike(plain.model, own.model):
+            ensemble["start"] = None
+        return self._without_text(arm, {"ensemble": ensemble}, arm)
+
+    def _without_text(self, arm: str, changes: dict[str, Any], control_for: str | None) -> str:
+        if arm == "distilled":
+            return "plain"
+        recipe, unset = self.recipes[arm], dict.fromkeys(self._text_settings(arm))
+        return self._add(f"{arm}-ids", recipe.model_copy(update={
+            "teacher": "plain", "train": merge(recipe.train, unset | changes), "control_for": control_for}))
+
+    def _longer(self, arm: str) -> str | None:
+        plain, epochs = self._config.train, sum(self.trainings(arm).values())
+        if epochs <= plain.epochs:
+            return None
+        patience = math.ceil(plain.early_stopping.patience_epochs * epochs / plain.epochs)
+        return self._add(f"{arm}-longer", Recipe(
+            train={"epochs": epochs, "early_stopping": {"patience_epochs": patience}}, control_for=arm))
+
+    def _add(self, name: str, recipe: Recipe) -> str:
+        """A recipe of that name and purpose which the run has already is the user's own and stays."""
+        there = self.recipes.setdefault(name, recipe)
+        if there.control_for != recipe.control_for:
+            purpose = f"a control for {recipe.control_for}" if recipe.control_for else "a member of a control"
+            raise ConfigError(f"recipes.{name}: the proof needs this name for {purpose}; rename the recipe, or set its "
+                              f"control_for to {recipe.control_for or 'null'} where it is just that")
+        return name
+
+
+def _plainly(members: list[Member]) -> list[dict[str, Any]]:
+    return [member.model_dump(mode="json", exclude_defaults=True) for member in members]
+
+
+def _alike(first: ModelConfig, second: ModelConfig) -> bool:
+    """Whether one model's weights fit the other."""
+    own, other = (cast(dict[str, Any], model.model_dump(exclude=set(_TRAINING_ONLY))) for model in (first, second))
+    return own == other

@@ -1,0 +1,147 @@
+"""A proof: the run's arms and seeds made complete, the comparisons written down before anything is trained, the run.
+
+Everything is trained, chosen and reported as in any run; the comparisons follow from the arms alone, so no figure can
+choose them. Imports no torch or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from cluster.faults import told
+from cluster.storage import Storage
+from configs.errors import ConfigError
+from configs.loader import dump, validate
+from pipeline.config import RunConfig
+from pipeline.describe import resource_plan
+from pipeline.family import compared
+from pipeline.plan import PlannedStep, plan, run_folder
+from pipeline.prove.controls import Controls
+from pipeline.run import RunResult, run
+from pipeline.store.artifacts import changed_keys
+from pipeline.train.definition import TrainStep
+from pipeline.work.progress import duration, say
+from pipeline.work.text import table
+
+SUFFIX = "-proof"
+FAMILY = "proof.json"
+"""In the run's folder, before its first step: the settings and the comparisons that they give."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is proved, as a run."""
+
+    config: RunConfig
+    """The run with every control among its arms."""
+
+    @property
+    def family(self) -> list[tuple[str, str]]:
+        """The tested comparisons, first arm − second."""
+        return compared(self.config.arms, {arm: self.config.control_for(arm) for arm in self.config.arms})
+
+
+def derive(config: RunConfig) -> Proof:
+    """The proof of a run's teachers.
+
+    Raises:
+        ConfigError: no arm has a teacher, or a derived arm's name or settings cannot stand.
+    """
+    teachers = [arm for arm in config.arms if arm != "plain" and config.control_for(arm) is None]
+    if not teachers:
+        raise ConfigError(f"arms: got {', '.join(config.arms)}; a proof needs an arm with a teacher: `distilled`, or "
+                          "one of `recipes` that is no control")
+    controls = Controls(config)
+    found = [name for arm in teachers for kind in config.prove.controls if (name := controls.of(arm, kind))]
+    seeds = list(config.seeds)
+    seeds += range(max(seeds) + 1, max(seeds) + 1 + max(config.prove.seeds - len(seeds), 0))
+    values = config.model_dump(mode="json") | {
+        "name": f"{config.name}{SUFFIX}", "seeds": seeds, "arms": list(dict.fromkeys(("plain", *config.arms, *found))),
+        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in controls.recipes.items()}}
+    return Proof(validate(RunConfig, values, " in the proof"))
+
+
+def fix(proof: Proof, storage: Storage) -> None:
+    """Write the settings and comparisons down, or check them against those that were.
+
+    Raises:
+        ConfigError: a proof of this name was begun with others.
+    """
+    config, path = proof.config, f"{run_folder(proof.config)}/{FAMILY}"
+    settings = {"comparisons": [f"{first} − {second}" for first, second in proof.family],
+                "settings": {name: value for name, value in config.key().items() if name not in ("storage", "cluster")}}
+    if storage.exists(path):
+        changed = changed_keys(storage.read_json(path), settings)
+        if changed:
+            raise ConfigError(f"{storage.path(path)}: this proof was begun with other settings "
+                              f"({'; '.join(changed[:3])}); what is tested may not follow what was seen: give it "
+                              "another name (name=…), or delete its folder")
+    else:
+        storage.write_json(path, settings)
+
+
+def prove(proof: Proof, confirmed: bool = False) -> RunResult:
+    """Fix the comparisons, then run; calling it again goes on where it stopped.
+
+    Args:
+        confirmed: a planned price above ``profile.max_cost_without_confirm`` was agreed to.
+
+    Raises:
+        ConfigError: a proof of this name was begun with other settings.
+        MentorecError: of the stage that cannot go on.
+    """
+    storage = Storage.from_config(proof.config.storage)
+    steps = plan(proof.config, storage)
+    with told(storage.base):
+        fix(proof, storage)
+    say(f"prove: {len(proof.family)} comparisons, {trainings(steps)}")
+    return run(proof.config, confirmed=confirmed)
+
+
+def dry_run_lines(proof: Proof) -> Iterator[str]:
+    """The proof as a run's configuration, its plan, and last what is compared, as blocks of text."""
+    steps = plan(proof.config, Storage.from_config(proof.config.storage))
+    yield dump(proof.config)
+    yield from resource_plan(proof.config, steps)
+    yield from lines(proof, steps)
+
+
+def lines(proof: Proof, steps: list[PlannedStep]) -> Iterator[str]:
+    """Arms, seeds, comparisons and trainings, as blocks of text."""
+    config = proof.config
+    yield table(("arm", "control for", "teacher", "epochs", "members"), [_row(config, arm) for arm in config.arms])
+    yield f"seeds: {', '.join(map(str, config.seeds))}; every arm has each"
+    yield (f"{len(proof.family)} comparisons are tested, fixed now: "
+           + ", ".join(f"{first} − {second}" for first, second in proof.family)
+           + "; beside them plain − plain over other seeds, which must not be shown")
+    yield trainings(steps)
+
+
+def _row(config: RunConfig, arm: str) -> tuple[str, ...]:
+    own, teacher = config.for_arm(arm).train, config.teacher(arm)
+    parts = [teacher] if teacher != "plain" else []
+    parts += [f"{name} ({getattr(own, name).kind}, {getattr(own, name).control})" if hasattr(
+        getattr(own, name), "control") else name for name in ("item_init", "item_table") if getattr(own, name)]
+    parts += ["ensemble"] if own.ensemble else []
+    members = ", ".join(f"{m.arm}+{m.seed}" if m.seed else m.arm for m in config.members(arm))
+    return arm, config.control_for(arm) or "–", ", ".join(parts) or "none", str(own.epochs), members or "–"
+
+
+def trainings(steps: list[PlannedStep]) -> str:
+    """How many trainings there are, and how long those to come may take by what finished ones took."""
+    each: dict[str, PlannedStep] = {step.key.fingerprint: step for step in steps if step.stage == "train"}
+    finished = [_info(step) for step in each.values() if step.artifact is not None]
+    epochs = sum(step.step.config.train.epochs for step in each.values() if step.artifact is None)
+    said = f"{len(each)} trainings, {len(finished)} of them there; {epochs:,} epochs to come at most"
+    seconds = [info["seconds"] / info["epochs"] for info in finished if info.get("seconds") and info.get("epochs")]
+    if epochs and seconds:
+        said += f", about {duration(epochs * median(seconds))} at {duration(median(seconds))} an epoch, as those took"
+    return said
+
+
+def _info(step: PlannedStep) -> dict[str, Any]:
+    assert step.artifact is not None and isinstance(step.step, TrainStep)
+    return step.artifact.manifest.info

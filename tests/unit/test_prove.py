@@ -1,0 +1,172 @@
+"""What a proof derives from a run: arms with equal budgets, seeds, the family of comparisons, and its record."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.storage import Storage
+from configs.errors import ConfigError
+from configs.loader import dump, load
+from pipeline.config import RunConfig
+from pipeline.family import compared
+from pipeline.plan import plan
+from pipeline.prove.proof import Proof, derive, dry_run_lines, fix, trainings
+
+RECIPES = """recipes={
+  text: {train: {item_init: {kind: text}}},
+  told: {model: {dropout: 0.3}, train: {item_table: {kind: mapped_text}, epochs: 40, distill_epochs: 0}},
+  matched: {model: {dropout: 0.1}, train: {distill_epochs: 0, epochs: 10, ensemble: {
+    members: [{arm: plain}, {arm: text}, {arm: told, weight: 2}], start: 1, temperature: 2}}}}"""
+
+
+def config(tmp_path: Path, *overrides: str) -> RunConfig:
+    (tmp_path / "encoder").mkdir(exist_ok=True)
+    return load(RunConfig, None, ["name=x", f"storage.uri={tmp_path}", f"encode.model={tmp_path / 'encoder'}",
+                                  "evaluate.baselines=[]", "train.epochs=20", *overrides])
+
+
+def matched(tmp_path: Path, *overrides: str) -> RunConfig:
+    return derive(config(tmp_path, RECIPES, "arms=[plain, matched]", *overrides)).config
+
+
+def members(found: RunConfig, arm: str) -> list[tuple[str, int, float]]:
+    return [(member.arm, member.seed, member.weight) for member in found.members(arm)]
+
+
+def test_a_profile_teacher_gets_every_kind_of_vectors_and_five_seeds(tmp_path: Path) -> None:
+    proof = derive(config(tmp_path, "seeds=[3]"))
+    assert proof.config.arms == ("plain", "distilled", "shuffled", "random", "collaborative")
+    assert proof.config.seeds == (3, 4, 5, 6, 7)
+    assert proof.config.name == "x-proof"
+    assert proof.family == [("distilled", other) for other in ("plain", "shuffled", "random", "collaborative")]
+    assert derive(config(tmp_path, "seeds=[8, 1]", "prove.seeds=3")).config.seeds == (8, 1, 9)
+    assert derive(config(tmp_path, "seeds=[0, 1, 2]", "prove.seeds=2")).config.seeds == (0, 1, 2)
+
+
+def test_an_ensembles_controls_exchange_its_members_and_nothing_else(tmp_path: Path) -> None:
+    found = matched(tmp_path)
+    assert found.arms == ("plain", "matched", *(f"matched-{kind}" for kind in (
+        "shuffled", "random", "collaborative", "ids", "longer")))
+    assert members(found, "matched-ids") == [("plain", 0, 1.0), ("plain", 1, 1.0), ("plain", 2, 2.0)]
+    for kind in ("shuffled", "random", "collaborative"):
+        assert members(found, f"matched-{kind}") == [("plain", 0, 1.0), (f"text-{kind}", 0, 1.0),
+                                                     (f"told-{kind}", 0, 2.0)]
+        text, told = (found.for_arm(f"{name}-{kind}").train for name in ("text", "told"))
+        assert text.item_init is not None and text.item_init.control == kind
+        assert told.item_table is not None and told.item_table.model_dump()["control"] == kind
+        assert (text.epochs, told.epochs) == (20, 40)
+    budgets = set()
+    for arm in ("matched", "matched-shuffled", "matched-random", "matched-collaborative", "matched-ids"):
+        own = found.for_arm(arm)
+        rest = own.model_dump(mode="json", include={"model", "train"})
+        rest["train"]["ensemble"] |= {"members": len(own.members(arm))}
+        budgets.add(dump(own.model_copy(update={"train": own.train.model_copy(update={"ensemble": None})})))
+        assert (rest["train"]["ensemble"]["start"], rest["train"]["ensemble"]["temperature"]) == (1, 2.0)
+    assert len(budgets) == 1
+
+
+def test_longer_training_has_all_epochs_of_the_teacher_and_its_members(tmp_path: Path) -> None:
+    """plain 20 + text 20 + told 40 + matched 10; patience grows with them."""
+    found = matched(tmp_path, "train.early_stopping.patience_epochs=3")
+    longer = found.for_arm("matched-longer").train
+    assert (longer.epochs, longer.early_stopping.patience_epochs) == (90, 14)  # 3 · 90 / 20 = 13.5
+    assert found.teacher("matched-longer") == "plain" and found.for_arm("matched-longer").model == found.model
+    assert "distilled-longer" not in derive(config(tmp_path)).config.recipes  # it costs what plain costs
+
+
+def test_a_member_that_is_trained_twice_is_counted_once(tmp_path: Path) -> None:
+    twice = "recipes.matched.train.ensemble.members=[{arm: plain}, {arm: plain}, {arm: plain, seed: 1}]"
+    found = matched(tmp_path, twice)
+    assert found.for_arm("matched-longer").train.epochs == 20 + 20 + 10
+    assert found.arms == ("plain", "matched", "matched-longer")  # nothing is read, so nothing is exchanged
+
+
+def test_what_plain_reads_too_is_no_teachers(tmp_path: Path) -> None:
+    found = derive(config(tmp_path, "train.item_init={kind: text}")).config
+    assert found.arms == ("plain", "distilled", "shuffled", "random", "collaborative")
+    assert all(found.for_arm(arm).train.item_init == found.train.item_init for arm in found.arms)
+    recipe = "recipes={deep: {teacher: distilled, model: {num_blocks: 3}}}"
+    deep = derive(config(tmp_path, recipe, "arms=[deep]")).config
+    assert deep.arms == ("plain", "deep", "deep-shuffled", "deep-random", "deep-collaborative")
+    assert [(deep.teacher(arm), deep.for_arm(arm).model.num_blocks) for arm in deep.arms[2:]] == [
+        ("shuffled", 3), ("random", 3), ("collaborative", 3)]
+
+
+def test_another_architecture_gets_an_ensemble_of_its_own_kind_without_texts(tmp_path: Path) -> None:
+    other = {"kind": "bert4rec", "hidden_dim": 32, "num_heads": 1}
+    recipes: dict[str, Any] = {
+        "bert": {"model": other},
+        "bert-text": {"model": other, "train": {"item_init": {"kind": "text"}}},
+        "both": {"model": other, "train": {"distill_epochs": 0, "ensemble": {
+            "members": [{"arm": "bert"}, {"arm": "bert-text"}], "start": 1}}}}
+    found = derive(RunConfig.model_validate(config(tmp_path).model_dump() | {
+        "recipes": recipes, "arms": ("plain", "both")})).config
+    assert members(found, "both-ids") == [("bert", 0, 1.0), ("bert-text-ids", 0, 1.0)]
+    assert found.for_arm("bert-text-ids").train.item_init is None
+    wide = matched(tmp_path, "recipes.matched.model={hidden_dim: 32}", "recipes.text.model={hidden_dim: 32}")
+    ensemble = wide.for_arm("matched-ids").train.ensemble
+    assert ensemble is not None and ensemble.start is None  # plain's weights do not fit the student's
+
+
+def test_the_users_own_controls_stay_and_other_recipes_names_are_not_taken(tmp_path: Path) -> None:
+    own = "recipes.matched-ids={control_for: matched, train: {epochs: 7, distill_epochs: 0}}"
+    found = matched(tmp_path, own, "prove.controls=[ids]")
+    assert found.arms == ("plain", "matched", "matched-ids") and found.for_arm("matched-ids").train.epochs == 7
+    with pytest.raises(ConfigError, match=re.escape("recipes.matched-ids: the proof needs this name for a control")):
+        matched(tmp_path, "recipes.matched-ids={}")
+    for arms in ("[plain]", "[plain, shuffled]"):
+        with pytest.raises(ConfigError, match="a proof needs an arm with a teacher"):
+            derive(config(tmp_path, f"arms={arms}"))
+    with pytest.raises(ConfigError, match=r"prove.controls.*'id'.*'shuffled'"):
+        config(tmp_path, "prove.controls=[id]")
+
+
+def test_the_proof_is_a_run_that_can_be_written_down_and_read_again(tmp_path: Path) -> None:
+    found = matched(tmp_path)
+    assert RunConfig.model_validate(found.model_dump(mode="json")) == found
+    file = tmp_path / "proof.yaml"
+    file.write_text(dump(found))
+    assert load(RunConfig, file) == found
+    labels = [step.label for step in plan(found, Storage.from_config(found.storage))]
+    assert labels.index("train/matched-collaborative/seed-4") < labels.index("evaluate/plain/seed-0")
+
+
+def test_comparisons_are_fixed_before_and_cannot_follow_the_figures(tmp_path: Path, storage: Storage) -> None:
+    proof = derive(config(tmp_path))
+    fix(proof, storage)
+    fix(proof, storage)
+    written = storage.read_json("runs/x-proof/proof.json")
+    assert written["comparisons"] == ["distilled − plain", "distilled − shuffled", "distilled − random",
+                                      "distilled − collaborative"]
+    fewer = derive(config(tmp_path, "prove.controls=[random]"))
+    with pytest.raises(ConfigError, match="begun with other settings.*name=…"):
+        fix(fewer, storage)
+    with pytest.raises(ConfigError, match="settings.train.alpha: 0.4 → 0.9"):
+        fix(derive(config(tmp_path, "train.alpha=0.9")), storage)
+    fix(derive(config(tmp_path, "train.execution.num_workers=0", "storage.uri=/elsewhere", "cluster.num_cpus=2")),
+        storage)
+
+
+def test_a_dry_run_says_arms_seeds_comparisons_and_trainings(tmp_path: Path) -> None:
+    proof = derive(config(tmp_path, RECIPES, "arms=[plain, matched]", "prove.seeds=2"))
+    said = "\n".join(dry_run_lines(proof))
+    assert re.search(r"^matched-ids +matched +ensemble +10 +plain, plain\+1, plain\+2$", said, re.MULTILINE)
+    assert "seeds: 0, 1; every arm has each" in said
+    assert "6 comparisons are tested, fixed now: matched − plain, matched − matched-shuffled, " in said
+    # A seed has plain, text and told with their three exchanges each, five ensembles, longer; plain also has two seeds
+    # more, for the ids of both.
+    each = 2 * (1 + 4 + 4 + 5 + 1) + 2
+    epochs = 2 * (20 + 4 * 20 + 4 * 40 + 5 * 10 + 90) + 2 * 20
+    assert f"{each} trainings, 0 of them there; {epochs} epochs to come at most" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_training_of_two_arms_counts_once(tmp_path: Path) -> None:
+    same = "recipes={twin: {}, other: {control_for: twin}}"
+    found = Proof(config(tmp_path, same, "arms=[plain, twin, other]"))
+    assert trainings(plan(found.config, Storage.from_config(found.config.storage))).startswith("1 trainings")
+    assert compared(found.config.arms, {"plain": None, "twin": None, "other": "twin"}) == found.family
