@@ -7,7 +7,7 @@ schedule and selection. What the plain arm reads too is no teacher's and stays.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from configs.errors import ConfigError
 from configs.files import merge
@@ -133,5 +133,5 @@ def _plainly(members: list[Member]) -> list[dict[str, Any]]:
 
 def _alike(first: ModelConfig, second: ModelConfig) -> bool:
     """Whether one model's weights fit the other."""
-    own, other = (cast(dict[str, Any], model.model_dump(exclude=set(_TRAINING_ONLY))) for model in (first, second))
+    own, other = (model.model_dump(exclude=set(_TRAINING_ONLY)) for model in (first, second))
     return own == other
