@@ -68,7 +68,7 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     extended = {"extends": {"artifact": config.extends, **earlier.check(user_ids, item_ids)}} if earlier else {}
     kept = Kept(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals, found.reviews, user_ids,
                 item_ids)
-    counts = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
+    counts: dict[str, Any] = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
     if encoded.file_order:
         counts["rows_without_time"] = encoded.untimed
     parts = split(config.split, kept.users, found.times, config.seed, PER_SECOND[found.unit])
