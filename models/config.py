@@ -134,9 +134,34 @@ class InfoNCEDistillation(Config):
     temperature: float = Field(default=0.1, gt=0)
 
 
+class RelationalDistillation(Config):
+    """Who is near whom: Huber loss between the users' mutual distances on both sides, each side's divided by their
+    mean (RKD-D, Park et al., CVPR'19). A trained T can follow the student; `projection: orthogonal` cannot."""
+
+    kind: Literal["relational"] = "relational"
+
+
 DistillationLossConfig = Annotated[
-    MSEDistillation | RMSEDistillation | CosineDistillation | InfoNCEDistillation, Field(discriminator="kind")
+    MSEDistillation | RMSEDistillation | CosineDistillation | InfoNCEDistillation | RelationalDistillation,
+    Field(discriminator="kind"),
 ]
+
+
+class ProfileTarget(Config):
+    """T(P(u)), the user's own profile in the student's space: the paper."""
+
+    kind: Literal["profile"] = "profile"
+
+
+class NeighboursTarget(Config):
+    """The mean state of the users whose profiles are nearest by cosine, as the student last had them; T is not used."""
+
+    kind: Literal["neighbours"] = "neighbours"
+    neighbours: int = Field(default=10, ge=1)
+    """Users per mean, at most."""
+
+
+DistillationTargetConfig = Annotated[ProfileTarget | NeighboursTarget, Field(discriminator="kind")]
 
 
 class ProjectionConfig(Config):
@@ -154,6 +179,9 @@ class DistillationConfig(Config):
 
     loss: DistillationLossConfig = InfoNCEDistillation()
     """Form of L_distil."""
+
+    target: DistillationTargetConfig = ProfileTarget()
+    """What H_k is drawn to."""
 
     layer: int = Field(default=0, ge=0)
     """k, 0-based: H_k is pooled after this transformer block or GRU layer."""

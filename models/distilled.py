@@ -24,10 +24,12 @@ from models.item_table import ItemTable
 from models.losses import build_ranking_loss, build_sampler
 from models.matching import Matched, match
 from models.matmul import Precision
+from models.neighbours import NeighbourStates
 from models.parallel import gather_rows, gather_values, world_size
 from models.perturbation import perturb
 from models.pooling import Pooling
 from models.profile_head import ProfileHead
+from models.profile_reader import ProfileReader
 from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
@@ -90,6 +92,8 @@ class DistilledRecommender(nn.Module):
         precision: Precision = "fp32",
         item_counts_V: Tensor | None = None,
         item_table: ItemTable | None = None,
+        neighbours: NeighbourStates | None = None,
+        profile_reader: ProfileReader | None = None,
     ) -> None:
         """
         Args:
@@ -103,6 +107,8 @@ class DistilledRecommender(nn.Module):
             precision: of the ranking loss's matrix products.
             item_counts_V: occurrences of items 1…n in training, where the loss samples by them.
             item_table: computes the student's item table; a module whose parameters are trained in its place.
+            neighbours: takes the place of T where ``distillation.target`` says so.
+            profile_reader: lets the student read the users' profiles beside their items.
 
         Raises:
             ConfigError: the encoder is no torch module; T's widths do not fit; counts are needed.
@@ -114,19 +120,20 @@ class DistilledRecommender(nn.Module):
         self.ranking_loss = build_ranking_loss(loss, encoder.num_items, precision)
         self.sampler = build_sampler(loss, encoder.num_items, item_counts_V)
         self._precision: Precision = precision
-        self.item_table = item_table
+        self.item_table, self.profile_reader = item_table, profile_reader
         self._packs = isinstance(encoder, Student) and encoder.packs
         self._items: ItemRows = (StudentRows(encoder, item_table) if isinstance(encoder, Student)
                                  else ForeignRows(encoder))
         self._ensemble: Ensemble | None = None
         self._matching = MatchingConfig()
-        self.distillation = distillation
+        self.distillation, self.neighbours = distillation, neighbours
         if distillation is not None:
             pad_to = encoder.max_length if compat == "upstream" else None
             self.pooling = Pooling(distillation.pooling, encoder.hidden_dim, pad_to)
-            self.head = ProfileHead(
-                distillation, profile_dim, num_angles, encoder.hidden_dim, derive_seed(seed, _TEACHER_STREAM)
-            )
+            if neighbours is None:
+                self.head = ProfileHead(
+                    distillation, profile_dim, num_angles, encoder.hidden_dim, derive_seed(seed, _TEACHER_STREAM)
+                )
         self._teacher = list(self.teacher_parameters())
 
     def forward(
@@ -162,12 +169,13 @@ class DistilledRecommender(nn.Module):
         places_N = targets_X.nonzero().squeeze(1)
         targets_N = targets_X.index_select(0, places_N)
         negatives = None if self.sampler is None else self.sampler(targets_N, draw_seed)
-        found = self._items.look_up(inputs_BL, targets_N, negatives)
+        added_BD = None if self.profile_reader is None else self.profile_reader(batch.users_B, mask_seed)
+        found = self._items.look_up(inputs_BL, targets_N, negatives, added_BD)
         states = encode(found.encode, found.inputs_BL, active.layer if active else None, self._packs)
         with torch.autocast(batch.items_BL.device.type, enabled=False):
             hidden_ND = states.final_ND(places_N)
             if matching and len(places_N):
-                sums = self._match(hidden_ND, found, inputs_BL, places_N)
+                sums = self._match(hidden_ND, found, inputs_BL, places_N, batch.users_B)
             else:
                 ranking = self.ranking_loss(hidden_ND, found.weights_XD, found.rows_N, found.negatives)
                 sums = Matched(ranking, ranking, torch.zeros_like(ranking))
@@ -215,22 +223,42 @@ class DistilledRecommender(nn.Module):
         seed = derive_seed(mask_seed, _PERTURBATION_STREAM)
         return ((perturb(items_BL, users_B, change, seed), users_B) for items_BL, users_B in batch.split())
 
-    def _match(self, hidden_ND: Tensor, found: LookUp, inputs_BL: list[Tensor], places_N: Tensor) -> Matched:
+    def _match(self, hidden_ND: Tensor, found: LookUp, inputs_BL: list[Tensor], places_N: Tensor, users_B: Tensor
+               ) -> Matched:
         """The sums of a step that matches the ensemble; such a step scores the whole catalogue."""
         assert self._ensemble is not None, "learn_from comes first"
-        return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N, self._ensemble(inputs_BL, places_N),
-                     self._matching.weight, self._matching.temperature, self._precision)
+        return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N,
+                     self._ensemble(inputs_BL, places_N, users_B), self._matching.weight,
+                     self._matching.temperature, self._precision)
 
     def _sides(self, states: States, inputs_BL: list[Tensor], batch: Batch) -> Tensor:
-        """[U, 2D]: H_k beside T(P(u)) for this rank's users with a profile and a real position."""
+        """[U, 2D]: H_k beside its target for this rank's users with a profile and a real position."""
+        if self.neighbours is not None:
+            return self._sides_of_neighbours(self.neighbours, states, inputs_BL, batch)
         if batch.profiles_BAP is None or batch.profiled_BA is None:
             raise DataError("a step with alpha above 0 needs Batch.profiles_BAP and profiled_BA: zeros and False for "
                             "users without a profile")
         pooled_BD = states.pooled_BD(self.pooling)
-        real_B = torch.cat([(piece_BL != 0).any(1) for piece_BL in inputs_BL])
-        chosen_U = (batch.profiled_BA.any(1) & real_B).nonzero().squeeze(1)
+        chosen_U = (batch.profiled_BA.any(1) & _any_real(inputs_BL)).nonzero().squeeze(1)
         teacher_UD = self.head(batch.profiles_BAP[chosen_U].float(), batch.profiled_BA[chosen_U])
         return torch.cat([pooled_BD.index_select(0, chosen_U), teacher_UD], 1)
+
+    def _sides_of_neighbours(self, neighbours: NeighbourStates, states: States, inputs_BL: list[Tensor], batch: Batch
+                             ) -> Tensor:
+        """The same with the neighbours' mean states, of users some of whose neighbours have been read; then this step's
+        states are kept."""
+        pooled_BD = states.pooled_BD(self.pooling)
+        places_B = neighbours.places(batch.users_B)
+        chosen_U = ((places_B >= 0) & _any_real(inputs_BL)).nonzero().squeeze(1)
+        own_UD, places_U = pooled_BD.index_select(0, chosen_U), places_B[chosen_U]
+        mean_UD, able_U = neighbours.mean_states(places_U)
+        neighbours.keep(places_U, own_UD)
+        return torch.cat([own_UD, mean_UD], 1)[able_U]
+
+
+def _any_real(inputs_BL: list[Tensor]) -> Tensor:
+    """bool [B], whether a row has an item."""
+    return torch.cat([(piece_BL != 0).any(1) for piece_BL in inputs_BL])
 
 
 class _Overall(NamedTuple):

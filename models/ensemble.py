@@ -8,7 +8,9 @@ Legend: B batch, L positions, N positions with a target, V items 1…n, E width 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,18 +18,22 @@ from torch import Tensor
 from configs.errors import ConfigError, illegal
 from models.base import NextItem, Student
 from models.matching import Teaching
+from models.profile_reader import ProfileReader, ReadingStudent
+from models.protocols import Encoded
 from models.states import encode
 
 
 class Ensemble:
     """Frozen members. It is no ``nn.Module``: neither DDP nor a checkpoint sees it."""
 
-    def __init__(self, student: Student, members: Sequence[Student], weights: Sequence[float]) -> None:
+    def __init__(self, student: Student, members: Sequence[Student], weights: Sequence[float],
+                 readers: Sequence[ProfileReader | None] | None = None) -> None:
         """
         Args:
             student: who reads the same inputs.
             members: trained on the same catalogue; put into evaluation mode.
             weights: of each member's logits; their sum is brought to 1.
+            readers: what each member reads of the users' profiles; None: nobody reads them.
 
         Raises:
             ConfigError: a member of another catalogue, of another objective, or with a shorter memory.
@@ -45,23 +51,33 @@ class Ensemble:
             member.eval().requires_grad_(False)
         total = sum(weights)
         self._members = [(member, weight / total) for member, weight in zip(members, weights, strict=True)]
+        self._reading = [None if reader is None else ReadingStudent(member, reader.requires_grad_(False))
+                         for member, reader in zip(members, readers or [None] * len(members), strict=True)]
         self._table_VE = torch.cat([member.item_weights_VD().float() for member in members], 1)
 
     def to(self, device: torch.device) -> Ensemble:
         """The same on a device."""
         for member, _ in self._members:
             member.to(device)
+        for reading in filter(None, self._reading):
+            reading.reader.to(device)
         self._table_VE = self._table_VE.to(device)
         return self
 
     @torch.no_grad()
-    def __call__(self, inputs_BL: Sequence[Tensor], chosen_N: Tensor) -> Teaching:
+    def __call__(self, inputs_BL: Sequence[Tensor], chosen_N: Tensor, users_B: Tensor) -> Teaching:
         """What the members say at the chosen positions.
 
         Args:
             inputs_BL: item ids of a batch, piece by piece.
             chosen_N: places in the flattened pieces, end to end.
+            users_B: whose rows they are, end to end.
         """
-        states = [share * encode(member, inputs_BL, None, member.packs).final_ND(chosen_N).float()
-                  for member, share in self._members]
+        states = []
+        for (member, share), reading in zip(self._members, self._reading, strict=True):
+            read, encoder = inputs_BL, cast(Callable[..., Encoded], member)
+            if reading is not None:
+                table_TD, read = reading.read(inputs_BL, users_B)
+                encoder = partial(reading.encode, table_TD)
+            states.append(share * encode(encoder, read, None, member.packs).final_ND(chosen_N).float())
         return Teaching(torch.cat(states, 1), self._table_VE)

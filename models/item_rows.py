@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.base import ITEM_PARAMETER, Student
 from models.item_table import ItemTable
 from models.negatives import Negatives
+from models.profile_reader import with_users
 from models.protocols import Encoded, SequenceEncoder
 from models.rowwise import RowwiseTable
 
@@ -38,8 +39,10 @@ class LookUp(NamedTuple):
 class ItemRows(Protocol):
     """Looks up what a step needs of an encoder's item table."""
 
-    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
-        """``inputs_BL``, ``targets_N`` and ``negatives`` hold item ids; with negatives, every rank must call it."""
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None,
+                added_BD: Tensor | None = None) -> LookUp:
+        """``inputs_BL``, ``targets_N`` and ``negatives`` hold item ids; with negatives, every rank must call it.
+        ``added_BD``: a vector per sequence that is added to its items as they are read, not as they are scored."""
         ...
 
 
@@ -50,8 +53,10 @@ class ForeignRows:
     def __init__(self, encoder: SequenceEncoder) -> None:
         self._encoder = encoder
 
-    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None,
+                added_BD: Tensor | None = None) -> LookUp:
         """See ``ItemRows``."""
+        assert added_BD is None, "only our own students read profiles"
         located = None if negatives is None else negatives.located(negatives.items_K - 1)
         return LookUp(self._encoder, inputs_BL, self._encoder.item_weights_VD(), targets_N - 1, located)
 
@@ -75,15 +80,19 @@ class GivenRows:
         assert isinstance(encoder, nn.Module)
         self._module, self._name = encoder, name
 
-    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None) -> LookUp:
+    def look_up(self, inputs_BL: list[Tensor], targets_N: Tensor, negatives: Negatives | None,
+                added_BD: Tensor | None = None) -> LookUp:
         """See ``ItemRows``."""
         # 0 is always among them, so padding stays row 0.
         named = [targets_N.new_zeros(1), *(piece_BL.flatten() for piece_BL in inputs_BL)]
         if negatives is not None:
             named += [targets_N, negatives.items_K]
         taken = self.take(torch.cat(named))
-        encode = partial(self._encode, taken.read_TD)
         inputs_BL = [torch.searchsorted(taken.ids_T, piece_BL.contiguous()) for piece_BL in inputs_BL]
+        read_TD = taken.read_TD
+        if added_BD is not None:
+            read_TD, inputs_BL = with_users(read_TD, inputs_BL, added_BD)
+        encode = partial(self._encode, read_TD)
         if negatives is None:
             return LookUp(encode, inputs_BL, taken.catalogue_VD, targets_N - 1, None)
         rows_N, rows_K = (torch.searchsorted(taken.ids_T, ids) for ids in (targets_N, negatives.items_K))

@@ -7,6 +7,7 @@ schedule and selection. What the plain arm reads too is no teacher's and stays.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from configs.errors import ConfigError
@@ -18,7 +19,6 @@ from pipeline.recipes import Recipe
 from pipeline.train.config import Member
 
 Exchange = Literal["shuffled", "random", "collaborative"]
-_EXCHANGES = ("shuffled", "random", "collaborative")
 _TRAINING_ONLY = ("dropout", "mask_probability")
 """Settings in which a model may differ from the one whose weights it starts from."""
 
@@ -26,8 +26,10 @@ _TRAINING_ONLY = ("dropout", "mask_probability")
 class Controls:
     """The recipes of a run and of its proof; they grow with every control that is asked for."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, seeds: Sequence[int]) -> None:
+        """``seeds``: of the proof."""
         self._config = config
+        self._span = max(seeds) - min(seeds) + 1
         self.recipes = dict(config.recipes)
 
     def of(self, arm: str, kind: Control) -> str | None:
@@ -57,9 +59,10 @@ class Controls:
         return self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
 
     def _text_settings(self, arm: str) -> list[str]:
-        """Settings of an arm's training that bring it the items' own texts, and the plain arm not."""
+        """Settings of an arm's training that bring it texts or profiles, and the plain arm not."""
         own, plain = self._config.for_arm(arm).train, self._config.for_arm("plain").train
-        pairs = {name: (getattr(own, name), getattr(plain, name)) for name in ("item_init", "item_table")}
+        pairs = {name: (getattr(own, name), getattr(plain, name)) for name in (
+            "item_init", "item_table", "profile_input")}
         return [name for name, (mine, everyones) in pairs.items()
                 if getattr(mine, "control", None) == "none" and mine != everyones]
 
@@ -79,7 +82,8 @@ class Controls:
 
     def _ids(self, arm: str) -> str | None:
         """An ensemble as large: further plain seeds in the place of the members that read, or, where the student could
-        not learn from the plain arm, those members without their texts."""
+        not learn from the plain arm, those members without their texts. No two seeds of the proof share a further
+        member: they would agree more than chance does."""
         members = self._config.members(arm)
         if not any(self.reads(member.arm) for member in members):
             return None
@@ -90,7 +94,7 @@ class Controls:
         replaced: list[Member] = []
         for member in members:
             if self.reads(member.arm) and usable:
-                seed = next(n for n in range(len(members) + 1) if n not in taken)
+                seed = next(n * self._span for n in range(len(members) + 1) if n * self._span not in taken)
                 taken.add(seed)
                 member = member.model_copy(update={"arm": "plain", "seed": seed})
             elif self.reads(member.arm):

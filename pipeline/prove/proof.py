@@ -54,10 +54,10 @@ def derive(config: RunConfig) -> Proof:
     if not teachers:
         raise ConfigError(f"arms: got {', '.join(config.arms)}; a proof needs an arm with a teacher: `distilled`, or "
                           "one of `recipes` that is no control")
-    controls = Controls(config)
-    found = [name for arm in teachers for kind in config.prove.controls if (name := controls.of(arm, kind))]
     seeds = list(config.seeds)
     seeds += range(max(seeds) + 1, max(seeds) + 1 + max(config.prove.seeds - len(seeds), 0))
+    controls = Controls(config, seeds)
+    found = [name for arm in teachers for kind in config.prove.controls if (name := controls.of(arm, kind))]
     values = config.model_dump(mode="json") | {
         "name": f"{config.name}{SUFFIX}", "seeds": seeds, "arms": list(dict.fromkeys(("plain", *config.arms, *found))),
         "recipes": {name: recipe.model_dump(mode="json") for name, recipe in controls.recipes.items()}}
@@ -122,10 +122,12 @@ def lines(proof: Proof, steps: list[PlannedStep]) -> Iterator[str]:
 
 def _row(config: RunConfig, arm: str) -> tuple[str, ...]:
     own, teacher = config.for_arm(arm).train, config.teacher(arm)
-    parts = [teacher] if teacher != "plain" else []
-    parts += [f"{name} ({getattr(own, name).kind}, {getattr(own, name).control})" if hasattr(
-        getattr(own, name), "control") else name for name in ("item_init", "item_table") if getattr(own, name)]
-    parts += ["ensemble"] if own.ensemble else []
+    parts: list[str] = [teacher] if teacher != "plain" else []
+    for name in ("item_init", "item_table", "profile_input", "ensemble"):
+        setting = getattr(own, name)
+        control = getattr(setting, "control", "none")
+        if setting is not None:
+            parts.append(name if control == "none" else f"{name} ({control})")
     members = ", ".join(f"{m.arm}+{m.seed}" if m.seed else m.arm for m in config.members(arm))
     return arm, config.control_for(arm) or "–", ", ".join(parts) or "none", str(own.epochs), members or "–"
 

@@ -11,9 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.audit.tables import tables as audit_tables
-from pipeline.report import tables
+from pipeline.report import effects, tables
 from pipeline.report.claims import advice, certainty, claims
-from pipeline.report.cold import cold_differences
 from pipeline.report.plots import plots
 from pipeline.report.tables import Table
 
@@ -72,7 +71,7 @@ def _content(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "headline": present(tables.headline(metrics, main), tables.headline(metrics, other)),
         "differences": present(claims(metrics), tables.differences(metrics, main),
                                tables.differences(metrics, other)),
-        "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"]), cold_differences(metrics)),
+        "slices": present(*(tables.slices(metrics, kind) for kind in metrics["slices"]), *effects.tables(metrics)),
         "training": present(tables.training(metrics), tables.balance(metrics)),
         "teacher": present(tables.teacher(metrics), *(audit_tables(metrics["audit"]) if metrics["audit"] else ())),
         "profiles": present(*tables.profiles(metrics)),

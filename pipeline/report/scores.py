@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from models import metrics
-from pipeline.evaluate.slices import FREQUENCY_BINS, HISTORY_BINS, binned, by_category
 from pipeline.family import beside, compared
 from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
+from pipeline.report.effects import COLD_START, Groups
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
 from pipeline.report.significance import halves, holm, sign_flip_p
 from pipeline.report.statistics import intervals, mean_and_deviation
@@ -115,37 +115,38 @@ class Answers:
         per_seed = [ranked.per_user(protocol, self.cutoffs) for ranked in self.arms[arm].values()]
         return {name: np.stack([values[name] for values in per_seed]) for name in per_seed[0]}
 
-    def within(self, groups: Mapping[str, np.ndarray], protocol: Protocol, config: ReportConfig
-               ) -> list[dict[str, Any]]:
-        """Paired differences among the users of each group (label → bool [N]), on the metrics that stand for all."""
-        arms, shown = list(self.arms), (f"recall@{self.cutoff}", f"ndcg@{self.cutoff}")
-        pairs = [*compared(arms, self.control_for), *beside(arms, self.control_for)]
+    def effects(self, protocol: Protocol, groups: Groups, config: ReportConfig) -> dict[str, list[dict[str, Any]]]:
+        """Paired differences in every slice: of each arm with a teacher against the plain one, and among cold targets
+        of all pairs, there also in recall."""
+        arms = list(self.arms)
+        pairs, main = compared(arms, self.control_for), f"ndcg@{self.cutoff}"
         values = {arm: self._values(arm, protocol) for arm in arms}
-        return [{"label": label, "users": int(mask_N.sum()), "first": first, "second": second, "metric": metric,
-                 "mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict}
-                for label, mask_N in groups.items() if mask_N.any() for first, second in pairs for metric in shown
-                for row in intervals((values[first][metric] - values[second][metric])[:, mask_N, None],
-                                     config.bootstrap_samples, config.confidence, config.seed)]
+        found = {}
+        for kind, slices in groups.items():
+            cold = kind == COLD_START
+            shown = [*pairs, *beside(arms, self.control_for)] if cold else [p for p in pairs if p[1] == "plain"]
+            names = [(*pair, name) for pair in shown for name in ([f"recall@{self.cutoff}", main] if cold else [main])]
+            if names:
+                change_SNM = np.stack([values[a][name] - values[b][name] for a, b, name in names], axis=2)
+                found[kind] = [
+                    {"label": label, "users": int(mask_N.sum()), "first": first, "second": second, "metric": name,
+                     "mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict}
+                    for label, mask_N in slices.items() for (first, second, name), row in zip(names, intervals(
+                        change_SNM[:, mask_N], config.bootstrap_samples, config.confidence, config.seed), strict=True)]
+        return found
 
-    def slices(self, protocol: Protocol, items: Items, cold: Mapping[str, np.ndarray]
-               ) -> dict[str, list[dict[str, Any]]]:
-        """Recall and NDCG by history length, frequency of the target and its category, and by what was done to the
-        target where some were made ``cold``; no empty slice."""
+    def slices(self, protocol: Protocol, groups: Groups) -> dict[str, list[dict[str, Any]]]:
+        """Recall and NDCG of every recommender in every slice."""
         shown = (f"recall@{self.cutoff}", f"ndcg@{self.cutoff}")
         values: dict[str, dict[str, np.ndarray]] = {}
         for arm in self.arms:
             values[arm] = {name: v.mean(axis=0) for name, v in self._values(arm, protocol).items() if name in shown}
         for name, ranked in self.baselines.items():
             values[name] = {k: v for k, v in ranked.per_user(protocol, self.cutoffs).items() if k in shown}
-        kinds = {"history_length": binned(self.cases.history_length_N, HISTORY_BINS),
-                 "item_frequency": binned(self.cases.target_count_N, FREQUENCY_BINS),
-                 "category": by_category(self.cases.targets_N, items.categories)}
-        if cold:
-            kinds["cold_start"] = iter(cold.items())
         return {kind: [{"label": label, "users": int(mask_N.sum()),
                         **{metric: {who: float(v[metric][mask_N].mean()) for who, v in values.items()}
-                           for metric in shown}} for label, mask_N in slices if mask_N.any()]
-                for kind, slices in kinds.items()}
+                           for metric in shown}} for label, mask_N in slices.items()]
+                for kind, slices in groups.items()}
 
 
 def _over_seeds(by_seed: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from configs.errors import ArtifactError
 from pipeline.config import RunConfig
 from pipeline.plan import run_folder
 from pipeline.report.catalogue import Histories, Items
-from pipeline.report.cold import cold_groups
+from pipeline.report.effects import groups
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.keys import VERSION
 from pipeline.report.profiles import lengths, profile_samples
@@ -41,7 +41,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     """Every figure of the report, JSON-ready."""
     answers = _answers(config, inputs)
     items, histories = Items.read(inputs.prepared), Histories(inputs.prepared)
-    cold = cold_groups(inputs.prepared, answers.cases)
+    parts = groups(inputs.prepared, answers.cases, items)
     main: Protocol = "seen_removed" if config.evaluate.filter_seen else "all_items"
     by_arm: dict[str, dict[str, Any]] = {}
     for (arm, seed), trained in inputs.trained.items():
@@ -55,7 +55,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "differences": answers.differences(config.report), "claims": answers.claims(main, config.report),
         "bootstrap": {"resamples": config.report.bootstrap_samples, "confidence": config.report.confidence,
                       "seed": config.report.seed, "seed_variance_included": len(config.seeds) > 1},
-        "slices": answers.slices(main, items, cold), "cold_start": answers.within(cold, main, config.report),
+        "slices": answers.slices(main, parts), "effects": answers.effects(main, parts, config.report),
         "validation_metric": config.train.validation_metric, "distill_epochs": config.train.distill_epochs,
         "training": by_arm,
         "balance": {arm: balance(seeds) for arm, seeds in by_arm.items() if arm != "plain"},

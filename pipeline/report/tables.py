@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 PROTOCOL_TITLES: Final = {"seen_removed": "seen items removed", "all_items": "all items ranked"}
+SLICE_TITLES: Final = {
+    "history_length": "By history length", "item_frequency": "By training interactions of the target",
+    "category": "By category of the target", "cold_start": "By what training kept of the target"}
 NONE: Final = "–"
 OTHER: Final = "other"
 """Category of the map's users whose own is not among the shown ones."""
@@ -76,14 +79,12 @@ def bootstrap_note(metrics: Metrics) -> str:
 
 def slices(metrics: Metrics, kind: str) -> Table:
     """One kind of slice: the primary metric of every recommender."""
-    titles = {"history_length": "By history length", "item_frequency": "By training interactions of the target",
-              "category": "By category of the target", "cold_start": "By what training kept of the target"}
     found, primary = metrics["slices"][kind], metrics["primary"]
     who = list(found[0][primary]) if found else []
     rows = tuple((s["label"], f"{s['users']:,}", *(f"{s[primary][w]:.4f}" for w in who)) for s in found)
     best = frozenset((r, 2 + _largest([s[primary][w] for w in who]))
                      for r, s in enumerate(found) if any(s[primary].values()))
-    return Table(f"{titles[kind]}: {primary}, {PROTOCOL_TITLES[metrics['main_protocol']]}",
+    return Table(f"{SLICE_TITLES[kind]}: {primary}, {PROTOCOL_TITLES[metrics['main_protocol']]}",
                  ("slice", "users", *who), rows, best=best)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.base import Config
-from models.config import DistillationConfig, MatchingConfig, RankingLossConfig, SoftmaxLoss
+from models.config import DistillationConfig, MatchingConfig, Probability, RankingLossConfig, SoftmaxLoss
 
 Arm = Literal["plain", "distilled", "shuffled", "random", "collaborative"]
 """plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: noise of the same
@@ -99,6 +99,17 @@ class BoundedChangeTable(Config):
     kind: Literal["bounded_change"] = "bounded_change"
     limit: float = Field(default=0.5, gt=0)
     """Largest length of the change, as a share of the start's."""
+
+
+class ProfileInputConfig(Config):
+    """The user's profile vector is an extra input in training: what the recommender ranks better for it reaches a
+    student whose ensemble it is a member of. It is chosen on validation with the profiles; exported, tested and served
+    it reads none. For students that predict the next item; not beside a teacher of the same arm."""
+
+    dropout: Probability = 0.2
+    """Share of users of an epoch that are read without their profile."""
+    control: TextControl = "none"
+    """Whose profiles: see `TextControl`."""
 
 
 ItemTableConfig = Annotated[MappedTextTable | BoundedChangeTable, Field(discriminator="kind")]
@@ -204,6 +215,9 @@ class TrainConfig(Config):
     item_table: ItemTableConfig | None = None
     """What the item table is while the student trains; None: every row a parameter."""
 
+    profile_input: ProfileInputConfig | None = None
+    """Read the users' profiles beside their items; None: items alone."""
+
     place_untrained: bool = False
     """At export, items without a training interaction are put where their text says (see `models.item_init`): as
     negatives of the softmax they would stand below all others. Needs `item_init` or a `mapped_text` table."""
@@ -247,4 +261,6 @@ class TrainConfig(Config):
         if arm == "plain":
             for name in ("alpha", "alpha_schedule", "beta", "beta_cap", "distillation"):
                 del key[name]
+        elif self.distillation.target.kind == "profile":
+            del key["distillation"]["target"]
         return key

@@ -39,7 +39,7 @@ class TrainStep(Step):
         vectors = items_label(own) if own.train.item_init is not None else None
         texts = "encode/items" if own.train.item_table and own.train.item_table.kind == "mapped_text" else None
         members = tuple(f"train/{member.arm}/seed-{seed + member.seed}" for member in config.members(arm))
-        profiles = "reduce" if teacher != "plain" else None
+        profiles = "reduce" if teacher != "plain" or own.train.profile_input is not None else None
         inputs = ("prepare", *filter(None, (profiles, vectors, texts)), *dict.fromkeys(members))
         return cls(config=own, label=f"train/{arm}/seed-{seed}", inputs=inputs, teacher=teacher, seed=seed,
                    item_vectors=vectors, item_texts=texts, members=members)

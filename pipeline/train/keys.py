@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, illegal
 from models.config import ModelConfig
 from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
@@ -33,7 +33,9 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
             ``init_from`` names no model.
     """
     inputs = {"prepare": prepare_fp}
-    if arm != "plain":
+    if config.profile_input is not None:
+        _check_profile_input(arm, model)
+    if arm != "plain" or config.profile_input is not None:
         if reduce_fp is None:
             raise ConfigError(f"arm {arm!r} needs the profile vectors of `reduce`; the plain arm alone does without")
         inputs["reduce"] = reduce_fp
@@ -57,6 +59,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         inputs["texts"] = texts_fp
     if config.item_table is None:
         del values["item_table"]
+    if config.profile_input is None:
+        del values["profile_input"]
     if not config.place_untrained:
         del values["place_untrained"]
     if config.ensemble is None:
@@ -69,6 +73,14 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         values["workers"] = workers  # each draws its own dropout
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
+
+
+def _check_profile_input(arm: Arm, model: ModelConfig) -> None:
+    if arm != "plain":
+        raise ConfigError(f"train.profile_input: this arm distils profiles (teacher {arm}), and an arm either distils "
+                          "them or reads them; set profile_input in a recipe whose teacher is plain")
+    if model.kind == "bert4rec":
+        raise ConfigError(illegal("model.kind with train.profile_input", model.kind, "sasrec, esasrec, gru4rec"))
 
 
 def _digest_model(folder: Path) -> str:

@@ -15,7 +15,9 @@ from models.distilled import DistilledRecommender
 from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_table import ItemTable, fold
+from models.neighbours import NeighbourStates
 from models.parallel import world_size
+from models.profile_reader import ProfileReader
 from models.protocols import SequenceEncoder
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
@@ -29,7 +31,8 @@ class Learner:
 
     def __init__(self, encoder: SequenceEncoder, config: TrainConfig, arm: Arm, seed: int, device: torch.device,
                  profile_dim: int = 0, num_angles: int = 0, item_counts_V: np.ndarray | None = None,
-                 item_table: ItemTable | None = None, ensemble: Ensemble | None = None) -> None:
+                 item_table: ItemTable | None = None, ensemble: Ensemble | None = None,
+                 neighbours: NeighbourStates | None = None, profile_reader: ProfileReader | None = None) -> None:
         """
         Args:
             encoder: the student, freshly built or loaded; it is moved to ``device``.
@@ -42,13 +45,15 @@ class Learner:
             item_counts_V: occurrences of the items in training, for losses that sample by them.
             item_table: computes the student's item table while it trains.
             ensemble: recommenders to match, as ``config.ensemble`` says.
+            neighbours: states of other users, as ``config.distillation.target`` says.
+            profile_reader: what the student reads of profiles, as ``config.profile_input`` says.
         """
         self._config, self._seed, self._device = config, seed, device
         self._folded: Student | None = None
         counts_V = None if item_counts_V is None else torch.from_numpy(item_counts_V)
         self.model = DistilledRecommender(encoder, config.loss, None if arm == "plain" else config.distillation,
                                           profile_dim, num_angles, seed, config.compat, config.precision, counts_V,
-                                          item_table)
+                                          item_table, neighbours, profile_reader)
         if item_table is not None:
             assert isinstance(encoder, Student)
             encoder.item_embedding.weight.requires_grad_(False)

@@ -22,6 +22,8 @@ from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_table import BoundedChange, ItemTable, MappedText
 from models.losses import samples_by_count
+from models.neighbours import NeighbourStates
+from models.profile_reader import ProfileReader
 from models.protocols import SequenceEncoder
 from models.sequences import Batch
 from models.students import build_encoder
@@ -35,6 +37,8 @@ from pipeline.train.feed import feed
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.learner import Learner
 from pipeline.train.metrics_log import MetricsLog
+from pipeline.train.neighbours import read_neighbours
+from pipeline.train.reading import PREFIX, load_reader, reader_of
 from pipeline.train.sampler import Sampler
 from pipeline.train.schedule import Schedule
 from pipeline.train.seeds import Stream
@@ -90,12 +94,13 @@ class _Run:
         if spec.initial is not None:
             encoder.load_state_dict(load_file(storage.local(spec.initial)))
         self._rows = TrainingRows.open(storage.local(spec.train), encoder)
-        if spec.targets is not None:
+        if spec.targets is not None and spec.neighbours is None and config.profile_input is None:
             self._rows = self._rows.with_targets(Targets.open(storage.local(spec.targets), self._rows.users_N))
         counts_V = self._rows.item_counts(spec.num_items) if samples_by_count(config.loss) else None
         self._learner = Learner(encoder, config, spec.arm, spec.seed, session.device, spec.profile_dim,
                                 spec.num_angles, counts_V, _item_table(spec, storage, encoder),
-                                _ensemble(spec, storage, encoder))
+                                _ensemble(spec, storage, encoder), _neighbours(spec, storage),
+                                _reader(spec, storage))
         self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed, config.batch_tokens)
         self._schedule = Schedule(config, spec.arm, len(self._sampler))
         held_out = cases(storage.local(spec.validation))
@@ -125,8 +130,7 @@ class _Run:
         if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):
             validated = self._validate(encoder)
         if self._selection.update(progress, validated):
-            self._best = {name: value.detach().to("cpu", copy=True)
-                          for name, value in encoder.state_dict().items()}
+            self._best = {name: value.detach().to("cpu", copy=True) for name, value in self._kept().items()}
         progress.finished = last or progress.stopped_early
         progress.seconds += time.perf_counter() - started
         record = {"kind": "epoch", "epoch": progress.epochs, "step": progress.steps,
@@ -137,10 +141,16 @@ class _Run:
         folder = self._save() if due and self._session.rank == 0 else None
         self._session.report({**record, "seconds": progress.seconds}, folder)
 
+    def _kept(self) -> dict[str, Tensor]:
+        """What is exported of an epoch: the served parameters, and what a profile-reading member needs beside them."""
+        model = self._learner.model
+        reader = {} if model.profile_reader is None else model.profile_reader.state_dict(prefix=PREFIX)
+        return {**model.encoder.state_dict(), **reader}
+
     def _validate(self, encoder: SequenceEncoder) -> dict[str, float]:
         """Metrics of the validation users; scores that are not finite end the training as a loss does."""
         try:
-            return self._validator(encoder, self._session.device)
+            return self._validator(encoder, self._session.device, self._learner.model.profile_reader)
         except TrainingError as exc:
             self._fail(f"validation after epoch {self.progress.epochs}: {exc}", {"epoch": self.progress.epochs})
 
@@ -232,7 +242,25 @@ def _ensemble(spec: TrainSpec, storage: Storage, encoder: Student) -> Ensemble |
     if wanted is None:
         return None
     return Ensemble(encoder, [load_model(storage.local(folder)) for folder in spec.members],
-                    [member.weight for member in wanted.members])
+                    [member.weight for member in wanted.members],
+                    [None if file is None else load_reader(storage.local(file)) for file in spec.member_readers])
+
+
+def _reader(spec: TrainSpec, storage: Storage) -> ProfileReader | None:
+    """What the student reads of profiles, where it does."""
+    wanted = spec.config.profile_input
+    if wanted is None:
+        return None
+    assert spec.targets is not None
+    return reader_of(storage.local(spec.targets), spec.model.hidden_dim, wanted.dropout)
+
+
+def _neighbours(spec: TrainSpec, storage: Storage) -> NeighbourStates | None:
+    """The store of states that users are drawn to, where they are."""
+    if spec.neighbours is None:
+        return None
+    users_R, near_RK = read_neighbours(storage.local(spec.neighbours))
+    return NeighbourStates(torch.from_numpy(users_R), torch.from_numpy(near_RK), spec.model.hidden_dim)
 
 
 _STATS = ("student_variance", "teacher_variance", "retrieval", "retrieval_by_chance")

@@ -30,9 +30,13 @@ class TrainSpec(Config):
     """``users.parquet``, read only to name the users of a batch that broke training."""
     targets: str | None = None
     """Dense targets (``targets.build_targets``)."""
+    neighbours: str | None = None
+    """Whose profiles are near whose (``neighbours.write_neighbours``), where states are drawn to them."""
     initial: str | None = None
     """Served parameters to start from (safetensors)."""
     texts: str | None = None
     """The items' text vectors (``item_vectors.ItemVectors``), for a table that is computed from them."""
+    member_readers: tuple[str | None, ...] = ()
+    """What each member reads of profiles (``reading.save_reader``); None: nothing."""
     members: tuple[str, ...] = ()
     """Exported model folders of the ensemble, in the order of ``config.ensemble.members``."""

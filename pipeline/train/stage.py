@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.base import ITEM_PARAMETER
-from models.config import ModelConfig
+from models.config import ModelConfig, NeighboursTarget
 from models.item_init import place_untrained
 from models.matmul import HAS_BF16
 from models.students import build_encoder
@@ -33,6 +33,8 @@ from pipeline.train.initial import Start, fresh_start, model_folder, text_start,
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import MetricsLog
+from pipeline.train.neighbours import write_neighbours
+from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape, build_targets
@@ -86,11 +88,15 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     shape, start = TargetShape(0, 0, 0), None
     matrix, texts = TrainingMatrix(rows, len(items), seed), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
-        if targets is not None and arm != "plain":
+        if targets is not None and (arm != "plain" or config.profile_input is not None):
             shape = build_targets(
                 targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
-                targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, arm, seed,
-                config.distillation.standardize_targets, work / "targets.arrow", matrix)
+                targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, _whose_profiles(config, arm), seed,
+                config.profile_input is not None or config.distillation.standardize_targets, work / "targets.arrow",
+                matrix)
+            if arm != "plain" and isinstance(config.distillation.target, NeighboursTarget):
+                write_neighbours(work / "targets.arrow", config.distillation.target.neighbours,
+                                 work / "neighbours.safetensors")
         if config.init_from is not None:
             start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
         elif config.ensemble is not None and config.ensemble.start is not None:
@@ -111,14 +117,20 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
         users=prepared.relative("users.parquet"),
         targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
+        neighbours=out.relative(f"{WORK}/neighbours.safetensors") if arm != "plain" and isinstance(
+            config.distillation.target, NeighboursTarget) else None,
         initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None,
         texts=out.relative(f"{WORK}/texts.safetensors") if isinstance(config.item_table, MappedTextTable) else None,
-        members=tuple(member.relative("model") for member in members))
+        members=tuple(member.relative("model") for member in members),
+        member_readers=tuple(member.relative(READER) if READER in member.manifest.files else None
+                             for member in members))
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
     placed = 0
     if config.place_untrained and texts is not None:
         placed = _place_untrained(last, texts, rows.item_counts(len(items)) > 0)
+    if spec.config.profile_input is not None:
+        _export_reader(spec, last, out)
     _export(spec, last, items[ITEM_ID], out)
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
@@ -129,8 +141,9 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
            ) -> None:
-    if arm != "plain" and targets is None:
-        raise ConfigError(f"arm {arm!r} needs the `reduce` artifact; only the plain arm does without")
+    if (arm != "plain" or config.profile_input is not None) and targets is None:
+        raise ConfigError(f"arm {arm!r} needs the `reduce` artifact; only a plain arm that reads no profiles does "
+                          "without")
     if arm != "plain" and config.distillation.layer >= model.num_blocks:
         raise ConfigError(illegal("train.distillation.layer", config.distillation.layer, f"0…{model.num_blocks - 1}",
                                   "it is the 0-based index of a block of the model"))
@@ -204,6 +217,21 @@ def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray) -
         texts.vectors_VE, texts.known_V, trained_V)))
     last.best[ITEM_PARAMETER] = torch.cat([table_XD[:1], rows_VD, table_XD[items.stop:]])
     return placed
+
+
+def _whose_profiles(config: TrainConfig, arm: Arm) -> Arm:
+    """The arm whose vectors are built: its own, or what the profiles that are read stand for."""
+    if config.profile_input is None:
+        return arm
+    return "distilled" if config.profile_input.control == "none" else config.profile_input.control
+
+
+def _export_reader(spec: TrainSpec, last: Outcome, out: ArtifactDir) -> None:
+    """Keep what the recommender reads of profiles beside its model, which does without."""
+    assert spec.targets is not None and spec.config.profile_input is not None
+    reader = reader_of(out.storage.local(spec.targets), spec.model.hidden_dim, spec.config.profile_input.dropout)
+    with out.storage.upload_folder(out.folder) as folder:
+        save_reader(folder / READER, reader, last.best.pop(f"{PREFIX}map_DP"))
 
 
 def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:

@@ -107,6 +107,12 @@ class Targets:
                    numbers(present.values).reshape(len(users_R), num_angles).view(np.bool_),
                    np.where(users_R[place_N] == users_N, place_N, -1))
 
+    def mean_RP(self) -> np.ndarray:
+        """fp32, each profiled user's own vectors averaged over the angles that there are."""
+        weights_RA1 = self.present_RA[:, :, None] / self.present_RA.sum(1)[:, None, None]
+        mean_RP: np.ndarray = (self.vectors_RAP * weights_RA1).sum(1).astype(np.float32)
+        return mean_RP
+
     def gather(self, rows_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """fp32 targets [B, A, P] and bool presence [B, A] of training rows; zeros where there is no profile."""
         place_B = self.row_N[rows_B]

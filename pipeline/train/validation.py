@@ -10,6 +10,8 @@ import torch
 
 from configs.errors import TrainingError
 from models import metrics
+from models.base import Student
+from models.profile_reader import ProfileReader, ReadingScorer, ReadingStudent
 from models.protocols import SequenceEncoder
 from models.ranking import rank_users
 from models.scoring import EncoderScorer
@@ -39,8 +41,14 @@ class Validator:
         self._blocks = [(start, cases.take(chosen_N[start : start + BLOCK_CASES]))
                         for start in range(rank * BLOCK_CASES, len(chosen_N), world_size * BLOCK_CASES)]
 
-    def __call__(self, encoder: SequenceEncoder, device: torch.device) -> dict[str, float]:
+    def __call__(self, encoder: SequenceEncoder, device: torch.device, reader: ProfileReader | None = None
+                 ) -> dict[str, float]:
         """``recall@5`` … ``mrr@20``, equal on every rank; every rank must call it.
+
+        Args:
+            encoder: the student.
+            device: to encode on.
+            reader: what it reads of the users' profiles.
 
         Raises:
             TrainingError: a score of some rank's users is NaN or infinite; every rank raises it.
@@ -48,7 +56,11 @@ class Validator:
         ranks_N = np.zeros(self.num_cases, np.int64)
         trouble: TrainingError | None = None
         try:
-            self._rank(EncoderScorer(encoder, device), ranks_N)
+            if reader is None:
+                self._rank(EncoderScorer(encoder, device), ranks_N)
+            else:
+                assert isinstance(encoder, Student)
+                self._rank(ReadingScorer(ReadingStudent(encoder, reader), device), ranks_N)
         except TrainingError as exc:
             trouble = exc
         if sum_ranks(np.array([trouble is not None], np.int64))[0]:  # the others must not wait for this one's ranks
@@ -57,5 +69,7 @@ class Validator:
 
     def _rank(self, scorer: EncoderScorer, ranks_N: np.ndarray) -> None:
         for start, cases in self._blocks:
+            if isinstance(scorer, ReadingScorer):
+                scorer.give(cases.histories, cases.users)
             found = rank_users(scorer, cases, batch_users=BLOCK_CASES, item_chunk=ITEM_CHUNK, top_k=0)
             ranks_N[start : start + len(cases)] = found.rank if self._filter_seen else found.rank_unfiltered

@@ -35,15 +35,19 @@ from models.config import (
     InfoNCEDistillation,
     ModelConfig,
     MSEDistillation,
+    NeighboursTarget,
     ProjectionConfig,
     RankingLossConfig,
+    RelationalDistillation,
     RMSEDistillation,
     SampledSoftmaxLoss,
     SASRecConfig,
     SoftmaxLoss,
 )
 from models.distilled import DistilledRecommender
+from models.neighbours import NeighbourStates
 from models.parallel import gather_ids, gather_rows, gather_values
+from models.profile_reader import ProfileReader
 from models.rowwise import RowwiseTable
 from models.sequences import Batch
 from models.students import build_encoder
@@ -73,12 +77,25 @@ class Scenario:
     ranking: RankingLossConfig = SoftmaxLoss(chunk_rows=8)
     by_rows: bool = False
     """Train the item table by rows (``models.rowwise``)."""
+    reads: bool = False
+    """Read profiles beside the items."""
 
     def model(self) -> DistilledRecommender:
         encoder = build_encoder(self.student, NUM_ITEMS, seed=0)
         distillation = self.distillation.model_copy(update={"loss": self.loss})
+        neighbours = self.neighbours() if isinstance(distillation.target, NeighboursTarget) else None
+        reader = ProfileReader(torch.arange(0, ROWS, 2), torch.randn(7, 5, generator=torch.Generator().manual_seed(2)),
+                               encoder.hidden_dim, dropout=0.3) if self.reads else None
         return DistilledRecommender(encoder, self.ranking, distillation, PROFILE_DIM, ANGLES, seed=0,
-                                    item_counts_V=torch.arange(1, NUM_ITEMS + 1))
+                                    item_counts_V=torch.arange(1, NUM_ITEMS + 1), neighbours=neighbours,
+                                    profile_reader=reader)
+
+    def neighbours(self) -> NeighbourStates:
+        """Of the profiled rows, those of the first four read before."""
+        users_R = torch.tensor(self.profiled).nonzero().squeeze(1)
+        found = NeighbourStates(users_R, (torch.arange(7).unsqueeze(1) + torch.tensor([1, 3])) % 7, 8)
+        found.keep(torch.arange(4), torch.randn(4, 8, generator=torch.Generator().manual_seed(3)))
+        return found
 
     def batch(self, rank: int, world: int) -> Batch:
         generator = torch.Generator().manual_seed(1)
@@ -124,6 +141,14 @@ SCENARIOS = {
     "rows-uniform": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(negatives=9), by_rows=True),
     "rows-in-batch-bert4rec": Scenario(InfoNCEDistillation(), student=BERT4REC, by_rows=True, distillation=RICH,
                                        ranking=SampledSoftmaxLoss(source="in_batch", negatives=7)),
+    "relational": Scenario(RelationalDistillation()),
+    "relational-one-row": Scenario(RelationalDistillation(), rows=1),
+    "mse-neighbours": Scenario(MSEDistillation(), distillation=DistillationConfig(target=NeighboursTarget())),
+    "infonce-neighbours-one-row": Scenario(InfoNCEDistillation(), rows=1, distillation=DistillationConfig(
+        target=NeighboursTarget())),
+    "mse-reads": Scenario(MSEDistillation(), reads=True),
+    "rows-reads": Scenario(MSEDistillation(), reads=True, by_rows=True, alpha=0.0, student=GRU4REC,
+                           ranking=SampledSoftmaxLoss(source="in_batch", negatives=7)),
     "rows-one-row": Scenario(MSEDistillation(), rows=1, ranking=GBCELoss(negatives=9), by_rows=True),
 }
 
@@ -138,7 +163,7 @@ def observe(scenario: Scenario, rank: int = 0, world: int = 1) -> dict[str, Tens
     batch = scenario.batch(rank, world)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     seen: dict[str, Tensor] = {}
-    for step in range(2):
+    for step in range(3 if model.neighbours is not None else 2):
         terms = wrapped(batch, scenario.alpha, scenario.beta, scenario.beta_cap, mask_seed=step, with_stats=True,
                         draw_seed=step)
         optimizer.zero_grad()
@@ -220,6 +245,9 @@ def test_scenarios_cover_what_they_claim() -> None:
     assert per_rank[0] != per_rank[1]
     assert not any(SCENARIOS["rmse-one-rank-profiled"].profiled[1::2])
     assert seen["mse"]["gradient.encoder.item_embedding.weight"].any()
+    assert seen["mse-reads"]["gradient.profile_reader.map_DP"].any()
+    drawn = [float(seen["mse-neighbours"][f"value.{step}.distillation"]) for step in range(3)]
+    assert all(drawn) and len(set(drawn)) == 3
     assert "gradient.encoder.item_embedding.weight" not in seen["rows-uniform"]
     assert seen["rows-uniform"]["rows.exp_avg"].any()
 

@@ -80,6 +80,16 @@ def test_a_dry_run_needs_nothing_heavy_and_does_nothing(
     assert not (storage / "runs").exists() and not (storage / "artifacts").exists()
 
 
+def test_a_proofs_dry_run_needs_nothing_heavy_and_prints_a_run(
+        cli: Cli, without_heavy: dict[str, str], tiny_config: Path) -> None:
+    process = cli("prove", "--config", str(tiny_config), "--dry-run", "prove.seeds=3", env=without_heavy)
+    assert process.returncode == 0, process.stderr
+    resolved = RunConfig.model_validate(yaml.safe_load(process.stdout.partition("\nstep ")[0]))
+    assert resolved.arms == ("plain", "distilled", "shuffled", "random", "collaborative")
+    assert "15 trainings, 0 of them there; 60 epochs to come at most\n" in process.stdout
+    assert not (tiny_config.parent / "storage" / "runs").exists()
+
+
 def test_describe_lists_stages_columns_and_keys(cli: Cli, without_heavy: dict[str, str], tiny_config: Path) -> None:
     process = cli("describe", "--config", str(tiny_config), ON_RAY[0], env=without_heavy)
     assert process.returncode == 0, process.stderr
@@ -106,6 +116,8 @@ BAD_INPUT = {
                         "'gru4rec'"),
     "not an override": (["run", "-c", "demo", "alpha"],
                         "error: override 'alpha': expected key.path=value, for example train.alpha=0.6"),
+    "nothing to prove": (["prove", "-c", "demo", "arms=[plain]"],
+                         "error: arms: got plain; a proof needs an arm with a teacher: "),
     "settings at odds": (["run", "-c", "demo", "train.distill_epochs=60"],
                          "error: train in demo: distill_epochs=60 must be below epochs=60"),
     "a name that is a path": (["run", "-c", "demo", "name=../../etc"],

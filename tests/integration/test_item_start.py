@@ -109,3 +109,23 @@ def test_new_items_of_a_grown_catalogue_are_placed_by_their_texts(storage: Stora
     scale = (before[1].numpy() @ centred[0]) / (centred[0] @ centred[0])
     gap = np.linalg.norm(after[51:].numpy() - scale * centred[50:]) / np.linalg.norm(scale * centred[50:])
     assert gap < 0.6  # ridge: 50 items for 16 dimensions; a place at random would be at 1.4
+
+
+def test_untrained_items_are_placed_at_export_and_all_else_is_as_trained(storage: Storage) -> None:
+    rng = np.random.default_rng(2)
+    walks = Sequences.from_lists([(rng.permutation(30)[:8] + 1).tolist() for _ in range(40)])
+    data, texts = make_prepared(storage, walks, items=40), item_texts(
+        storage, rng.normal(size=(39, 16)), [*range(1, 40)])  # 31…39 are never trained and have a text, 40 has none
+    found = {}
+    for place in (False, True):
+        config = changed(item_init=TextItemInit(), place_untrained=place)
+        stage_key = key(config, SASREC, "plain", 0, data.fingerprint, None, texts.fingerprint)
+        found[place] = train(config, SASREC, "plain", 0, data, None, artifacts.begin(storage, stage_key),
+                             item_vectors=texts)
+    assert [found[place].manifest.info["placed_items"] for place in (False, True)] == [0, 9]
+    before, after = (weights(found[place]) for place in (False, True))
+    moved = (before["item_embedding.weight"] != after["item_embedding.weight"]).any(1)
+    assert moved.nonzero()[:, 0].tolist() == [*range(31, 40)]
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "item_embedding.weight")
+    with pytest.raises(ValueError, match="needs the items' texts"):
+        TrainConfig(place_untrained=True)

@@ -274,6 +274,15 @@ def test_slices_cover_every_test_user_once(written: tuple[Path, dict[str, Any], 
     assert by_label["3-5"] == ((lengths >= 3) & (lengths <= 5)).sum()
 
 
+def test_effects_in_slices_add_up_to_the_whole(written: tuple[Path, dict[str, Any], ReportInputs]) -> None:
+    _, metrics, _ = written
+    whole = metrics["claims"]["rows"][0]["mean"]
+    for kind in ("history_length", "item_frequency", "category"):
+        rows = metrics["effects"][kind]
+        assert {(row["first"], row["second"], row["metric"]) for row in rows} == {("distilled", "plain", "ndcg@10")}
+        assert sum(row["users"] * row["mean"] for row in rows) / metrics["test_users"] == pytest.approx(whole)
+
+
 def test_cold_targets_are_told_apart(storage: Storage) -> None:
     config = run_config(seeds=[0, 1], arms=["plain", "distilled"])
     inputs = inputs_of(storage, config, cold={3: "removed", 4: "cut", 5: "cut"})
@@ -282,8 +291,9 @@ def test_cold_targets_are_told_apart(storage: Storage) -> None:
     counts = {"removed from training": (targets == 3).sum(), "cut in training": np.isin(targets, [4, 5]).sum()}
     counts["all others"] = len(targets) - sum(counts.values())
     assert {row["label"]: row["users"] for row in metrics["slices"]["cold_start"]} == counts
-    assert {row["label"]: row["users"] for row in metrics["cold_start"]} == counts
-    cut = next(row for row in metrics["cold_start"] if row["label"] == "cut in training" and row["metric"] == "ndcg@10")
+    assert {row["label"]: row["users"] for row in metrics["effects"]["cold_start"]} == counts
+    cut = next(row for row in metrics["effects"]["cold_start"]
+               if (row["label"], row["metric"]) == ("cut in training", "ndcg@10"))
     means = {}
     for arm in config.arms:
         gains = []
@@ -295,7 +305,7 @@ def test_cold_targets_are_told_apart(storage: Storage) -> None:
     assert cut["mean"] == pytest.approx(means["distilled"] - means["plain"])
     assert cut["low"] <= cut["mean"] <= cut["high"]
     tables = markdown_tables(Path(storage.path("runs/made-by-hand/report.md")).read_text())
-    assert len(tables["Cold start: paired differences, 95 % intervals"]) == 1 + 3 * 2
+    assert len(tables["Effects, by what training kept of the target"]) == 1 + 3 * 2
     assert tables["By what training kept of the target: ndcg@10, seen items removed"][1][0] == "removed from training"
 
 

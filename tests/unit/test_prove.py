@@ -13,7 +13,7 @@ from configs.errors import ConfigError
 from configs.loader import dump, load
 from pipeline.config import RunConfig
 from pipeline.family import compared
-from pipeline.plan import plan
+from pipeline.plan import plan, steps
 from pipeline.prove.proof import Proof, derive, dry_run_lines, fix, trainings
 
 RECIPES = """recipes={
@@ -51,7 +51,7 @@ def test_an_ensembles_controls_exchange_its_members_and_nothing_else(tmp_path: P
     found = matched(tmp_path)
     assert found.arms == ("plain", "matched", *(f"matched-{kind}" for kind in (
         "shuffled", "random", "collaborative", "ids", "longer")))
-    assert members(found, "matched-ids") == [("plain", 0, 1.0), ("plain", 1, 1.0), ("plain", 2, 2.0)]
+    assert members(found, "matched-ids") == [("plain", 0, 1.0), ("plain", 5, 1.0), ("plain", 10, 2.0)]
     for kind in ("shuffled", "random", "collaborative"):
         assert members(found, f"matched-{kind}") == [("plain", 0, 1.0), (f"text-{kind}", 0, 1.0),
                                                      (f"told-{kind}", 0, 2.0)]
@@ -94,6 +94,20 @@ def test_what_plain_reads_too_is_no_teachers(tmp_path: Path) -> None:
     assert deep.arms == ("plain", "deep", "deep-shuffled", "deep-random", "deep-collaborative")
     assert [(deep.teacher(arm), deep.for_arm(arm).model.num_blocks) for arm in deep.arms[2:]] == [
         ("shuffled", 3), ("random", 3), ("collaborative", 3)]
+
+
+def test_a_member_that_reads_profiles_gets_others_or_none(tmp_path: Path) -> None:
+    recipes = """recipes={
+      reads: {train: {profile_input: {dropout: 0.1}}},
+      taught: {train: {distill_epochs: 0, ensemble: {members: [{arm: plain}, {arm: reads}]}}}}"""
+    found = derive(config(tmp_path, recipes, "arms=[plain, taught]")).config
+    assert members(found, "taught-collaborative") == [("plain", 0, 1.0), ("reads-collaborative", 0, 1.0)]
+    given = found.for_arm("reads-collaborative").train.profile_input
+    assert given is not None and (given.control, given.dropout) == ("collaborative", 0.1)
+    assert members(found, "taught-ids") == [("plain", 0, 1.0), ("plain", 5, 1.0)]
+    by_label = {step.label: step for step in steps(found)}
+    assert "reduce" in by_label["train/reads/seed-0"].inputs
+    assert by_label["train/taught/seed-0"].inputs == ("prepare", "train/plain/seed-0", "train/reads/seed-0")
 
 
 def test_another_architecture_gets_an_ensemble_of_its_own_kind_without_texts(tmp_path: Path) -> None:
@@ -154,13 +168,13 @@ def test_comparisons_are_fixed_before_and_cannot_follow_the_figures(tmp_path: Pa
 def test_a_dry_run_says_arms_seeds_comparisons_and_trainings(tmp_path: Path) -> None:
     proof = derive(config(tmp_path, RECIPES, "arms=[plain, matched]", "prove.seeds=2"))
     said = "\n".join(dry_run_lines(proof))
-    assert re.search(r"^matched-ids +matched +ensemble +10 +plain, plain\+1, plain\+2$", said, re.MULTILINE)
+    assert re.search(r"^matched-ids +matched +ensemble +10 +plain, plain\+2, plain\+4$", said, re.MULTILINE)
     assert "seeds: 0, 1; every arm has each" in said
     assert "6 comparisons are tested, fixed now: matched − plain, matched − matched-shuffled, " in said
-    # A seed has plain, text and told with their three exchanges each, five ensembles, longer; plain also has two seeds
-    # more, for the ids of both.
-    each = 2 * (1 + 4 + 4 + 5 + 1) + 2
-    epochs = 2 * (20 + 4 * 20 + 4 * 40 + 5 * 10 + 90) + 2 * 20
+    # A seed has plain, text and told with their three exchanges each, five ensembles, longer; plain also has four seeds
+    # more, two for the ids of each.
+    each = 2 * (1 + 4 + 4 + 5 + 1) + 4
+    epochs = 2 * (20 + 4 * 20 + 4 * 40 + 5 * 10 + 90) + 4 * 20
     assert f"{each} trainings, 0 of them there; {epochs} epochs to come at most" in said
     assert not (tmp_path / "runs").exists()
 

@@ -1,0 +1,42 @@
+"""What a profile-reading recommender reads, from the teacher's vectors and from disk.
+
+Legend: R profiled users, P profile width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.profile_reader import ProfileReader
+from pipeline.store.arrow import numbers, open_arrow
+from pipeline.store.columns import USER_IDX
+from pipeline.train.targets import Targets
+
+READER = "profile_reader.safetensors"
+"""Beside the exported model, for ensembles that it is a member of."""
+PREFIX = "profile_reader."
+"""Of the reader's parameters among the kept ones of the best epoch."""
+
+
+def reader_of(targets: Path, hidden_dim: int, dropout: float) -> ProfileReader:
+    """A fresh reader of the dense vectors (``targets.build_targets``); several angles are averaged."""
+    users_R = numbers(open_arrow(targets)[USER_IDX])
+    found = Targets.open(targets, users_R)
+    return ProfileReader(torch.from_numpy(users_R.copy()), torch.from_numpy(found.mean_RP()), hidden_dim, dropout)
+
+
+def save_reader(path: Path, reader: ProfileReader, map_DP: torch.Tensor) -> None:
+    """Everything that :func:`load_reader` needs, with the map of the chosen epoch."""
+    save_file({"users": reader.users_R.contiguous(), "vectors": reader.vectors_RP.contiguous(),
+               "map": map_DP.contiguous()}, path)
+
+
+def load_reader(path: Path) -> ProfileReader:
+    """What :func:`save_reader` wrote."""
+    tensors = load_file(path)
+    reader = ProfileReader(tensors["users"], tensors["vectors"], len(tensors["map"]))
+    reader.map_DP.data.copy_(tensors["map"])
+    return reader
