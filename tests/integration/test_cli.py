@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "audit", "recommend", "export", "tune", "prove", "submit", "schema", "generate")
+         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "generate")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ BAD_INPUT = {
                         "error: storage.uri: got 'ftp://x/y'; legal: a local folder, s3://"),
     "unknown option": (["run", "--fast"], "error: No such option: --fast See `mentorec run --help`."),
     "unknown command": (["rnu"], "error: No such command 'rnu'"),
-    "unknown schema": (["schema", "all"], "error: schema: got 'all'; legal: run, tune"),
+    "unknown schema": (["schema", "all"], "error: schema: got 'all'; legal: run, tune, serve"),
 }
 
 
