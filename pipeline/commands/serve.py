@@ -9,10 +9,12 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from cluster.config import ClusterConfig
 from cluster.connect import connect
 from configs.errors import ConfigError, MissingExtraError, ResourceError, illegal
+from pipeline.serve.answers import Answers
 from pipeline.serve.config import ServeConfig
 from pipeline.work.progress import say
 
@@ -33,11 +35,12 @@ def serve(config: ServeConfig) -> Iterator[str]:
         raise MissingExtraError("ray[serve]", "serve")
     from ray import serve as ray_serve
 
-    from pipeline.serve.answers import Answers
     from pipeline.serve.deployment import application, token
 
     token(config)
-    known = Answers(config.model)  # so that a bad folder is one line, before anything starts
+    if "://" not in config.model:  # a replica has another working folder
+        config = config.model_copy(update={"model": str(Path(config.model).expanduser().absolute())})
+    told = _what(Answers(config.model))  # so that a bad folder is one line, before anything starts
     if config.token_variable is None and not _is_loopback(config.host):
         say(f"serve: {config.host} may be reached from other machines and nobody is asked for a token; "
             "set token_variable")
@@ -49,11 +52,14 @@ def serve(config: ServeConfig) -> Iterator[str]:
         except (RuntimeError, TimeoutError) as exc:
             raise ResourceError(f"the service did not come up: {' '.join(str(exc).split())[:300]}") from exc
         try:
-            yield (f"serving {known.fingerprint} ({len(known.recommender.items):,} items) at "
-                   f"http://{config.host}:{config.port}; its page: /docs; Ctrl-C ends it")
+            yield f"serving {told} at http://{config.host}:{config.port}; its page: /docs; Ctrl-C ends it"
             _wait_for_the_end()
         finally:
             ray_serve.shutdown()
+
+
+def _what(answers: Answers) -> str:
+    return f"{answers.fingerprint} ({len(answers.recommender.items):,} items)"
 
 
 def _wait_for_the_end() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
+import time
 from typing import Any
 
 from ray import serve
@@ -27,17 +29,16 @@ class Service:
         self._config = config
         self._answers = Answers(config.model, "cuda" if config.num_gpus else "cpu")
         self._token = token(config)
-        self._watch: asyncio.Task[None] | None = None
         self._together.set_max_batch_size(config.max_batch)  # type: ignore[attr-defined]
         self._together.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
+        if config.watch_s:
+            threading.Thread(target=self._follow, name="watch", daemon=True).start()
 
     def __serve_build_asgi_app__(self) -> Any:
         """Ray Serve asks for the application once the replica is made."""
         return build_app(self._config, self._answers, self._ask, self._token)
 
     async def _ask(self, question: Question) -> Answer | MentorecError:
-        if self._watch is None and self._config.watch_s:
-            self._watch = asyncio.create_task(self._follow())
         found: Answer | MentorecError = await self._together(question)
         return found
 
@@ -45,12 +46,12 @@ class Service:
     async def _together(self, questions: list[Question]) -> list[Answer | MentorecError]:
         return await asyncio.to_thread(self._answers.answer, questions)
 
-    async def _follow(self) -> None:
+    def _follow(self) -> None:
         """Take over a newer model; one that cannot be loaded is told and looked at again."""
         while True:
-            await asyncio.sleep(self._config.watch_s)
+            time.sleep(self._config.watch_s)
             try:
-                if await asyncio.to_thread(self._answers.refresh):
+                if self._answers.refresh():
                     _log.info("serving the newer model %s", self._answers.fingerprint)
             except (MentorecError, OSError) as exc:
                 _log.warning("the newer model cannot be loaded, the old one goes on answering: %s", exc)
