@@ -1,5 +1,4 @@
-"""The service without Ray: answers, limits, errors with field names, a token, a newer model; ten thousand odd bodies
-find no 5xx."""
+"""The service without Ray: answers, limits, errors with field names, a token, a newer model; odd bodies are no 5xx."""
 
 from __future__ import annotations
 
