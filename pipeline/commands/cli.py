@@ -176,6 +176,26 @@ def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name 
 
 
 @app.command()
+def serve(model: Annotated[str, typer.Argument(metavar="FOLDER", help="An exported model, or its URI.")],
+          overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
+          quiet: Quiet = False) -> None:
+    """A recommender behind HTTP, on Ray Serve."""
+    from configs.loader import dump, load
+    from pipeline.commands.invocation import print_lines
+    from pipeline.serve.config import ServeConfig
+    from pipeline.work.progress import set_quiet
+
+    set_quiet(quiet)
+    settings = load(ServeConfig, config, [f"model={json.dumps(model)}", *(overrides or ())])
+    if dry_run:
+        print(dump(settings))
+        return
+    from pipeline.commands.serve import serve as lines
+
+    print_lines(lines(settings))
+
+
+@app.command()
 def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
          quiet: Quiet = False) -> None:
     """Search settings of train and model."""
@@ -230,7 +250,7 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
 
 
 @app.command()
-def schema(which: Annotated[str, typer.Argument(metavar="run|tune")] = "run") -> None:
+def schema(which: Annotated[str, typer.Argument(metavar="run|tune|serve")] = "run") -> None:
     """The JSON schema of a configuration file."""
     from configs.errors import ConfigError, illegal
     from configs.loader import json_schema
@@ -243,8 +263,12 @@ def schema(which: Annotated[str, typer.Argument(metavar="run|tune")] = "run") ->
         from tuning.config import TuneConfig
 
         print(json_schema(TuneConfig))
+    elif which == "serve":
+        from pipeline.serve.config import ServeConfig
+
+        print(json_schema(ServeConfig))
     else:
-        raise ConfigError(illegal("schema", which, ("run", "tune")))
+        raise ConfigError(illegal("schema", which, ("run", "tune", "serve")))
 
 
 @app.command()

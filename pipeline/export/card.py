@@ -22,16 +22,15 @@ def card_entries(trained: Artifact, prepared: Artifact, evaluated: Artifact | No
         licence: as the caller names it, such as an SPDX identifier.
     """
     stats, key = prepared.manifest.info, prepared.manifest.key
-    metrics = evaluated.read_json("metrics.json") if evaluated is not None else None
-    protocol = metrics["protocol"] if metrics is not None else None
+    figures = evaluated.manifest.info if evaluated is not None else {}
     return {
         "licence": licence,
         "data": {"fingerprint": prepared.fingerprint, "files": key["digests"],
                  "source": key["config"].get("source", {}).get("kind"), "filter": key["config"].get("filter"),
                  **{name: stats[name] for name in ("users", "items", "interactions", "first_time", "last_time")
                     if stats.get(name) is not None}},
-        "protocol": protocol,
-        "metrics": metrics[protocol["main"]] if metrics is not None and protocol is not None else None,
+        "protocol": figures.get("protocol"),
+        "metrics": figures["metrics"][figures["protocol"]["main"]] if figures else None,
         "versions": {name: importlib.metadata.version(name) for name in ("mentorec", "torch")},
         "train_fingerprint": trained.fingerprint,
     }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
@@ -75,10 +72,9 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
         info["onnx"] = {"longest_input": longest_input(student), "input": "items", "outputs": ["state", "scores"]}
         files |= {ENCODER_FILE: "ONNX: item indices, right-padded with 0 → the user's state",
                   SCORES_FILE: "ONNX: the same → the state, and scores of all items"}
-    save_model(folder, student.state_dict(), student_config(own_card), catalogue[ITEM_ID], info)
-    pq.write_table(catalogue, folder / ITEMS)
-    card = json.loads((folder / CARD).read_text())
-    (folder / README).write_text(readme(name, card, files), encoding="utf-8")
+    page = readme(name, {**own_card, **info}, {**files, CARD: FILES[CARD]})
+    (folder / README).write_text(page, encoding="utf-8")
+    save_model(folder, student.state_dict(), student_config(own_card), catalogue[ITEM_ID], info, catalogue)
     return [*files, README]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.config import StorageConfig
@@ -34,7 +35,7 @@ def check_output(output: str, storage: StorageConfig) -> tuple[Storage, str]:
     place = folder or ("/" if output.startswith("/") else ".")
     uri = {"uri": place}
     out = Storage.from_config(storage.model_copy(update=uri) if place.startswith("s3://") else StorageConfig(**uri))
-    if out.is_local and out.names(name):
+    if out.filesystem.get_file_info(out.path(name)).type == pafs.FileType.Directory:
         raise ConfigError(illegal("--output", output, "a file", "there is a folder of that name"))
     return out, name
 

@@ -28,8 +28,8 @@ TRAINING_ONLY = ("dropout", "mask_probability")
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, item_ids: pa.ChunkedArray,
-               info: Mapping[str, Any]) -> None:
-    """Write an exported model.
+               info: Mapping[str, Any], described: pa.Table | None = None) -> None:
+    """Write an exported model; the card, last of all, tells a reader that all is there.
 
     Args:
         folder: exists; becomes self-contained.
@@ -37,9 +37,10 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, 
         model: its configuration.
         item_ids: raw ids of items 1…n, in order.
         info: further entries of ``model.json``.
+        described: the items' table, where it holds more than their ids.
     """
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-    pq.write_table(pa.table({ITEM_ID: item_ids}), folder / ITEMS)
+    pq.write_table(pa.table({ITEM_ID: item_ids}) if described is None else described, folder / ITEMS)
     card = {"model": model.model_dump(mode="json"), "num_items": len(item_ids), "item_digest": digest_ids(item_ids),
             **info}
     (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")

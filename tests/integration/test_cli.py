@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "audit", "recommend", "export", "tune", "prove", "submit", "schema", "generate")
+         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "generate")
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,14 @@ BAD_INPUT = {
                               "error: name in demo: got '../../etc'; a run name starts with a letter or digit"),
     "unknown storage": (["run", "-c", "demo", "storage.uri=ftp://x/y"],
                         "error: storage.uri: got 'ftp://x/y'; legal: a local folder, s3://"),
+    "a port that is none": (["serve", "recommender", "port=0"], "error: port: got 0; "),
+    "no output": (["recommend", "-c", "demo"], "error: Missing option '--output'"),
+    "a list of nothing": (["recommend", "-c", "demo", "--output", "x.jsonl", "recommend.k=0"],
+                          "error: recommend.k in demo: got 0; "),
+    "an export without a folder": (["export", "demo"], "error: Missing argument 'FOLDER'"),
     "unknown option": (["run", "--fast"], "error: No such option: --fast See `mentorec run --help`."),
     "unknown command": (["rnu"], "error: No such command 'rnu'"),
-    "unknown schema": (["schema", "all"], "error: schema: got 'all'; legal: run, tune"),
+    "unknown schema": (["schema", "all"], "error: schema: got 'all'; legal: run, tune, serve"),
 }
 
 

@@ -70,6 +70,7 @@ def test_all_users_get_a_list_and_a_second_call_finds_them(call: Call, tmp_path:
     assert len({row["user_id"] for row in rows}) == 120
     assert set(rows[0]) == {"user_id", "items", "scores", "titles", "by", "unknown"}
     assert all(len(row["items"]) == len(row["titles"]) == 10 and row["by"] == "model" for row in rows)  # type: ignore[arg-type]
+    (tmp_path / "again.jsonl").write_text("an older file\n")
     code, out, err = call("--output", tmp_path / "again.jsonl")
     assert code == 0 and "these lists are there already" in err
     again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
