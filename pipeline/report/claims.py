@@ -26,6 +26,11 @@ def claims(metrics: Metrics) -> Table | None:
                  f"and corrected p below {found['level']:.2g}. Plain against plain must read: not shown.")
 
 
+def opening(metrics: Metrics) -> list[str]:
+    """The report's first lines: what to serve, what that rests on, and which controls are worth a look."""
+    return [*filter(None, [advice(metrics), certainty(metrics), controls_above_plain(metrics)])]
+
+
 def advice(metrics: Metrics) -> str | None:
     """What to serve, how sure that is, and which baselines do better. None where no teacher was compared."""
     found = metrics["claims"]
@@ -50,6 +55,16 @@ def certainty(metrics: Metrics) -> str | None:
         return (f"{rests}; plain differs from plain of other seeds ({signed(chance['mean'])}), which is chance alone: "
                 "trust no gain of this size.")
     return f"{rests}; plain against plain of other seeds reads not shown ({signed(chance['mean'])}), as it must."
+
+
+def controls_above_plain(metrics: Metrics) -> str | None:
+    """Controls that do better than plain: what they have is cheaper than a teacher. None where there is none."""
+    teachers = {row["first"] for row in metrics["claims"]["rows"]} if metrics["claims"] else set()
+    found = [f"{row['first']} {100 * row['relative']:+.1f} % [{signed(row['low'])}, {signed(row['high'])}]"
+             for row in metrics["differences"]
+             if row["second"] == "plain" and row["first"] not in teachers and row["verdict"] == "above 0"
+             and (row["protocol"], row["metric"]) == (metrics["main_protocol"], metrics["primary"]) and row["relative"]]
+    return f"Controls above plain, shown and not tested: {', '.join(found)}." if found else None
 
 
 def _served(found: Mapping[str, Any]) -> tuple[str, str]:

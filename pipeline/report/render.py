@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.audit.tables import tables as audit_tables
 from pipeline.report import effects, tables
-from pipeline.report.claims import advice, certainty, claims
+from pipeline.report.claims import claims, opening
 from pipeline.report.plots import plots
 from pipeline.report.tables import Table
 
@@ -67,7 +67,7 @@ def _content(metrics: Mapping[str, Any]) -> dict[str, Any]:
         return [table for table in found if table is not None and table.rows]
 
     return {
-        "m": metrics, "verdicts": [*filter(None, [advice(metrics), certainty(metrics)]), *tables.verdicts(metrics)],
+        "m": metrics, "verdicts": [*opening(metrics), *tables.verdicts(metrics)],
         "headline": present(tables.headline(metrics, main), tables.headline(metrics, other)),
         "differences": present(claims(metrics), tables.differences(metrics, main),
                                tables.differences(metrics, other)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.claims import advice, certainty
+from pipeline.report.claims import opening
 from pipeline.report.tables import PROTOCOL_TITLES, headline, verdicts
 from pipeline.work.text import table
 
@@ -20,5 +20,5 @@ def summary_table(metrics: Mapping[str, Any]) -> str:
              f"{len(metrics['seeds'])} seed{'s' if len(metrics['seeds']) > 1 else ''}"]
     if metrics["notice"]:
         lines.append(metrics["notice"])
-    said = [*filter(None, [advice(metrics), certainty(metrics)]), *verdicts(metrics)]
+    said = [*opening(metrics), *verdicts(metrics)]
     return "\n".join([*lines, "", table(header, rows), *([""] if said else []), *said])

@@ -11,9 +11,9 @@ import numpy as np
 
 from pipeline.train.data import TrainingRows
 
-_POWER_ITERATIONS, _SPARE = 7, 32
-"""Of the randomised SVD (Halko et al., 2011). Directions beyond the width, as many again, keep the wanted ones apart
-from the rest where singular values lie close."""
+_POWER_ITERATIONS, _SPARE = 7, 64
+"""Of the randomised SVD (Halko et al., 2011). Directions beyond the width keep the wanted ones apart from the rest
+where singular values lie close."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainingMatrix:
 
         matrix_NV = weighted_histories(self.rows.sequences, self.rows.index_N, 0.0, self.num_items)
         left, values, right = randomized_svd(
-            matrix_NV, min(width, *matrix_NV.shape), n_oversamples=max(_SPARE, width), n_iter=_POWER_ITERATIONS,
+            matrix_NV, min(width, *matrix_NV.shape), n_oversamples=_SPARE, n_iter=_POWER_ITERATIONS,
             random_state=self.seed)
         return left, values, right
 

@@ -42,6 +42,7 @@ def test_a_proof_ends_in_advice_and_is_not_made_twice(tmp_path: Path) -> None:
     assert re.match(r"How sure: 4 comparisons fixed by the configuration, \d+ test users, 2 seeds; plain", bullets[1])
     longer = result.artifacts["train/matched-longer/seed-3"].manifest
     assert longer.info["epochs"] == 4 + 4 + 2
+    assert load(RunConfig, folder / "config.json") == proof.config  # for `show`, `report`, `submit`
     again = prove(proof)
     assert not again.built and again.metrics == result.metrics
     assert list(dry_run_lines(proof))[-1].endswith("0 epochs to come at most")

@@ -16,7 +16,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from models.sequences import Sequences
 from pipeline.config import RunConfig
-from pipeline.report.claims import advice
+from pipeline.report.claims import advice, opening
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.render import escape_markdown, markdown
 from pipeline.report.stage import write_report
@@ -245,6 +245,25 @@ def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
     assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
     alone = advice(_claims(("matched", "plain", 0.02, True)))
     assert alone is not None and "no control was trained" in alone
+
+
+def test_the_opening_tells_what_the_advice_rests_on_and_which_controls_gain(
+        written: tuple[Path, dict[str, Any], ReportInputs]) -> None:
+    _, metrics, _ = written
+    first, second = opening(metrics)  # the shuffled control gains nothing
+    assert first == advice(metrics)
+    assert second.startswith("How sure: 2 comparisons fixed by the configuration, ") and "3 seeds; plain" in second
+    gain = {"first": "longer", "second": "plain", "protocol": "seen_removed", "metric": "ndcg@10", "low": 0.001,
+            "high": 0.003, "relative": 0.05, "verdict": "above 0"}
+    others = [gain | {"metric": "recall@10"}, gain | {"first": "distilled"}, gain | {"verdict": "includes 0"},
+              gain | {"second": "distilled"}, gain | {"protocol": "all_items"}]
+    assert opening({**metrics, "differences": [gain, *others]})[2] == (
+        "Controls above plain, shown and not tested: longer +5.0 % [+0.0010, +0.0030].")
+    chance = {**metrics["claims"]["chance"], "shown": True}
+    doubtful = opening({**metrics, "claims": {**metrics["claims"], "chance": chance}})[1]
+    assert "trust no gain of this size" in doubtful
+    assert "what other starts would give is open" in opening({**metrics, "claims": {
+        **metrics["claims"], "chance": None}})[1]
 
 
 def test_the_advice_names_the_baselines_that_do_better() -> None:
