@@ -88,7 +88,10 @@ def _number(exc: BaseException) -> int | None:
         return exc.errno
     if isinstance(exc, OSError) and exc.errno is not None:
         return None
-    text = f"{type(exc).__name__}: {exc}".lower()
+    return _number_in(f"{type(exc).__name__}: {exc}".lower())
+
+
+def _number_in(text: str) -> int | None:
     written = _NUMBER.search(text)
     if written and int(written[1]) in _REASONS:
         return int(written[1])
@@ -98,7 +101,8 @@ def _number(exc: BaseException) -> int | None:
 def _named(exc: BaseException) -> str | None:
     if isinstance(exc, OSError) and isinstance(exc.filename, str):
         return exc.filename
-    found = _PATH.search(str(exc))
+    lines = [line for line in str(exc).splitlines() if _number_in(line.lower()) is not None]
+    found = _PATH.search(lines[-1]) if lines else None  # a remote error's text begins with its traceback
     return found[1].rstrip(".)]") if found else None
 
 

@@ -81,6 +81,14 @@ def test_the_cause_is_found_inside_what_wraps_it() -> None:
         wrapped()
 
 
+def test_the_path_is_not_taken_from_a_remote_traceback() -> None:
+    text = ('ray::write() (pid=7)\n  File "/venv/ray/data/util.py", line 9, in write\n'
+            "OSError: [Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device")
+    assert str(fault(RuntimeError(text), "/root")).startswith("/root cannot be written: the disk is full")
+    named = text.replace("bytes to file", "to '/disk/rows/part-0.parquet'")
+    assert str(fault(RuntimeError(named), "/root")).startswith("/disk/rows/part-0.parquet cannot be written")
+
+
 def test_what_is_no_refusal_of_a_disk_stays_as_it_is() -> None:
     for error in (ValueError("a defect"), OSError(errno.ECONNREFUSED, "refused"), FileNotFoundError(2, "gone", "/x"),
                   ConfigError("permission denied is a word of this message")):
