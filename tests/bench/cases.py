@@ -93,6 +93,7 @@ def run(case: Path, timeout_s: float) -> Outcome:
             return Outcome(process.returncode, [f"not done after {timeout_s:g} s"], [], False)
         output = (stderr + b"\n" + stdout).decode(errors="replace")
         output = output.replace(str(work / "case"), "$DIR").replace(str(out), "$OUT").replace(str(work), "$PWD")
+        output = output.replace(str(ROOT), "$ROOT")
         return Outcome(process.returncode, list(_lines(output)), list(_counts(out)), "Traceback" in output)
 
 
