@@ -48,6 +48,11 @@ class Sequences:
         """int64 [B], of the chosen sequences."""
         return self.offsets[1:][indices] - self.offsets[:-1][indices]
 
+    def part(self, start: int, stop: int) -> Sequences:
+        """Sequences start…stop-1, or to the last one."""
+        offsets = self.offsets[start : stop + 1]
+        return Sequences(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     def padded(self, indices: np.ndarray, max_length: int) -> np.ndarray:
         """The last ``max_length`` items of each chosen sequence, right-padded with 0: int64 [B, L], L ≤ max_length."""
         ends = self.offsets[1:][indices]

@@ -20,7 +20,8 @@ from pipeline.plan import PlannedStep, built_audit, plan, run_folder
 from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
-from pipeline.store.artifacts import Artifact
+from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.work.building import find_or_build
 from pipeline.work.progress import duration, say
 
 
@@ -90,21 +91,14 @@ def _announce(item: PlannedStep) -> None:
 
 
 def _build(item: PlannedStep, inputs: dict[str, Artifact], storage: Storage, confirmed: bool) -> Artifact:
-    out = artifacts.find_or_begin(storage, item.key, STAGES[item.stage].resumable, lambda taken: say(
-        f"{item.label}: process {taken.owner.get('pid')} on {taken.owner.get('host')} is building it; waiting"))
-    if isinstance(out, Artifact):
-        say(f"{item.label}: built by another process meanwhile")
-        return out
-    if out.resumed:
-        say(f"{item.label}: going on with the unfinished attempt {out.attempt}")
-    started = time.perf_counter()
-    try:
+    def build(out: ArtifactDir) -> Artifact:
+        started = time.perf_counter()
         artifact = item.step.build(inputs, out, confirmed)
-    except BaseException:
-        out.release()
-        raise
-    say(f"{item.label}: done in {duration(time.perf_counter() - started)}")
-    return artifact
+        say(f"{item.label}: done in {duration(time.perf_counter() - started)}")
+        return artifact
+
+    return find_or_build(storage, item.key, item.label, build, resumable=STAGES[item.stage].resumable,
+                         found="built by another process meanwhile")
 
 
 def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str, Any]:

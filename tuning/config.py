@@ -23,36 +23,31 @@ class Choice(_Dimension):
     values: tuple[Any, ...] = Field(min_length=1)
 
 
-class Uniform(_Dimension):
-    """A number between two bounds."""
-
-    kind: Literal["uniform"] = "uniform"
+class _Range(_Dimension):
     low: float
     high: float
     log: bool = False
     """Drawn on a logarithmic scale."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Uniform:
+    def _ordered(self) -> _Range:
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"low={self.low} must be below high={self.high}, and above 0 on a log scale")
         return self
 
 
-class Integer(_Dimension):
+class Uniform(_Range):
+    """A number between two bounds."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Integer(_Range):
     """A whole number between two bounds, both included."""
 
     kind: Literal["integer"] = "integer"
     low: int
     high: int
-    log: bool = False
-    """Drawn on a logarithmic scale."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Integer:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"low={self.low} must be below high={self.high}, and above 0 on a log scale")
-        return self
 
 
 Dimension = Annotated[Choice | Uniform | Integer, Field(discriminator="kind")]

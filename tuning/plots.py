@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.report.svg import INK
+from pipeline.work.text import shorten
 from tuning.config import Choice, Integer, Uniform
 from tuning.space import Space, distribution, encode
 
@@ -102,4 +103,4 @@ def _ticks(dimension: Dimension) -> list[tuple[float, str]]:
 
 def _short(value: Any) -> str:
     text = " ".join(str(part) for part in value.values()) if isinstance(value, dict) else str(value)
-    return text if len(text) <= _LABEL_CHARACTERS else f"{text[:_LABEL_CHARACTERS - 1]}…"
+    return shorten(text, _LABEL_CHARACTERS)

@@ -18,7 +18,7 @@ from pipeline.plan import plan, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
 from pipeline.store import leases
-from pipeline.store.artifacts import changed_keys
+from pipeline.store.artifacts import begun_otherwise
 from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
@@ -111,12 +111,10 @@ def _trial_count(config: TuneConfig) -> int:
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
     """Refuse a search's folder that was begun with other settings."""
-    if storage.exists(f"{folder}/search.json"):
-        changed = changed_keys(storage.read_json(f"{folder}/search.json"), settings)
-        if changed:
-            raise ConfigError(f"{folder} was begun with other settings ({'; '.join(changed[:3])}); "
-                              "give this search another name (name=…) or delete the folder")
-    storage.write_json(f"{folder}/search.json", settings)
+    changed = begun_otherwise(storage, f"{folder}/search.json", settings)
+    if changed:
+        raise ConfigError(f"{folder} was begun with other settings ({'; '.join(changed[:3])}); "
+                          "give this search another name (name=…) or delete the folder")
 
 
 def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage,

@@ -19,7 +19,9 @@ from configs.errors import ArtifactError, DataError, illegal
 from models.ordering import tie_order
 from models.sequences import Sequences
 from pipeline.api.filters import Filter, text_id
-from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, TITLE
+from pipeline.prepare.definition import ITEMS_FILE
+from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, TITLE
 
 COLUMNS = (ITEM_ID, TITLE, CATEGORY, COUNT)
 """Of the table that a catalogue is read from, in item order."""
@@ -63,6 +65,11 @@ class Items:
             raise ArtifactError(f"{where}: {len(items.ids) - len(items.index_of)} item ids stand twice; export the run "
                                 "again")
         return items
+
+    @classmethod
+    def of_prepared(cls, prepared: Artifact) -> Items:
+        """Of a `prepare` artifact."""
+        return cls.from_table(catalogue(prepared), prepared.relative(ITEMS_FILE))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,6 +166,11 @@ class Items:
         labels: dict[str, int] = {}
         codes = np.array([labels.setdefault(name, len(labels)) if name else -1 for name in self.categories], np.int64)
         return codes, labels
+
+
+def catalogue(prepared: Artifact) -> pa.Table:
+    """``COLUMNS`` of a `prepare` artifact, in item order."""
+    return prepared.read_table(ITEMS_FILE, [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX).select(list(COLUMNS))
 
 
 def as_lists(sequences: Any) -> Sequence[Any]:

@@ -12,11 +12,10 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, illegal
 from configs.loader import validate
-from pipeline.api.items import COLUMNS, Items
+from pipeline.api.items import Items
 from pipeline.api.recommender import Recommender
 from pipeline.config import RunConfig
 from pipeline.store.artifacts import Artifact, open_artifact
-from pipeline.store.columns import ITEM_IDX
 from pipeline.train.export import CARD, ITEMS, load_model, read_card
 from pipeline.trained import Trained, choose
 
@@ -60,10 +59,9 @@ def of_artifact(trained: Artifact, device: str = "cpu") -> Recommender:
         ArtifactError: the data are gone, or are another catalogue's.
     """
     prepared = prepared_of(trained)
-    table = prepared.read_table("items.parquet", [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX)
     folder = trained.local("model")
     model = load_model(folder, item_digest=prepared.manifest.id_digest)
-    return Recommender(model, Items.from_table(table, prepared.relative("items.parquet")), read_card(folder), device)
+    return Recommender(model, Items.of_prepared(prepared), read_card(folder), device)
 
 
 def prepared_of(trained: Artifact) -> Artifact:

@@ -16,7 +16,7 @@ from configs.errors import DataError, ResourceError, illegal
 from models.matmul import HAS_BF16
 from models.products import exact_scores
 from models.protocols import SequenceEncoder
-from models.ranking import Choice, Lists
+from models.ranking import SHARD_USERS, Choice, Lists
 from models.ranking import recommend as best_lists
 from models.scoring import EncoderScorer
 from models.sequences import Sequences
@@ -26,9 +26,6 @@ from pipeline.api.items import Items
 from pipeline.api.recommendations import Recommendations
 from pipeline.work.threads import torch_threads
 
-SHARD_SEQUENCES = 4096
-"""Sequences that are read together: as many, from the first on, as `evaluate` reads, so that the lists are its own to
-the last bit."""
 _LARGE_CATALOGUE = 100_000
 """From here on candidates are sought in bf16 where the CPU has it; the lists are the same."""
 _KEPT_CHOICES = 4
@@ -89,11 +86,11 @@ class Recommender:
         asked = filter or Filter()
         choice, strange = self._choice(asked)
 
-        def of_shard(start: int) -> Lists:
-            return best_lists(self._scorer, _part(sequences, start, start + SHARD_SEQUENCES), int(k),
+        def of_shard(start: int) -> Lists:  # the shards of `evaluate`, so that lists are its own to the last bit
+            return best_lists(self._scorer, sequences.part(start, start + SHARD_USERS), int(k),
                               filter_seen=asked.seen, precision=self._precision, choice=choice)
 
-        parts = _in_order(of_shard, list(range(0, len(sequences), SHARD_SEQUENCES)))
+        parts = _in_order(of_shard, list(range(0, len(sequences), SHARD_USERS)))
         items_NK = np.concatenate([np.zeros((0, k), np.int32), *(part.items_NK for part in parts)])
         scores_NK = np.concatenate([np.zeros((0, k)), *(part.scores_NK for part in parts)]).astype(np.float32)
         popular_N = sequences.lengths == 0
@@ -176,8 +173,3 @@ def _in_order(work: Any, starts: list[int]) -> list[Lists]:
         return on_threads(work, starts)
     with torch_threads(1):
         return [work(start) for start in starts]
-
-
-def _part(sequences: Sequences, start: int, stop: int) -> Sequences:
-    offsets = sequences.offsets[start : stop + 1]
-    return Sequences(sequences.values[offsets[0] : offsets[-1]], offsets - offsets[0])

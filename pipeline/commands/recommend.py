@@ -22,12 +22,12 @@ from pipeline.recommend.keys import digest_texts, key
 from pipeline.recommend.output import check_output, write_output
 from pipeline.recommend.sequences import Asked, read_ids, read_sequences, run_histories
 from pipeline.recommend.stage import Model
-from pipeline.recommend.stage import recommend as build
-from pipeline.store import artifacts
-from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.recommend.stage import recommend as answer
+from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
 from pipeline.store.digests import digest_file
 from pipeline.train.keys import MODEL_FILES
 from pipeline.trained import choose
+from pipeline.work.building import find_or_build
 from pipeline.work.progress import say
 
 
@@ -61,7 +61,7 @@ def recommend(config: RunConfig, output: str, model: Path | None = None, sequenc
             trained = _trained(config, storage)
             prepared = prepared_of(trained)
             loaded, identity = Model(trained), {"train": trained.fingerprint}
-            items = _items(prepared)
+            items = Items.of_prepared(prepared)
         asked, source = _asked(settings, items, prepared, sequences, users, user)
         _, strange = (items.among(chosen) if not chosen.whole_catalogue else (None, 0))
         lists = _find_or_build(config, storage, key(settings, identity, digests | source), loaded, asked, chosen)
@@ -85,14 +85,6 @@ def _trained(config: RunConfig, storage: Storage) -> Artifact:
     label, artifact = choose(config, found, config.recommend.arm, config.recommend.seed)
     say(f"recommend: {label} of run {config.name}")
     return artifact
-
-
-def _items(prepared: Artifact) -> Items:
-    from pipeline.api.items import COLUMNS
-    from pipeline.store.columns import ITEM_IDX
-
-    table = prepared.read_table("items.parquet", [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX)
-    return Items.from_table(table, prepared.relative("items.parquet"))
 
 
 def _filter(settings: RecommendConfig) -> tuple[Filter, dict[str, str]]:
@@ -126,16 +118,9 @@ def _digest(asked: Asked) -> str:
 
 def _find_or_build(config: RunConfig, storage: Storage, stage_key: StageKey, model: Model, asked: Asked,
                    chosen: Filter) -> Artifact:
-    out = artifacts.find_or_begin(storage, stage_key, True, lambda taken: say(
-        f"recommend: process {taken.owner.get('pid')} on {taken.owner.get('host')} is building it; waiting"))
-    if isinstance(out, Artifact):
-        say(f"recommend: these lists are there already, {stage_key.folder}")
-        return out
-    if out.resumed:
-        say(f"recommend: going on with the unfinished attempt {out.attempt}")
-    try:
+    def build(out: ArtifactDir) -> Artifact:
         with connect(config.cluster) if config.recommend.execution.actors else contextlib.nullcontext():
-            return build(config.recommend, model, asked, chosen, out)
-    except BaseException:
-        out.release()
-        raise
+            return answer(config.recommend, model, asked, chosen, out)
+
+    return find_or_build(storage, stage_key, "recommend", build, resumable=True,
+                         found=f"these lists are there already, {stage_key.folder}")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from configs.errors import MentorecError, ResourceError
-from models.ranking import rank_users
+from models.ranking import SHARD_USERS, rank_users
 from models.scoring import EncoderScorer, Ranks, Scorer
-from models.sequences import Cases, Sequences
+from models.sequences import Cases
 from pipeline.evaluate.baselines import fit_baseline
 from pipeline.evaluate.config import Baseline, EvaluateConfig
 from pipeline.store import arrays
@@ -28,8 +28,6 @@ from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.progress import track
 from pipeline.work.threads import torch_threads
-
-SHARD_USERS = 4096
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,4 @@ def _wants_gpu(subject: Subject) -> bool:
 
 
 def _part(cases: Cases, start: int, stop: int) -> Cases:
-    offsets = cases.histories.offsets[start : stop + 1]
-    values = cases.histories.values[offsets[0] : offsets[-1]]
-    return Cases(cases.users[start:stop], Sequences(values, offsets - offsets[0]), cases.targets[start:stop])
+    return Cases(cases.users[start:stop], cases.histories.part(start, stop), cases.targets[start:stop])

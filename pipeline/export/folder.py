@@ -8,11 +8,12 @@ from typing import Any
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, illegal
-from pipeline.api.items import COLUMNS
+from pipeline.api.items import catalogue
 from pipeline.api.loading import find_trained, of_run, prepared_of
 from pipeline.export.card import card_entries, readme
+from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
 from pipeline.store.artifacts import Artifact, open_artifact
-from pipeline.store.columns import ITEM_ID, ITEM_IDX
+from pipeline.store.columns import ITEM_ID
 from pipeline.train.export import CARD, ITEMS, WEIGHTS, load_model, read_card, save_model
 from pipeline.trained import Trained
 
@@ -63,18 +64,16 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
     info = card_entries(artifact, prepared, _evaluation(trained), licence)
     own_card = read_card(own)
     info |= {key: value for key, value in own_card.items() if key not in ("model", "num_items", "item_digest")}
-    catalogue = prepared.read_table("items.parquet", [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX).select(list(COLUMNS))
+    items = catalogue(prepared)
     files = dict(FILES)
     if onnx:
-        from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
-
         write_onnx(student, folder)
         info["onnx"] = {"longest_input": longest_input(student), "input": "items", "outputs": ["state", "scores"]}
         files |= {ENCODER_FILE: "ONNX: item indices, right-padded with 0 → the user's state",
                   SCORES_FILE: "ONNX: the same → the state, and scores of all items"}
     page = readme(name, {**own_card, **info}, {**files, CARD: FILES[CARD]})
     (folder / README).write_text(page, encoding="utf-8")
-    save_model(folder, student.state_dict(), student_config(own_card), catalogue[ITEM_ID], info, catalogue)
+    save_model(folder, student.state_dict(), student_config(own_card), items[ITEM_ID], info, items)
     return [*files, README]
 
 
@@ -99,7 +98,7 @@ def _evaluation(trained: Trained) -> Artifact | None:
 
 def _check_target(out: Storage, target: str, overwrite: bool) -> None:
     there = out.names("")
-    strange = set(there) - {*FILES, README, "encoder.onnx", "scores.onnx"}
+    strange = set(there) - {*FILES, README, ENCODER_FILE, SCORES_FILE}
     if there and (strange or not overwrite):
         shown = ", ".join(sorted(strange)[:3] or there[:3])
         remedy = "" if strange else "; --overwrite replaces an earlier export"

@@ -21,7 +21,7 @@ from pipeline.family import compared
 from pipeline.plan import PlannedStep, plan, run_folder
 from pipeline.prove.controls import Controls
 from pipeline.run import RunResult, run
-from pipeline.store.artifacts import changed_keys
+from pipeline.store.artifacts import begun_otherwise
 from pipeline.train.definition import TrainStep
 from pipeline.work.progress import duration, say
 from pipeline.work.text import table
@@ -73,14 +73,11 @@ def fix(proof: Proof, storage: Storage) -> None:
     config, path = proof.config, f"{run_folder(proof.config)}/{FAMILY}"
     settings = {"comparisons": [f"{first} − {second}" for first, second in proof.family],
                 "settings": {name: value for name, value in config.key().items() if name not in ("storage", "cluster")}}
-    if storage.exists(path):
-        changed = changed_keys(storage.read_json(path), settings)
-        if changed:
-            raise ConfigError(f"{storage.path(path)}: this proof was begun with other settings "
-                              f"({'; '.join(changed[:3])}); what is tested may not follow what was seen: give it "
-                              "another name (name=…), or delete its folder")
-    else:
-        storage.write_json(path, settings)
+    changed = begun_otherwise(storage, path, settings)
+    if changed:
+        raise ConfigError(f"{storage.path(path)}: this proof was begun with other settings "
+                          f"({'; '.join(changed[:3])}); what is tested may not follow what was seen: give it "
+                          "another name (name=…), or delete its folder")
 
 
 def prove(proof: Proof, confirmed: bool = False) -> RunResult:

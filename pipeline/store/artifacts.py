@@ -73,6 +73,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             if a.get(name) != b.get(name)]
 
 
+def begun_otherwise(storage: Storage, path: str, settings: Mapping[str, Any]) -> list[str]:
+    """The settings that differ from those that work in this place was begun with (:func:`changed_keys`); the first call
+    writes them down."""
+    if storage.exists(path):
+        return changed_keys(storage.read_json(path), settings)
+    storage.write_json(path, dict(settings))
+    return []
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a finished artifact says of itself."""

@@ -58,7 +58,7 @@ def test_lists_are_those_of_evaluate_for_every_test_user(trained: Artifact, serv
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen items removed and kept; in several shards as in one. A seen target alone stays in evaluation's lists."""
     monkeypatch.setattr(sharding, "SHARD_USERS", 16)
-    monkeypatch.setattr(recommender, "SHARD_SEQUENCES", 16)
+    monkeypatch.setattr(recommender, "SHARD_USERS", 16)
     storage, config = trained.storage, EvaluateConfig(execution=EvaluateExecution(workers=0))
     prepared = artifacts.open_artifact(storage, "prepare", trained.manifest.key["inputs"]["prepare"])
     assert prepared is not None

@@ -38,8 +38,7 @@ def ask(server: ScriptedServer, count: int = 1, schema: dict[str, Any] | None = 
     async def run() -> list[dict[str, Any]]:
         client = Client(OpenAIBackend(config, schema), lambda batch: batch)  # type: ignore[arg-type]
         rows = [row async for table in client(batch(count)) for row in table.to_pylist()]
-        if client._session is not None:
-            await client._session.close()
+        await client.close()
         return rows
 
     return asyncio.run(run())
@@ -209,7 +208,7 @@ def test_what_was_answered_before_the_end_is_saved() -> None:
                 raise AssertionError("the batch is not done")
         finally:
             assert client._session is not None
-            await client._session.close()
+            await client.close()
 
     def script(asked: Asked) -> Reply:
         if asked.seed == 3:
