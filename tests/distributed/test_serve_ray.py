@@ -66,13 +66,17 @@ def test_a_newer_model_takes_over_and_no_request_fails(address: str, folder: Pat
                 codes.append(found.status_code)
                 models.append(found.json()["model"])
 
+    def wait_for(model: str) -> None:
+        deadline = time.monotonic() + 120
+        while model not in models and time.monotonic() < deadline and any(t.is_alive() for t in threads):
+            time.sleep(0.05)
+
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
+    wait_for("first")  # requests are under way before the model changes, however slow the machine
     write_model(folder, "second", seed=1)
-    deadline = time.monotonic() + 60
-    while "second" not in models and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for("second")
     over.set()
     for thread in threads:
         thread.join()
