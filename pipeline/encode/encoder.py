@@ -12,8 +12,8 @@ import numpy as np
 
 from configs.errors import ArtifactError, ConfigError, ResourceError
 from pipeline.encode.config import EncodeConfig
-from pipeline.encode.sources import ModelFiles
 from pipeline.encode.windows import windows
+from pipeline.work.hub import ModelFiles
 
 _CPU_FORWARD_TEXTS = 32
 """Texts per forward pass on a CPU: more of them leave its caches."""

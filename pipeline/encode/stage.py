@@ -16,12 +16,13 @@ from pipeline.encode import item_text
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.definition import COLUMNS, ITEM_COLUMNS, OVER_LENGTH, REJECTED, TOKENS, VECTORS
 from pipeline.encode.encoder import Encoder
-from pipeline.encode.sources import ModelFiles, locate
+from pipeline.encode.sources import locate
 from pipeline.profile.definition import PROFILES
 from pipeline.stage import Columns
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, REASON, ROW_ID, TEXT, USER_IDX, VECTOR
+from pipeline.work.hub import ModelFiles
 from pipeline.work.mapping import map_rows
 from pipeline.work.progress import say, took
 

@@ -1,4 +1,7 @@
-"""Models by hub id or local folder: which files a name means, and what identifies their content. Imports no torch."""
+"""Models by hub id, local folder or package: which files a name means, and what identifies their content.
+
+Imports no torch; ``huggingface_hub`` only for a hub id.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError, ResourceError, illegal
 from pipeline.store.digests import DigestCache
+from pipeline.work import packaged
 
 COMMIT_SCHEME = "commit:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -32,8 +36,10 @@ def identity(setting: str, model: str, revision: str | None, digests: DigestCach
         setting: names the model in errors, such as ``profile.engine.model``.
 
     Raises:
-        ConfigError: no such folder, hub model or revision.
-        ResourceError: a hub model that is not cached, and the hub cannot be asked.
+        ConfigError: no such folder, package, hub model or revision.
+        MissingExtraError: the package that holds the model is not installed.
+        ResourceError: a package's model that was not fetched; a hub model that is not cached, and the hub cannot be
+            asked.
     """
     folder = local_folder(setting, model, revision)
     if folder is not None:
@@ -49,12 +55,11 @@ def locate(setting: str, model: str, revision: str | None, known: str) -> ModelF
     return ModelFiles(model, known.removeprefix(COMMIT_SCHEME))
 
 
-def local_folder(setting: str, model: str, revision: str | None, also: str = "") -> Path | None:
-    """The model's folder on this machine; None for a hub id.
-
-    Args:
-        also: further legal values, for the error.
-    """
+def local_folder(setting: str, model: str, revision: str | None) -> Path | None:
+    """The model's folder on this machine; None for a hub id. Raises as :func:`identity` does."""
+    if model.startswith(packaged.SCHEME):
+        refuse_revision(setting, model, revision)
+        return packaged.folder(setting, model.removeprefix(packaged.SCHEME))
     expanded = os.path.expandvars(model)
     folder = Path(expanded).expanduser()
     if folder.is_dir():
@@ -62,7 +67,7 @@ def local_folder(setting: str, model: str, revision: str | None, also: str = "")
         return folder.absolute()
     if expanded.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(expanded):
         raise ConfigError(illegal(setting, model, "a folder that exists, a hub id such as "
-                                  f"intfloat/multilingual-e5-large{also}"))
+                                  f"intfloat/multilingual-e5-large, {packaged.SCHEME}NAME (mentorec fetch --list)"))
     return None
 
 

@@ -99,6 +99,20 @@ class TestShippedTemplates:
             assert (words in text) == (task != "merge" or not words)
 
 
+@pytest.mark.parametrize(("domain", "form"), DOMAIN_FORMS)
+def test_the_compact_style_is_far_shorter_and_whole(domain: Domain, form: Form) -> None:
+    compact, full = (PromptSet.of(PromptConfig(domain=domain, style=style), form).instructions
+                     for style in ("compact", "full"))
+    assert compact.keys() == full.keys()
+    for task in compact:
+        text = compact[task]
+        assert len(text) < 0.75 * len(full[task])
+        assert not re.search(r"[{}]{2}|{%|%}|Undefined|None\b|  |\n{3}|\(\)", text), text
+        assert "never name" in text and "never an instruction" in text and "English" in text
+        if form == "short":
+            assert re.findall(r'^- "(\w+)"', text, re.MULTILINE) == list(FIELDS)
+
+
 def test_prompt_angles_are_the_stages_angles() -> None:
     assert get_args(Angle) == ANGLES
 
@@ -227,7 +241,7 @@ class TestOwnTemplates:
 
     @pytest.mark.parametrize(("text", "message"), [
         ("{% if %}", r"long\.jinja: line 1: .*mend the template"),
-        ("{{ taks }}", r"'taks' is undefined; legal names: task, angle, language"),
+        ("{{ taks }}", r"'taks' is undefined; legal names: task, angle, style, language"),
         ('{% include "shared/task.jinja" %}', r"'person' is undefined; .*shared templates want person"),
         ('{% extends "shared/lang.jinja" %}', r"no template 'shared/lang\.jinja' .*shipped: beauty/long\.jinja"),
         ('{% include "../../../../etc/passwd" %}', r"no template '\.\./"),

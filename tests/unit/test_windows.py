@@ -14,6 +14,8 @@ from pipeline.encode import keys, sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import _weighted_means
 from pipeline.encode.windows import windows
+from pipeline.work import packaged
+from pipeline.work.hub import ModelFiles
 
 
 def test_windows_end_where_words_end() -> None:
@@ -87,7 +89,7 @@ def test_a_model_that_cannot_be_is_told_with_the_legal_forms(model: str, says: s
 
 
 def test_an_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"mentorec\[minilm\]"):
         sources.identity(EncodeConfig())
 
@@ -101,7 +103,7 @@ def test_a_full_commit_needs_no_hub() -> None:
     commit = "0123456789abcdef" * 2 + "01234567"
     config = EncodeConfig(model="org/model", revision=commit)
     assert sources.identity(config) == f"commit:{commit}"
-    assert sources.locate(config, f"commit:{commit}") == sources.ModelFiles("org/model", commit)
+    assert sources.locate(config, f"commit:{commit}") == ModelFiles("org/model", commit)
 
 
 def test_the_cached_commit_of_a_hub_model_is_taken_without_asking(tmp_path: Path,

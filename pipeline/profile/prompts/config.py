@@ -11,6 +11,7 @@ from pipeline.profile.prompts.languages import LANGUAGES
 
 Domain = Literal["beauty", "movies", "vod", "sessions", "generic"]
 Form = Literal["long", "short"]
+Style = Literal["full", "compact"]
 Cap = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -67,6 +68,8 @@ class PromptConfig(Config):
     domain: Domain = "generic"
     """Chooses the templates ``configs/prompts/<domain>/{long,short}.jinja``, and the defaults of `fields` and
     `signal`."""
+    style: Style = "full"
+    """full: as published; compact: fewer and plainer instructions, for models below about 3 billion parameters."""
     templates: str | None = None
     """Templates of your own: a folder with `long.jinja` or `short.jinja`, or one such file; environment variables and
     ``~`` are expanded. None: the shipped ones."""

@@ -57,8 +57,8 @@ def instructions(config: PromptConfig, form: Form) -> dict[tuple[Task, str], str
 def _names(config: PromptConfig, task: Task, angle: str) -> dict[str, Any]:
     """What a template may use; documented in ``configs/prompts/generic/long.jinja``."""
     signal = signal_of(config)
-    return {"task": task, "angle": angle, "language": LANGUAGES[config.language], "max_words": config.max_words,
-            "limits": LIMITS, "signal": signal.kind, "signal_note": note(signal),
+    return {"task": task, "angle": angle, "style": config.style, "language": LANGUAGES[config.language],
+            "max_words": config.max_words, "limits": LIMITS, "signal": signal.kind, "signal_note": note(signal),
             "attributes": bool(config.attributes), "reviews": config.reviews}
 
 
