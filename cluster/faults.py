@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs.errors import MentorecError, StorageError
 
+STORAGE = "storage.uri"
 _ROOM = "make room there or set storage.uri to another place; the same command then goes on"
 _REASONS: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _ROOM),
@@ -45,11 +46,12 @@ def explained(exc: OSError, path: str) -> str:
     return _message(number, path)
 
 
-def fault(exc: BaseException, root: str) -> StorageError | None:
+def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError | None:
     """The refusal of a disk inside an exception, whatever library raised it and whatever wraps it; None: no such thing.
 
     Args:
         root: the path to name where the exception names none.
+        place: what a person sets to write elsewhere.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [exc]
@@ -62,14 +64,14 @@ def fault(exc: BaseException, root: str) -> StorageError | None:
             return None  # it says what it has to say
         number = _number(found)
         if number is not None:
-            return StorageError(_message(number, _named(found) or root))
+            return StorageError(_message(number, _named(found) or root).replace(STORAGE, place))
         pending += [getattr(found, "cause", None), found.__cause__, found.__context__]  # Ray's task errors have `cause`
     return None
 
 
 @contextmanager
-def told(root: str) -> Iterator[None]:
-    """Turn the refusals of a disk inside the block into a StorageError.
+def told(root: str, place: str = STORAGE) -> Iterator[None]:
+    """Turn the refusals of a disk inside the block into a StorageError; arguments as for :func:`fault`.
 
     Raises:
         StorageError: the disk below ``root`` is full or read-only, a folder may not be written, …
@@ -77,7 +79,7 @@ def told(root: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        refused = fault(exc, root)
+        refused = fault(exc, root, place)
         if refused is None:
             raise
         raise refused from exc

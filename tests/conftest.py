@@ -17,6 +17,15 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes a file's tests stay together, those that load a language model come one at a time, and
+    the files marked `slow` begin first, so that no core is idle at the end."""
+    for item in items:
+        group = "llm" if item.get_closest_marker("llm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (not item.get_closest_marker("llm"), not item.get_closest_marker("slow")))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A machine that is much slower than most must not be cut off in the middle of a test: the rest is skipped then."""
     deadline = os.environ.get("MENTOREC_TEST_DEADLINE")

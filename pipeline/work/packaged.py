@@ -18,6 +18,8 @@ SCHEME: Final = "package:"
 RECORD: Final = ".mentorec-model.json"
 """In a fetched folder, written last: what it came from. Hidden, so no part of the folder's digest."""
 HOME_VARIABLE: Final = "MENTOREC_MODELS"
+PLACE: Final = f"FOLDER or {HOME_VARIABLE}"
+"""What a person sets to have models elsewhere."""
 
 
 @dataclass(frozen=True)

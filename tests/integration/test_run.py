@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
 from tests.tools import ON_RAY, ROOT, TINY, Cli, cli_here, epochs_logged, write_table
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def planned(config_file: Path, *overrides: str) -> dict[str, PlannedStep]:
@@ -42,12 +42,13 @@ def arm_ranks(storage: Path, config_file: Path, *overrides: str) -> dict[str, li
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(tmp_path_factory: pytest.TempPathFactory,
+             ray_cluster: None) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One complete run, shared by the tests that only look at it."""
     folder = tmp_path_factory.mktemp("finished")
     config_file = folder / "tiny.yaml"
     config_file.write_text(TINY + f"storage: {{uri: {folder / 'storage'}}}\n")
-    return config_file, cli("run", "--config", str(config_file), *ON_RAY)
+    return config_file, cli_here("run", "--config", str(config_file), *ON_RAY)
 
 
 def test_run_ends_with_report_and_table(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.conftest import ROOT
 from tests.job_server import job_server
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import pytest
 
 from configs.loader import load
 from pipeline.config import RunConfig
-from tests.integration.conftest import ROOT, Cli
+from tests.integration.conftest import ROOT
 from tests.tools import cli_here
 
-pytestmark = pytest.mark.timeout(900)
-ALPHAS = (0.1, 0.3, 0.6)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ALPHAS = (0.1, 0.6)
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def finished_trials(storage: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in storage.glob("artifacts/train/*/manifest.json")}
 
 
-def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path, cli: Cli) -> None:
+def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path,
+                                                                ray_cluster: None) -> None:
     storage = tmp_path / "storage"
     slower = "overrides=[train.epochs=60]"
     driver = subprocess.Popen([sys.executable, "-m", "pipeline", "tune", "--config", str(search_config), slower],
@@ -62,7 +63,7 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     before = finished_trials(storage)
     assert 0 < len(before) < len(ALPHAS)
 
-    again = cli("tune", "--config", str(search_config), slower, timeout_s=500)
+    again = cli_here("tune", "--config", str(search_config), slower)
     assert again.returncode == 0, again.stderr
     after = finished_trials(storage)
     assert before.items() <= after.items()

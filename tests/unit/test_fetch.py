@@ -140,6 +140,7 @@ def test_an_installed_package_needs_no_download(tmp_path: Path, monkeypatch: pyt
     ("absent.gguf", "out", None, "absent.gguf: cannot be read"),
     ("text.gguf", "out", None, r"no GGUF file \(it begins with b'# no'"),
     ("text.gguf", None, None, "FOLDER is missing"),
+    ("parts", None, None, "the package is named package:parts"),
     ("taken", "out", None, "nothing is to be fetched"),
     ("package:parts", "taken", None, "holds something else"),
     ("package:parts", "text.gguf", None, "holds something else"),
