@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LLM_INSTALLED := $(VENV)/.installed-llm
-# Compiling what is never imported takes longer than compiling the rest when it is.
+# Compiling what is never imported takes longer than compiling the rest when it is; then it must be kept, or every process
+# compiles anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install -q --no-compile -c .ci/constraints.txt
 # Files of tests at a time.
 TEST_PROCESSES ?= 2
