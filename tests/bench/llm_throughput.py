@@ -88,12 +88,12 @@ def stage(given: argparse.Namespace) -> dict[str, Any]:
     ended = time.time()
     work = storage.read_table(f"{artifact.manifest.info['ledger']}/parts")
     first, last = pc.min(work["started_at"]).as_py(), pc.max(work["answered_at"]).as_py()
-    (given.folder / "prompts.json").write_text(json.dumps(_prompts(config, prepared, given.folder)))
+    (given.folder / "prompts.json").write_text(json.dumps(prompts_of(config, prepared, given.folder)))
     return _figures(pc.sum(work["output_tokens"]).as_py(), pc.sum(work["prompt_tokens"]).as_py(), work.num_rows,
                     last - first, first - started) | {"stage_seconds": round(ended - started, 1)}
 
 
-def _prompts(config: Any, prepared: Any, folder: Path) -> list[list[int]]:
+def prompts_of(config: Any, prepared: Any, folder: Path) -> list[list[int]]:
     """The very prompts that the stage sent, as tokens."""
     from pipeline.profile.engines import engine_of
     from pipeline.profile.histories import Histories

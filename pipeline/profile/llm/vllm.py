@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from cluster.machine import cpu_count
 from pipeline.profile.llm.config import VLLMEngine
 from pipeline.profile.llm.inference import ERROR, Save, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
@@ -24,8 +25,8 @@ _STAGE_CPUS = 0.1
 _BATCHED_TOKENS = 4096
 _MAX_TASK_RETRIES = 3
 """A batch that ends its engine so often is at fault itself."""
-_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""Defaults for engines on CPUs: GiB of cache, and no pinning of threads that would fight with Ray's."""
+_CACHE_GIB = 2
+"""Of keys and values, for an engine on CPUs."""
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
@@ -45,9 +46,11 @@ class VLLMBackend:
     @property
     def start(self) -> str:
         execution = self.config.execution
-        eager = execution.num_gpus or execution.engine_kwargs.get("enforce_eager")
-        compiled = "" if eager else ", and compiled, which engine_kwargs.enforce_eager=true leaves out"
-        return f"starting vLLM: {self.config.model} is loaded first{compiled}"
+        if execution.num_gpus:
+            return f"starting vLLM: {self.config.model} is loaded first"
+        compiled = "" if self.engine_kwargs()["enforce_eager"] else ", and compiled"
+        return (f"starting vLLM on CPUs, {self._threads()} threads each: {self.config.model} is loaded first{compiled}; "
+                "half a minute or more")
 
     def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
         return drained(lambda: self._stream(requests, save))
@@ -97,9 +100,20 @@ class VLLMBackend:
         if not execution.num_gpus:
             # A prompt read in pieces ends vLLM 0.32 on CPUs when the request has a seed: "CPU Generator does not use
             # offset" (gpu_model_runner.py), so prompts are read whole.
-            defaults |= {"distributed_executor_backend": "mp", "enable_chunked_prefill": False,
+            # Compiling takes minutes at every start there, for its cache is not found again.
+            defaults |= {"distributed_executor_backend": "mp", "enable_chunked_prefill": False, "enforce_eager": True,
                          "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len)}
         return {**defaults, **execution.engine_kwargs, **config.model_kwargs, **ours}
+
+    def _on_cpu(self) -> dict[str, str]:
+        """Variables of engines on CPUs: no pinning of threads, which would fight with Ray's; and as many as there are
+        cores for each, where Ray would give one to an actor that asks for half a CPU."""
+        return {"VLLM_CPU_KVCACHE_SPACE": str(_CACHE_GIB), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "OMP_NUM_THREADS": str(self._threads())}
+
+    def _threads(self) -> int:
+        """Of each engine on CPUs: this machine's cores, shared by the engines where it is one machine."""
+        return max(1, cpu_count() // (self.config.execution.replicas * self.config.execution.tensor_parallel))
 
     def processor_config(self) -> Any:
         """The configuration of ``ray.data.llm``."""
@@ -108,7 +122,7 @@ class VLLMBackend:
         execution = self.config.execution
         bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
         given = dict(execution.runtime_env)
-        variables = {**_ALWAYS, **({} if execution.num_gpus else _ON_CPU), **given.pop("env_vars", {})}
+        variables = {**_ALWAYS, **({} if execution.num_gpus else self._on_cpu()), **given.pop("env_vars", {})}
         return vLLMEngineProcessorConfig(
             model_source=self.files.name_or_path, concurrency=(execution.replicas, execution.replicas),
             batch_size=execution.batch_size, max_concurrent_batches=execution.concurrent_batches,
