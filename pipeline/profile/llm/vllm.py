@@ -49,8 +49,8 @@ class VLLMBackend:
         if execution.num_gpus:
             return f"starting vLLM: {self.config.model} is loaded first"
         compiled = "" if self.engine_kwargs()["enforce_eager"] else ", and compiled"
-        return (f"starting vLLM on CPUs, {self._threads()} threads each: {self.config.model} is loaded{compiled} first, "
-                "half a minute or more")
+        return (f"starting vLLM on CPUs, {self._threads()} threads each: {self.config.model} is loaded{compiled} "
+                "first, half a minute or more")
 
     def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
         return drained(lambda: self._stream(requests, save))
