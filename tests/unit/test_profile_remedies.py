@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from cluster.storage import Storage
 from pipeline.profile.llm import progress
+from pipeline.profile.llm.config import OpenAIEngine, OpenAIExecution
+from pipeline.profile.llm.cost import Estimate
+from pipeline.profile.llm.ledger import Ledger
 from pipeline.profile.llm.progress import AnswerProgress
+from pipeline.profile.llm.requests import Author
 from pipeline.profile.remedies import rejected, remedy
 
 
@@ -40,4 +47,18 @@ def test_a_running_pass_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch,
     assert told.line() == ("profile: pass 1: 138 of 1,000 answered, 1,000 prompt and 200 output tokens/s, "
                            f"7 min 10 s to go; 3 without an answer (HTTP 500: 2, {'a' * 80}: 1)")
     assert told.summary().startswith("profile: pass 1: 138 answers in 100.0 s, 1,000 prompt and 200 output tokens/s; 3")
+    assert told.tokens_per_second == pytest.approx(128 / 138 * 120_000 / 65), "without the start and what came first"
+
+
+def test_a_plan_takes_the_speed_that_was_measured_where_none_is_set(storage: Storage) -> None:
+    ledger = Ledger.of(storage, Author({"model": "m"}))
+    assert ledger.speed is None
+    ledger.remember_speed(412.34)
+    engine = OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t")
+    measured = replace(Estimate.nothing(engine, ledger.speed), asked=1000, asked_tokens=450_000)
+    assert list(measured.lines())[-1].startswith("at most 2.93 GPU-hours at 412 tokens/s, as the latest answers came; ")
+    unknown = Estimate.nothing(engine)
+    assert list(unknown.lines())[-1].startswith("hours: known after the first answers")
+    told = Estimate.nothing(engine.model_copy(update={"execution": OpenAIExecution(tokens_per_second=7)}), ledger.speed)
+    assert (told.tokens_per_second, told.measured) == (7, False)
 

@@ -25,6 +25,8 @@ class Estimate:
     retries: int
     max_tokens: int
     tokens_per_second: float | None
+    measured: bool
+    """Whether the speed is that of the ledger's latest answers; else it is the configuration's."""
     price_per_hour: float | None
     gpus: float
     first: int = 0
@@ -43,11 +45,16 @@ class Estimate:
     """Bound on their prompt tokens."""
 
     @classmethod
-    def nothing(cls, llm: LLMConfig) -> Estimate:
-        """No user yet."""
+    def nothing(cls, llm: LLMConfig, measured: float | None = None) -> Estimate:
+        """No user yet.
+
+        Args:
+            measured: prompt and output tokens per second, for where the configuration tells none.
+        """
         execution = llm.execution
-        return cls(llm.gate.retries, llm.sampling.max_tokens, execution.tokens_per_second, execution.price_per_hour,
-                   execution.gpus)
+        speed = execution.tokens_per_second
+        return cls(llm.gate.retries, llm.sampling.max_tokens, speed or measured, speed is None,
+                   execution.price_per_hour, execution.gpus)
 
     def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
         """With the users of a part of a pass (columns of USAGE) and the requests that they are the first to want."""
@@ -102,10 +109,11 @@ class Estimate:
         yield (f"at most, with merges and {self.retries} retries of each: {self.requests_bound:,} requests, "
                f"{self.prompt_bound:,} prompt tokens, {self.output_bound:,} output tokens")
         if self.gpu_hours is None:
-            yield "hours: set engine.execution.tokens_per_second for an estimate"
+            yield "hours: known after the first answers, or set engine.execution.tokens_per_second"
             return
         money = "price: set engine.execution.price_per_hour" if self.price is None else f"price {self.price:,.2f}"
-        yield f"at most {self.gpu_hours:,.2f} GPU-hours at {self.tokens_per_second:,.0f} tokens/s; {money}"
+        source = ", as the latest answers came" if self.measured else ""
+        yield f"at most {self.gpu_hours:,.2f} GPU-hours at {self.tokens_per_second:,.0f} tokens/s{source}; {money}"
 
     def demand_confirmation(self, limit: float | None) -> None:
         """

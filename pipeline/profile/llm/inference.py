@@ -115,10 +115,14 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
         return
     say(f"profile: pass {number + 1}: {total:,} requests; {backend.start}")
     progress = AnswerProgress(f"profile: pass {number + 1}", total)
-    with progress:
-        for saved in backend.answers(Unanswered(out, source, np.sort(done)), Save(ledger, failures, out.attempt)):
-            for row in saved.to_pylist():
-                progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
+    try:
+        with progress:
+            for saved in backend.answers(Unanswered(out, source, np.sort(done)), Save(ledger, failures, out.attempt)):
+                for row in saved.to_pylist():
+                    progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
+    finally:
+        if (speed := progress.tokens_per_second) is not None:
+            ledger.remember_speed(speed)
     say(progress.summary())
 
 

@@ -1,7 +1,7 @@
 """Every answer a model has given, below the storage root, shared by all artifacts: nothing is asked twice.
 
-``ledger/<author>/author.json`` says who answered; ``ledger/<author>/parts/*.parquet`` hold the answers. A part is
-whole or absent, and is never changed. Deleting the folder loses money, no correctness.
+``ledger/<author>/author.json`` says who answered, ``speed.json`` how fast; ``ledger/<author>/parts/*.parquet`` hold the
+answers. A part is whole or absent, and is never changed. Deleting the folder loses money, no correctness.
 
 Legend: K answers in the ledger.
 """
@@ -38,6 +38,7 @@ ATTEMPT: Final = "attempt"
 SCHEMA: Final = pa.schema([
     (REQUEST, pa.string()), (TEXT, pa.string()), (FINISH, pa.string()), (PROMPT_TOKENS, pa.int32()),
     (OUTPUT_TOKENS, pa.int32()), (STARTED_AT, pa.float64()), (ANSWERED_AT, pa.float64()), (ATTEMPT, pa.string())])
+_TOKENS_PER_SECOND = "tokens_per_second"
 GROUP_ROWS = 1000
 """Answers read at once when one of them is looked up."""
 _PART_ROWS = 50_000
@@ -87,6 +88,16 @@ class Ledger:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=[REQUEST])[REQUEST].to_pylist()
 
+    @property
+    def speed(self) -> float | None:
+        """Prompt and output tokens per second when the author was last asked; None: not known."""
+        known = self.storage.read_json(self._speed) if self.storage.exists(self._speed) else {}
+        return known.get(_TOKENS_PER_SECOND)
+
+    def remember_speed(self, tokens_per_second: float) -> None:
+        """For the plans of later commands."""
+        self.storage.write_json(self._speed, {_TOKENS_PER_SECOND: round(tokens_per_second, 1)})
+
     def gather(self, attempt: str) -> int:
         """Put the small parts of an attempt into large ones; returns how many answers the attempt asked for.
 
@@ -113,6 +124,10 @@ class Ledger:
             self.write(pa.concat_tables(self.table(name) for name in names).sort_by(ANSWERED_AT))
             for name in names:
                 self.storage.delete(f"{self._parts}/{name}")
+
+    @property
+    def _speed(self) -> str:
+        return f"{self.folder}/speed.json"
 
     @property
     def _parts(self) -> str:

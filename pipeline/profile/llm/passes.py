@@ -112,7 +112,8 @@ class Passes:
                      id_column=USER_IDX, columns=columns, num_rows=len(pending), execution=execution,
                      label=f"profile: writing prompts, pass {number + 1}", folder=folder,
                      only=pending if number else None)
-            parted = split_pass(self.out, folder, pending, Estimate.nothing(self.builder.llm), first=not number)
+            parted = split_pass(self.out, folder, pending, Estimate.nothing(self.builder.llm, ledger.speed),
+                                first=not number)
             self.out.storage.write_json(split, parted)
         return dict(self.out.storage.read_json(split))
 

@@ -32,7 +32,7 @@ def lines(builder: PromptBuilder, prepared: Artifact | None) -> list[str]:
 def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, int]:
     """The estimate, and the number of users."""
     ledger = Ledger(prepared.storage, f"{FOLDER}/{builder.author.digest}")
-    estimate, users = Estimate.nothing(builder.llm), 0
+    estimate, users = Estimate.nothing(builder.llm, ledger.speed), 0
     met: set[int] = set()
     columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if builder.llm.prompt.reviews else [])]
     with tempfile.TemporaryDirectory() as folder:

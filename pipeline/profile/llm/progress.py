@@ -15,6 +15,8 @@ _LONGEST_PAUSE_S: Final = 300.0
 _PAUSE_SHARE: Final = 0.1
 """The next line comes after this share of the time so far: a run of days prints no book."""
 _SHOWN_ERRORS, _SHOWN_CHARS = 3, 80
+_ENOUGH_ANSWERS = 20
+"""Fewer say little about the speed."""
 
 
 class AnswerProgress:
@@ -69,6 +71,15 @@ class AnswerProgress:
         now = time.monotonic()
         return (f"{self._label}: {self._answered:,} answers in {now - self._started:.1f} s, {self._speed(now)}"
                 f"{self._failures()}")
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Prompt and output tokens since the first answer came; None: too few answers to tell."""
+        done = self._answered - self._before_rate
+        if self._first is None or done < _ENOUGH_ANSWERS:
+            return None
+        share = done / self._answered
+        return share * (self._prompt_tokens + self._output_tokens) / max(time.monotonic() - self._first, 1e-3)
 
     def _speed(self, now: float) -> str:
         """Since the start, the engine's own start included."""
