@@ -28,7 +28,7 @@ class AnswerProgress:
             total: requests that are to be answered.
         """
         self._label, self._total = label, total
-        self._answered = self._failed = self._before_rate = 0
+        self._answered = self._failed = self._before_rate = self._tokens_before_rate = 0
         self._prompt_tokens = self._output_tokens = 0
         self._errors: Counter[str] = Counter()
         self._started = time.monotonic()
@@ -53,6 +53,7 @@ class AnswerProgress:
         self._errors.update(error[:_SHOWN_CHARS] for error in errors)
         if answered and self._first is None:
             self._first, self._before_rate = time.monotonic(), self._answered + self._failed
+            self._tokens_before_rate = self._prompt_tokens + self._output_tokens
             say(f"{self._label}: first answer after {self._first - self._started:.0f} s")
 
     def line(self) -> str:
@@ -74,12 +75,11 @@ class AnswerProgress:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Prompt and output tokens since the first answer came; None: too few answers to tell."""
-        done = self._answered - self._before_rate
-        if self._first is None or done < _ENOUGH_ANSWERS:
+        """Prompt and output tokens since the first answers came; None: too few answers to tell."""
+        if self._first is None or self._answered + self._failed - self._before_rate < _ENOUGH_ANSWERS:
             return None
-        share = done / self._answered
-        return share * (self._prompt_tokens + self._output_tokens) / max(time.monotonic() - self._first, 1e-3)
+        tokens = self._prompt_tokens + self._output_tokens - self._tokens_before_rate
+        return tokens / max(time.monotonic() - self._first, 1e-3)
 
     def _speed(self, now: float) -> str:
         """Since the start, the engine's own start included."""
