@@ -143,9 +143,8 @@ def test_a_killed_asker_is_replaced(tmp_path: Path, config: ProfileConfig) -> No
 def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> ProfileConfig:
     pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
     return ProfileConfig(execution=ACTORS, engine={
-        "kind": "vllm", "model": str(make_model(tmp_path_factory.mktemp("model"))), "dtype": "float32",
-        "max_model_len": 2048,
-        "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 150, "ignore_eos": True},
+        "kind": "vllm", "model": str(make_model(tmp_path_factory.mktemp("model"))), "max_model_len": 2048,
+        "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 400, "ignore_eos": True},
         "execution": {"num_gpus": 0, "num_cpus": 0.5, "batch_size": 4, "concurrent_batches": 2,
                       "engine_kwargs": {"enforce_eager": True, "max_num_seqs": 8}}})
 
