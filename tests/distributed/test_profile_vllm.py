@@ -90,7 +90,7 @@ def check_long_histories(storage: Storage, config: ProfileConfig, levels: int) -
 def test_structured_output_is_parsed_and_vllm_reads_the_planned_tokens(storage: Storage, model: Path) -> None:
     prepared = make_text_prepared(storage, users=24, textless=0)
     config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, sampling={"max_tokens": 2000}),
-                       form="short")
+                       form="short", max_rejected_fraction=1.0)
     engine = engine_of(config)
     estimate, _ = estimate_of(engine.prompt_builder(engine.digests()), prepared)  # type: ignore[attr-defined]
     artifact = build(prepared, storage, config)
