@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 from pathlib import Path
+from typing import Any
 
 from cluster.faults import fault
 from configs.errors import DataError, MissingExtraError
@@ -56,7 +57,7 @@ def to_safetensors(path: Path, folder: Path, shown: str) -> None:
     logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # bars of its own, which nothing turns off
-            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
+            model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
             # The weights are whole numbers no longer, and must not be announced as such.
             model.hf_quantizer, model.is_quantized = None, False
