@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "llm" if item.get_closest_marker("llm") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (not item.get_closest_marker("llm"), not item.get_closest_marker("slow")))
+    items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

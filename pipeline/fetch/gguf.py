@@ -57,8 +57,9 @@ def to_safetensors(path: Path, folder: Path, shown: str) -> None:
     logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # bars of its own, which nothing turns off
-            model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
-            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+            model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
+            tokenizer = AutoTokenizer.from_pretrained(**where)
             # The weights are whole numbers no longer, and must not be announced as such.
             model.hf_quantizer, model.is_quantized = None, False
             if hasattr(model.config, "quantization_config"):
