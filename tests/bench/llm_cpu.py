@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench.llm_page import vllm_variables, write_results
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 OUTPUT_TOKENS, MAX_LENGTH = 64, 2048
@@ -74,14 +76,9 @@ def _in_fresh_process(name: str, model: str, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "tests.bench.llm_cpu", "--model", model, "--setting", name, "--folder",
                     str(folder)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-                   env={**os.environ, "PYTHONPATH": str(ROOT), **_environment(BASE | SETTINGS[name])})
+                   env={**os.environ, "PYTHONPATH": str(ROOT), **vllm_variables((BASE | SETTINGS[name])["threads"])})
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found | {"process_seconds": round(time.perf_counter() - started, 1)}
-
-
-def _environment(setting: dict[str, Any]) -> dict[str, str]:
-    return {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": str(setting["threads"])}
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -106,19 +103,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def record(given: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
     """``bench-llm-cpu.json`` and ``bench-llm-cpu.md``."""
-    from pipeline.work.provenance import provenance
-
-    source, base = provenance(), found.get("base")
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "bench-llm-cpu.json").write_text(json.dumps(
-        {"provenance": source, "model": given.model, "base": BASE, "settings": SETTINGS, "found": found},
-        indent=1) + "\n", encoding="utf-8")
+    base = found.get("base")
+    figures = {"model": given.model, "base": BASE, "settings": SETTINGS, "found": found}
     rows = "\n".join(
         f"| {name} | {one['prompt_tokens_per_second']:,} | {one['output_tokens_per_second']:,} | "
         f"{one['output_tokens_per_second'] / base['output_tokens_per_second'] if base else float('nan'):.2f} | "
         f"{one['start_seconds']} |" for name, one in found.items())
-    machine, first = source["machine"], next(iter(found.values()))
-    (given.results / "bench-llm-cpu.md").write_text(f"""# vLLM on a CPU: settings
+    first = next(iter(found.values()))
+    write_results(given.results, "bench-llm-cpu", figures, f"""# vLLM on a CPU: settings
 
 `{given.model}`, {given.users} requests, {first['prompt_tokens']:,} prompt tokens in all, {OUTPUT_TOKENS} output tokens
 each. Base: {', '.join(f'{name} {value}' for name, value in BASE.items() if value is not None)}.
@@ -126,16 +118,7 @@ The start of the engine is not in the tokens per second.
 
 | setting | prompt tokens/s | output tokens/s | ÷ base | start, seconds |
 |---|---|---|---|---|
-{rows}
-
-| | |
-|---|---|
-| date | {source["date"]} |
-| commit | {source["commit"]} |
-| machine | {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB |
-| versions | Python {source["python"]}, {", ".join(f"{k} {v}" for k, v in source["versions"].items())} |
-""", encoding="utf-8")
-    print((given.results / "bench-llm-cpu.md").read_text())
+{rows}""")
 
 
 if __name__ == "__main__":

