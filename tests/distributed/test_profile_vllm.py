@@ -98,7 +98,7 @@ def test_structured_output_is_parsed_and_vllm_reads_the_planned_tokens(storage: 
     info = artifact.manifest.info
     assert (info["requests"], info["asked"], info["prompt_tokens"]) == (24, 24, estimate.first_tokens)
     texts = artifact.read_table("profiles")[PROFILE].to_pylist()
-    assert texts, f"random weights come to an end now and then: {info}"
+    assert len(texts) >= 4, info
     assert all(text.startswith("Tastes: ") and "\nSummary: " in text for text in texts)
 
 

@@ -90,7 +90,7 @@ def items(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
-@pytest.mark.parametrize("count", [3, 60, 200])
+@pytest.mark.parametrize("count", [3, 60, 400])
 def test_each_item_stands_in_exactly_one_prompt_and_every_prompt_fits(chat: ChatTokenizer, strategy: str,
                                                                       count: int) -> None:
     config = engine(long_history={"strategy": strategy})
