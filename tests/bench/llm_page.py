@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.profile.llm import cpu
 from pipeline.work.provenance import provenance
 
 
-def vllm_variables(threads: int | None = None, cache_gib: int = 2) -> dict[str, str]:
-    """The environment of an engine of this machine; ``threads``: None for as many as there are cores."""
-    return {"VLLM_CPU_KVCACHE_SPACE": str(cache_gib), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1",
-            "OMP_NUM_THREADS": str(threads or os.cpu_count() or 1)}
+def vllm_variables(threads: int | None = None) -> dict[str, str]:
+    """The environment that the stage gives an engine on this machine; ``threads``: None for as many as cores."""
+    return {**cpu.variables(threads or os.cpu_count() or 1), "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def write_results(folder: Path, name: str, figures: Mapping[str, Any], text: str) -> None:

@@ -71,12 +71,14 @@ def ask(given: argparse.Namespace, model: str) -> None:
     """Every missing cell of one model, through one engine."""
     from vllm import LLM
 
+    from models.matmul import HAS_BF16
+    from pipeline.profile.llm import cpu
     from pipeline.work import hub
 
     files = hub.locate("--models", model, None, hub.identity("--models", model, None))
-    llm = LLM(files.name_or_path, max_model_len=MAX_LENGTH, dtype="bfloat16", enforce_eager=True,
-              enable_chunked_prefill=False, max_num_batched_tokens=MAX_LENGTH,
-              structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True})
+    llm = LLM(files.name_or_path, max_model_len=MAX_LENGTH, dtype="bfloat16" if HAS_BF16 else "float32",
+              structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+              **cpu.arguments(MAX_LENGTH))
     for data, form, style in cells(given):
         target = cell_file(given, model, data, form, style)
         if not target.exists():

@@ -110,7 +110,7 @@ def prompts_of(config: Any, prepared: Any, folder: Path) -> list[list[int]]:
 
 def raw(given: argparse.Namespace) -> dict[str, Any]:
     """One vLLM engine in this process, all prompts at once."""
-    os.environ |= vllm_variables(given.threads, cache_gib=1)
+    os.environ |= vllm_variables(given.threads)
     from vllm import LLM, SamplingParams
 
     prompts = json.loads((given.folder / "prompts.json").read_text())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cluster.machine import cpu_count
+from pipeline.profile.llm import cpu
 from pipeline.profile.llm.config import VLLMEngine
 from pipeline.profile.llm.inference import ERROR, Save, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
 
 _INFERENCE_ERROR = "__inference_error__"
 _STAGE_CPUS = 0.1
-_BATCHED_TOKENS = 4096
 _MAX_TASK_RETRIES = 3
 """A batch that ends its engine so often is at fault itself."""
 _SLOW_BF16 = "this CPU has no products in bfloat16, profile.engine.dtype=float32 is several times faster here"
-_CACHE_GIB = 2
-"""Of keys and values, for an engine on CPUs."""
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
@@ -102,18 +100,8 @@ class VLLMBackend:
         if self.schema is not None:  # else a model may write white space up to its limit
             defaults["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
         if not execution.num_gpus:
-            # A prompt read in pieces ends vLLM 0.32 on CPUs when the request has a seed: "CPU Generator does not use
-            # offset" (gpu_model_runner.py), so prompts are read whole.
-            # Compiling takes minutes at every start there, for its cache is not found again.
-            defaults |= {"distributed_executor_backend": "mp", "enable_chunked_prefill": False, "enforce_eager": True,
-                         "max_num_batched_tokens": max(_BATCHED_TOKENS, config.max_model_len)}
+            defaults |= cpu.arguments(config.max_model_len, execution.tensor_parallel)
         return {**defaults, **execution.engine_kwargs, **config.model_kwargs, **ours}
-
-    def _on_cpu(self) -> dict[str, str]:
-        """Variables of engines on CPUs: no pinning of threads, which would fight with Ray's; and as many as there are
-        cores for each, where Ray would give one to an actor that asks for half a CPU."""
-        return {"VLLM_CPU_KVCACHE_SPACE": str(_CACHE_GIB), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "OMP_NUM_THREADS": str(self._threads())}
 
     def _threads(self) -> int:
         """Of each engine on CPUs: this machine's cores, shared by the engines where it is one machine."""
@@ -126,7 +114,8 @@ class VLLMBackend:
         execution = self.config.execution
         bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
         given = dict(execution.runtime_env)
-        variables = {**_ALWAYS, **({} if execution.num_gpus else self._on_cpu()), **given.pop("env_vars", {})}
+        on_cpu = {} if execution.num_gpus else cpu.variables(self._threads(), execution.tensor_parallel)
+        variables = {**_ALWAYS, **on_cpu, **given.pop("env_vars", {})}
         return vLLMEngineProcessorConfig(
             model_source=self.files.name_or_path, concurrency=(execution.replicas, execution.replicas),
             batch_size=execution.batch_size, max_concurrent_batches=execution.concurrent_batches,
