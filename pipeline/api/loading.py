@@ -13,6 +13,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, illegal
 from configs.loader import validate
 from pipeline.api.items import Items
+from pipeline.api.nearest import NearestItems, available
 from pipeline.api.recommender import Recommender
 from pipeline.config import RunConfig
 from pipeline.store.artifacts import Artifact, open_artifact
@@ -49,7 +50,11 @@ def of_folder(folder: Path, device: str = "cpu") -> Recommender:
         table = pq.ParquetFile(folder / ITEMS).read()
     except (OSError, pa.ArrowInvalid) as exc:
         raise ArtifactError(f"{folder / ITEMS}: cannot be read: {exc}; export the run again") from exc
-    return Recommender(load_model(folder), Items.from_table(table, str(folder / ITEMS)), card, device)
+    model = load_model(folder)
+    nearest = None
+    if "ann" in card and available():
+        nearest = NearestItems.open(folder, *model.item_weights_VD().shape)
+    return Recommender(model, Items.from_table(table, str(folder / ITEMS)), card, device, nearest)
 
 
 def of_artifact(trained: Artifact, device: str = "cpu") -> Recommender:

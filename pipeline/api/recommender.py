@@ -19,10 +19,11 @@ from models.protocols import SequenceEncoder
 from models.ranking import SHARD_USERS, Choice, Lists
 from models.ranking import recommend as best_lists
 from models.scoring import EncoderScorer
-from models.sequences import Sequences
+from models.sequences import Sequences, flat_histories
 from models.threads import on_threads
 from pipeline.api.filters import Filter, text_id
 from pipeline.api.items import Items
+from pipeline.api.nearest import NearestItems
 from pipeline.api.recommendations import Recommendations
 from pipeline.work.threads import torch_threads
 
@@ -40,13 +41,14 @@ class Recommender:
     """
 
     def __init__(self, encoder: SequenceEncoder, items: Items, card: dict[str, Any] | None = None,
-                 device: torch.device | str = "cpu") -> None:
+                 device: torch.device | str = "cpu", nearest: NearestItems | None = None) -> None:
         """
         Args:
             encoder: one of ours, or any module that follows ``models.protocols.SequenceEncoder``.
             items: its catalogue.
             card: what is known of the model.
             device: where it reads histories; lists are made on the CPU.
+            nearest: an index of its items, for approximate lists.
 
         Raises:
             DataError: the encoder has another number of items.
@@ -56,12 +58,13 @@ class Recommender:
             raise DataError(illegal("items", len(items), f"{encoder.num_items}, as many as the encoder scores"))
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ResourceError(f"device: got {str(device)!r}, and torch sees no GPU here; legal: cpu")
-        self.items, self.card = items, dict(card or {})
+        self.items, self.card, self._nearest = items, dict(card or {}), nearest
         self._scorer = EncoderScorer(encoder, device)
         self._precision: Any = "bf16" if HAS_BF16 and len(items) >= _LARGE_CATALOGUE else "fp32"
         self._choices: dict[Filter, tuple[Choice, int]] = {}
 
-    def recommend(self, sequences: Any, k: int = 10, filter: Filter | None = None) -> Recommendations:
+    def recommend(self, sequences: Any, k: int = 10, filter: Filter | None = None, approximate: bool = False
+                  ) -> Recommendations:
         """The best ``k`` items after each sequence.
 
         Args:
@@ -70,33 +73,49 @@ class Recommender:
                 items that the filter lets through.
             k: list length, 1…10,000; a list is shorter where the filter leaves fewer items.
             filter: what may be recommended; None: all that the sequence does not hold.
+            approximate: look into the index of an exported folder (``mentorec export --ann``), sooner with large
+                catalogues; a list may miss an item. Lists of a filter by items or categories stay exact.
 
         Raises:
-            DataError: bad sequences, ``k`` or filter; one line names the value and what is legal.
+            DataError: bad sequences, ``k`` or filter; one line names the value and what is legal. Or ``approximate``
+                and no index.
             TrainingError: the model's numbers are not finite.
         """
         known = self.items.known(sequences)
-        return self.recommend_known(known.sequences, known.unknown_N, k, filter)
+        return self.recommend_known(known.sequences, known.unknown_N, k, filter, approximate)
 
-    def recommend_known(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None
-                        ) -> Recommendations:
+    def recommend_known(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None,
+                        approximate: bool = False) -> Recommendations:
         """:meth:`recommend` for sequences of items 1…n; ``unknown_N``: items that were left out of each, int32."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
             raise DataError(illegal("k", k, f"a whole number, 1…{MAX_K:,}"))
+        if approximate:
+            self.require_index()
         asked = filter or Filter()
         choice, strange = self._choice(asked)
+        nearest = self._nearest if approximate and choice is None else None
 
         def of_shard(start: int) -> Lists:  # the shards of `evaluate`, so that lists are its own to the last bit
+            if nearest is not None:
+                return _nearest_lists(self._scorer, nearest, sequences.part(start, start + SHARD_USERS), int(k),
+                                      asked.seen)
             return best_lists(self._scorer, sequences.part(start, start + SHARD_USERS), int(k),
                               filter_seen=asked.seen, precision=self._precision, choice=choice)
 
-        parts = _in_order(of_shard, list(range(0, len(sequences), SHARD_USERS)))
+        starts = list(range(0, len(sequences), SHARD_USERS))
+        parts = _in_order(of_shard, starts) if nearest is None else [of_shard(start) for start in starts]
         items_NK = np.concatenate([np.zeros((0, k), np.int32), *(part.items_NK for part in parts)])
         scores_NK = np.concatenate([np.zeros((0, k)), *(part.scores_NK for part in parts)]).astype(np.float32)
         popular_N = sequences.lengths == 0
         if popular_N.any():
             items_NK[popular_N], scores_NK[popular_N] = self._popular(choice, int(k))
         return Recommendations(items_NK, scores_NK, popular_N, unknown_N, strange, self.items)
+
+    def require_index(self) -> None:
+        """Raise DataError where approximate lists cannot be had."""
+        if self._nearest is None:
+            raise DataError("approximate: no index of the model's items was found; legal: a folder that `mentorec "
+                            "export --ann` has written, with the extra `ann` installed; or approximate=false")
 
     def score(self, sequence: Iterable[object], items: Iterable[object]) -> np.ndarray:
         """Scores of chosen items after one sequence, float32 [P]: inner products, comparable within the sequence.
@@ -165,6 +184,24 @@ class Recommender:
         items_K[: len(ordered[:k])] = ordered[:k]
         scores_K[: len(ordered[:k])] = self.items.counts_V[ordered[:k] - 1]
         return items_K, scores_K
+
+
+def _nearest_lists(scorer: EncoderScorer, nearest: NearestItems, sequences: Sequences, k: int, seen: bool) -> Lists:
+    """As :func:`models.ranking.recommend`, from an index, asked for as many more as the longest sequence holds."""
+    states_ND = scorer.states(sequences, np.arange(len(sequences))).cpu().numpy()
+    longest = int(sequences.lengths.max(initial=0)) if seen else 0
+    items_NC, scores_NC = nearest.search(states_ND, min(k + longest, scorer.num_items))
+    out_NC = items_NC == 0
+    if seen:
+        rows, items, _ = flat_histories(sequences, np.arange(len(sequences)))
+        cells_NC = np.arange(len(sequences))[:, None] * (scorer.num_items + 1) + items_NC
+        out_NC |= np.isin(cells_NC, rows * (scorer.num_items + 1) + items)
+    first = np.argsort(out_NC, axis=1, kind="stable")[:, :k]
+    items_NK, scores_NK, out_NK = (np.take_along_axis(found, first, 1) for found in (items_NC, scores_NC, out_NC))
+    lists = np.zeros((len(sequences), k), np.int32), np.full((len(sequences), k), np.nan, np.float32)
+    lists[0][:, : items_NK.shape[1]] = np.where(out_NK, 0, items_NK)
+    lists[1][:, : items_NK.shape[1]] = np.where(out_NK, np.nan, scores_NK)
+    return Lists(*lists)
 
 
 def _in_order(work: Any, starts: list[int]) -> list[Lists]:

@@ -162,6 +162,8 @@ def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name 
            seed: Annotated[int | None, typer.Option(help="Default: the run's first.")] = None,
            licence: Annotated[str | None, typer.Option(help="Of the model, for its card, such as CC-BY-4.0.")] = None,
            onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX (extra: onnx).")] = False,
+           ann: Annotated[bool, typer.Option("--ann", help="Also write an index for approximate lists (extra: ann).")] =
+           False,
            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
            dry_run: DryRun = False, quiet: Quiet = False) -> None:
     """A run's recommender as a folder that needs nothing else."""
@@ -172,7 +174,7 @@ def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name 
     from pipeline.export.folder import export as write
 
     with told(folder):
-        print_lines(write(run, folder, run_config.storage, arm, seed, licence, onnx, overwrite))
+        print_lines(write(run, folder, run_config.storage, arm, seed, licence, onnx, ann, overwrite))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from cluster.storage import Storage
 from configs.errors import ConfigError, illegal
 from pipeline.api.items import catalogue
 from pipeline.api.loading import find_trained, of_run, prepared_of
+from pipeline.api.nearest import INDEX, NearestItems
 from pipeline.export.card import card_entries, readme
 from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
 from pipeline.store.artifacts import Artifact, open_artifact
@@ -23,7 +24,7 @@ FILES = {WEIGHTS: "the weights, fp32 (safetensors)", CARD: "the model's settings
 
 
 def export(run: str, target: str, storage: StorageConfig, arm: str | None = None, seed: int | None = None,
-           licence: str | None = None, onnx: bool = False, overwrite: bool = False) -> list[str]:
+           licence: str | None = None, onnx: bool = False, ann: bool = False, overwrite: bool = False) -> list[str]:
     """Write a recommender of a run to a folder that ``pipeline.api.load`` reads.
 
     Args:
@@ -33,6 +34,7 @@ def export(run: str, target: str, storage: StorageConfig, arm: str | None = None
         arm, seed: see :func:`pipeline.api.load`.
         licence: of the model, for its card.
         onnx: also write the ONNX graphs.
+        ann: also write an index of the items, for approximate lists.
         overwrite: replace what an earlier export has left there.
 
     Returns:
@@ -41,7 +43,7 @@ def export(run: str, target: str, storage: StorageConfig, arm: str | None = None
     Raises:
         ConfigError: the target holds something, or the run has no such arm or seed.
         ArtifactError: the run, its model or its data are missing or damaged.
-        MissingExtraError: ``onnx`` without its packages.
+        MissingExtraError: ``onnx`` or ``ann`` without their packages.
         StorageError: the target cannot be written.
     """
     named = "/" not in run
@@ -51,11 +53,13 @@ def export(run: str, target: str, storage: StorageConfig, arm: str | None = None
     out = Storage.from_config(storage.model_copy(update={"uri": target}) if own_store else StorageConfig(uri=target))
     _check_target(out, target, overwrite)
     with out.upload_folder("") as folder:
-        files = write_folder(folder, trained, run.rstrip("/").rpartition("/")[2], licence, onnx)
+        files = write_folder(folder, trained, run.rstrip("/").rpartition("/")[2], licence, onnx, ann)
+    for name in {*out.names("")} - {*files}:  # of the export that this one replaces
+        out.delete(name)
     return [f"{out.path('')}/{name}" for name in files]
 
 
-def write_folder(folder: Path, trained: Trained, name: str, licence: str | None, onnx: bool) -> list[str]:
+def write_folder(folder: Path, trained: Trained, name: str, licence: str | None, onnx: bool, ann: bool) -> list[str]:
     """The files, in the order in which they are written; ``name`` is the run's."""
     artifact = trained.artifact
     prepared = prepared_of(artifact)
@@ -71,6 +75,10 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
         info["onnx"] = {"longest_input": longest_input(student), "input": "items", "outputs": ["state", "scores"]}
         files |= {ENCODER_FILE: "ONNX: item indices, right-padded with 0 → the user's state",
                   SCORES_FILE: "ONNX: the same → the state, and scores of all items"}
+    if ann:
+        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
+        info["ann"] = {"file": INDEX, "library": "faiss", "kind": "HNSW, inner product"}
+        files[INDEX] = "faiss (HNSW, inner product): items 1…n in order, for lists that may miss an item"
     page = readme(name, {**own_card, **info}, {**files, CARD: FILES[CARD]})
     (folder / README).write_text(page, encoding="utf-8")
     save_model(folder, student.state_dict(), student_config(own_card), items[ITEM_ID], info, items)
@@ -98,7 +106,7 @@ def _evaluation(trained: Trained) -> Artifact | None:
 
 def _check_target(out: Storage, target: str, overwrite: bool) -> None:
     there = out.names("")
-    strange = set(there) - {*FILES, README, ENCODER_FILE, SCORES_FILE}
+    strange = set(there) - {*FILES, README, ENCODER_FILE, SCORES_FILE, INDEX}
     if there and (strange or not overwrite):
         shown = ", ".join(sorted(strange)[:3] or there[:3])
         remedy = "" if strange else "; --overwrite replaces an earlier export"

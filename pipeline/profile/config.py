@@ -37,6 +37,9 @@ class ProfileConfig(Config):
     """`long`: free paragraphs; `short`: fixed fields."""
     angles: tuple[Angle, ...] = Field(default=("overall",), min_length=1)
     """Several profiles per user, kept apart."""
+    users: int | None = Field(default=None, ge=2)
+    """Only a drawn sample of so many users gets a profile: a trial before all are paid for. A larger sample holds the
+    smaller ones, and answers once given are not asked for again. None: all."""
     recent_items: int | None = Field(default=None, ge=1)
     """Only the last so many training items; None: all."""
     liked_signal: float | None = None

@@ -41,7 +41,7 @@ class Engine(Protocol):
         engine's ``demand`` is of any actor.
 
         Args:
-            ids: every user, ascending.
+            ids: every user who gets a profile, ascending.
             confirmed: the planned price was agreed to.
 
         Returns:

@@ -17,6 +17,8 @@ def key(config: ProfileConfig, prepare_fp: str, digests: DigestCache | None = No
     or too dear, never what they say.
     """
     values = config.key()
+    if config.users is None:
+        values.pop("users")
     for name in ("max_rejected_fraction", "max_cost_without_confirm"):
         values.pop(name)
     return StageKey("profile", VERSION, values, {"prepare": prepare_fp}, engine_of(config).digests(digests))

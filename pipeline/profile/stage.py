@@ -16,6 +16,7 @@ from pipeline.profile.definition import COLUMNS, PROFILE_COLUMNS, PROFILES, REJE
 from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
 from pipeline.profile.remedies import rejected, remedy
+from pipeline.profile.sample import sampled
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
@@ -26,7 +27,7 @@ PART_USERS = 50_000
 
 
 def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirmed: bool = False) -> Artifact:
-    """Write a profile of every training user, from the training part alone.
+    """Write a profile of every training user, or of a sample (``config.users``), from the training part alone.
 
     Files: ``profiles/part-*.parquet`` (PROFILE_COLUMNS, sorted by user, angles in config order, ROW_ID 0, 1, …) and
     ``rejected.parquet`` (REJECTED_COLUMNS). Ray must be running unless the engine's ``execution.actors`` is 0. A
@@ -40,10 +41,13 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
         DataError: there is no history, or more than ``max_rejected_fraction`` of the profiles are rejected.
     """
     engine = engine_of(config)
-    ids = rows.row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
-    if not len(ids):
+    everyone = rows.row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
+    if not len(everyone):
         raise DataError("profile: no user has a training history; prepare's stats.json counts what was dropped")
+    ids = sampled(config, everyone)
     if not out.storage.exists(out.relative("stats.json")):
+        if len(ids) < len(everyone):
+            say(f"profile: {len(ids):,} of {len(everyone):,} users, by profile.users")
         check_training_part(prepared)
         started = time.perf_counter()
         facts = dict(engine.write(prepared, out, ids, confirmed))

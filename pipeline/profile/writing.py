@@ -93,5 +93,6 @@ def write_all(engine: WritingEngine, execution: ActorExecution, prepared: Artifa
     facts = dict(engine.prepare(prepared, out))
     map_rows(prepared.storage, prepared.relative("histories"), out, actor=ProfileActor,
              arguments={"config": engine.config, "engine": engine, "out": out}, id_column=USER_IDX,
-             columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids), execution=execution, label="profile")
+             columns=[USER_IDX, ITEMS, SIGNALS], num_rows=len(ids), execution=execution, label="profile",
+             only=None if engine.config.users is None else ids)
     return facts

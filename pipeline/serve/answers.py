@@ -46,13 +46,13 @@ class Answer:
 class Answers:
     """A model that answers, and its successor."""
 
-    def __init__(self, source: str, device: str = "cpu") -> None:
+    def __init__(self, source: str, device: str = "cpu", approximate: bool = False) -> None:
         """
         Raises:
-            ArtifactError: no exported folder, or a damaged one.
+            ArtifactError: no exported folder, a damaged one, or one without the index that approximate lists need.
             ResourceError: a GPU is asked for and not there.
         """
-        self._source, self._device = source.rstrip("/"), device
+        self._source, self._device, self._approximate = source.rstrip("/"), device, approximate
         self._lock = threading.Lock()
         self._stamp, self._recommender = self._load()
 
@@ -77,7 +77,8 @@ class Answers:
             for chosen, places in groups.items():
                 histories = [questions[place].history for place in places]
                 try:  # a list of k items is the head of every longer one
-                    lists = recommender.recommend(histories, max(questions[place].k for place in places), chosen)
+                    longest = max(questions[place].k for place in places)
+                    lists = recommender.recommend(histories, longest, chosen, self._approximate)
                 except DataError as exc:
                     for place in places:
                         found[place] = exc
@@ -100,8 +101,10 @@ class Answers:
         return True
 
     def _load(self) -> tuple[bytes, Recommender]:
-        stamp = self._card()
-        return stamp, of_folder(self._storage().local(""), self._device)
+        stamp, recommender = self._card(), of_folder(self._storage().local(""), self._device)
+        if self._approximate:
+            recommender.require_index()
+        return stamp, recommender
 
     def _card(self) -> bytes:
         """``model.json``, which an export writes last."""

@@ -36,5 +36,7 @@ class ServeConfig(Config):
     """A larger body is refused with 413."""
     max_items: int = Field(default=2000, ge=1)
     """Ids of one request's history, and of each list of its filter."""
+    approximate: bool = False
+    """Lists by the folder's index (`mentorec export --ann`), which may miss an item; lists of a filter stay exact."""
     max_k: int = Field(default=100, ge=1, le=10_000)
     """Items per answer."""

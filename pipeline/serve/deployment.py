@@ -27,7 +27,7 @@ class Service:
     def __init__(self, config: ServeConfig) -> None:
         keep_freed_memory()
         self._config = config
-        self._answers = Answers(config.model, "cuda" if config.num_gpus else "cpu")
+        self._answers = Answers(config.model, "cuda" if config.num_gpus else "cpu", config.approximate)
         self._token = token(config)
         self._together.set_max_batch_size(config.max_batch)  # type: ignore[attr-defined]
         self._together.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]

@@ -134,6 +134,18 @@ def test_a_second_artifact_asks_only_what_changed(storage: Storage, tokenizer: P
         assert len(server.asked) == 82, "another gate reads the same answers"
 
 
+def test_a_trial_of_some_users_is_not_asked_again(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=40, textless=0)
+    with scripted_server() as server:
+        trial, whole = config_of(server.url, tokenizer, users=15), config_of(server.url, tokenizer)
+        spec = engine_of(trial)
+        estimate, users = estimate_of(spec.prompt_builder(spec.digests()), prepared)  # type: ignore[attr-defined]
+        assert (users, estimate.first) == (15, 15)
+        assert build(prepared, storage, trial).manifest.counts["num_out"] == len(server.asked) == 15
+        assert build(prepared, storage, whole).manifest.info["from_ledger"] == 15
+        assert len(server.asked) == 40
+
+
 @pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
 def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strategy: str) -> None:
     chat = ChatTokenizer("t", ModelFiles(str(tokenizer)))

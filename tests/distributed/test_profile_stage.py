@@ -99,6 +99,20 @@ def test_only_the_last_items_count_when_asked(storage: Storage) -> None:
     assert sum(a != b for a, b in texts) > 15
 
 
+@pytest.mark.parametrize("where", [ONE, HERE], ids=["on-ray", "here"])
+def test_a_sample_has_the_profiles_of_the_whole_and_lies_in_a_larger_one(storage: Storage, where: ActorExecution
+                                                                         ) -> None:
+    prepared = make_text_prepared(storage, users=60)
+    texts = {}
+    for users in (10, 25, 60, 61, None):
+        artifact = build(prepared, storage, ProfileConfig(users=users, execution=where, max_rejected_fraction=0.9))
+        told, refused = artifact.read_table("profiles"), artifact.read_table("rejected.parquet")
+        texts[users] = dict(zip(told[USER_IDX].to_pylist(), told[PROFILE].to_pylist(), strict=True))
+        assert told.num_rows + refused.num_rows == min(users or 60, 60) == artifact.manifest.counts["users"]
+        assert told[ROW_ID].to_pylist() == list(range(told.num_rows))
+    assert texts[10].items() <= texts[25].items() <= texts[60].items() == texts[None].items() == texts[61].items()
+
+
 def test_a_call_cut_off_after_the_map_computes_nothing_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = make_text_prepared(storage, users=30, textless=0)
     config = ProfileConfig(execution=ONE)

@@ -13,10 +13,11 @@ import yaml
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from configs.errors import ArtifactError, ConfigError, MentorecError
+from configs.errors import ArtifactError, ConfigError, DataError, MentorecError
 from models.config import SASRecConfig
 from models.sequences import Sequences
-from pipeline.api import load
+from pipeline.api import Filter, load
+from pipeline.api.nearest import NearestItems
 from pipeline.config import RunConfig
 from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
 from pipeline.evaluate.keys import key as evaluate_key
@@ -68,6 +69,37 @@ def test_the_folder_answers_as_the_run_does_and_needs_nothing_else(run: StorageC
     head = yaml.safe_load(page.split("---")[1])
     assert head == {"library_name": "mentorec", "tags": ["recommendation", "sasrec"], "license": "CC-BY-4.0"}
     assert f"| ndcg@10 | {card['metrics']['ndcg@10']:.4f} |" in page
+
+
+def test_an_index_gives_the_lists_of_all_items(run: StorageConfig, tmp_path: Path) -> None:
+    """40 items: the graph's search looks at every one."""
+    pytest.importorskip("faiss", reason="the extra `ann` is not installed")
+    files = export("small", str(tmp_path / "out"), run, arm="plain", ann=True)
+    assert "items.faiss" in {Path(file).name for file in files}
+    recommender = load(tmp_path / "out")
+    sequences = [["item-3", "item-5"], ["nothing"], [f"item-{n}" for n in range(1, 12)], ["item-1"] * 20]
+    for k in (1, 9, 60):
+        for filter in (Filter(), Filter(seen=False), Filter(deny=["item-7"])):
+            exact, near = (recommender.recommend(sequences, k, filter, approximate=way) for way in (False, True))
+            np.testing.assert_array_equal(near.items_NK, exact.items_NK)
+            np.testing.assert_allclose(near.scores_NK, exact.scores_NK, rtol=1e-5, atol=1e-6)
+            assert near.to_polars()["item_id"].to_list() == exact.to_polars()["item_id"].to_list()
+    assert recommender.recommend([], 3, approximate=True).items_NK.shape == (0, 3)
+    export("small", str(tmp_path / "out"), run, arm="distilled", overwrite=True)
+    with pytest.raises(DataError, match="no index of the model's items was found; legal: a folder that"):
+        load(tmp_path / "out").recommend(sequences, approximate=True)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda p, other: p.write_bytes(p.read_bytes()[:100]), "items.faiss: cannot be read; export the run again"),
+    (lambda p, other: other.save(p.parent), "items.faiss: 7 vectors of width 8, the model has 40 of width 8")])
+def test_a_damaged_or_foreign_index_is_one_line(run: StorageConfig, tmp_path: Path, message: str,
+                                                damage: Callable[[Path, NearestItems], object]) -> None:
+    pytest.importorskip("faiss", reason="the extra `ann` is not installed")
+    export("small", str(tmp_path / "out"), run, ann=True)
+    damage(tmp_path / "out" / "items.faiss", NearestItems.build(np.eye(7, 8, dtype=np.float32)))
+    with pytest.raises(ArtifactError, match=message):
+        load(tmp_path / "out")
 
 
 def test_the_arm_is_the_best_on_validation_unless_it_is_named(run: StorageConfig) -> None:

@@ -28,4 +28,5 @@ def test_what_is_said_enters_the_key_and_what_is_accepted_does_not() -> None:
     assert keys.key(config.model_copy(update={"form": "short"}), "fp") != base
     assert keys.key(config.model_copy(update={"engine": KeywordsEngine(max_terms=3)}), "fp") != base
     assert keys.key(config, "other") != base
+    assert keys.key(config.model_copy(update={"users": 50}), "fp") != base
     assert base.digests == {"engine": "keywords-1"}

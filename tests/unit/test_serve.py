@@ -16,10 +16,11 @@ pytest.importorskip("fastapi", reason="Ray Serve (extra `serve`) is not installe
 
 from fastapi.testclient import TestClient
 
-from configs.errors import ArtifactError, ConfigError, MentorecError
+from configs.errors import ArtifactError, ConfigError, DataError, MentorecError
 from models.config import SASRecConfig
 from models.students import build_encoder
 from pipeline.api import Filter, load
+from pipeline.api.nearest import NearestItems
 from pipeline.serve.answers import Answer, Answers, Question
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.http import build_app
@@ -30,16 +31,19 @@ MODEL = SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1)
 ITEMS = 40
 
 
-def write_model(folder: Path, fingerprint: str, seed: int = 0) -> Path:
-    """An exported folder of an untrained model."""
+def write_model(folder: Path, fingerprint: str, seed: int = 0, ann: bool = False) -> Path:
+    """An exported folder of an untrained model, with an index of its items where asked for."""
     import pyarrow as pa
 
     folder.mkdir(exist_ok=True)
     ids = [f"item-{i}" for i in range(1, ITEMS + 1)]
     table = pa.table({"item_id": ids, "title": [f"Title {i}" for i in range(1, ITEMS)] + [None],
                       "category": [f"c{i % 3}" for i in range(ITEMS)], "train_count": list(range(ITEMS))})
-    save_model(folder, build_encoder(MODEL, ITEMS, seed).state_dict(), MODEL, table["item_id"],
-               {"fingerprint": fingerprint}, table)
+    student = build_encoder(MODEL, ITEMS, seed)
+    if ann:
+        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
+    save_model(folder, student.state_dict(), MODEL, table["item_id"],
+               {"fingerprint": fingerprint, **({"ann": {}} if ann else {})}, table)
     return folder
 
 
@@ -79,6 +83,16 @@ def test_filters_and_a_user_of_whom_nothing_is_known(client: TestClient) -> None
     assert [item["item_id"] for item in answer["items"]] == ["item-37", "item-34", "item-31"]
     seen = client.post("/recommend", json={"history": ["item-2"], "allow": ["item-2"], "filter_seen": False}).json()
     assert [item["item_id"] for item in seen["items"]] == ["item-2"]
+
+
+def test_lists_by_an_index_are_served_where_there_is_one(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra `ann` is not installed")
+    with pytest.raises(DataError, match="approximate: no index of the model's items was found"):
+        Answers(str(folder), approximate=True)
+    exact, near = Answers(str(folder)), Answers(str(write_model(tmp_path, "first", ann=True)), approximate=True)
+    for question in (Question(("item-1",), 5, Filter()), Question(("item-1",), 2, Filter(categories=["c1"]))):
+        one, other = near.answer([question])[0], exact.answer([question])[0]
+        assert isinstance(one, Answer) and isinstance(other, Answer) and one.ids == other.ids
 
 
 def test_questions_of_one_batch_get_their_own_answers(folder: Path) -> None:

@@ -46,7 +46,7 @@ class Passes:
     prepared: Artifact
     out: ArtifactDir
     ids: np.ndarray
-    """Every user, ascending."""
+    """Every user who gets a profile, ascending."""
     confirmed: bool
     """Whether the price was agreed to."""
 
@@ -111,7 +111,7 @@ class Passes:
                      arguments={"builder": self.builder, "out": self.out, "shared": SHARED, "known": known},
                      id_column=USER_IDX, columns=columns, num_rows=len(pending), execution=execution,
                      label=f"profile: writing prompts, pass {number + 1}", folder=folder,
-                     only=pending if number else None)
+                     only=pending if number or self.builder.config.users else None)
             parted = split_pass(self.out, folder, pending, Estimate.nothing(self.builder.llm, ledger.speed),
                                 first=not number)
             self.out.storage.write_json(split, parted)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.profile.histories import Histories
@@ -13,8 +14,10 @@ from pipeline.profile.llm.cost import Estimate
 from pipeline.profile.llm.ledger import FOLDER, Index, Ledger, Lookup, heads_of
 from pipeline.profile.llm.prompt_builder import PromptBuilder
 from pipeline.profile.llm.requests import Request
+from pipeline.profile.sample import sampled
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
+from pipeline.store.rows import row_ids
 from pipeline.work.progress import track
 
 _BATCH_ROWS = 500
@@ -34,14 +37,18 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
     ledger = Ledger(prepared.storage, f"{FOLDER}/{builder.author.digest}")
     estimate, users = Estimate.nothing(builder.llm, ledger.speed), 0
     met: set[int] = set()
+    everyone = row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
+    wanted = sampled(builder.config, everyone)
     columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if builder.llm.prompt.reviews else [])]
     with tempfile.TemporaryDirectory() as folder:
         builder.build(prepared, Path(folder))
         replayer = builder.open(Path(folder), "", Lookup(ledger, Index.build(ledger)))
         for file in track(prepared.storage.files(prepared.relative("histories")), "prompts", "files"):
             for batch in prepared.storage.read_batches(file, columns, _BATCH_ROWS):
-                users += batch.num_rows
                 rows = pa.Table.from_batches([batch])
+                if len(wanted) < len(everyone):
+                    rows = rows.filter(np.isin(rows[USER_IDX].to_numpy(), wanted, assume_unique=True))
+                users += rows.num_rows
                 histories = Histories.from_table(rows)
                 reviews = rows[REVIEWS].combine_chunks().flatten().to_pylist() if REVIEWS in columns else None
                 for angle in builder.config.angles:
