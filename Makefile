@@ -68,8 +68,8 @@ SIDE_BY_SIDE := tests/unit tests/numerics tests/integration tests/faults/test_da
 ALONE := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(SIDE_BY_SIDE)))
 
 test: setup-llm
-	$(PYTEST) -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(SIDE_BY_SIDE)
-	$(PYTEST) $(ALONE)
+	$(PYTEST) --durations=15 -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(SIDE_BY_SIDE)
+	$(PYTEST) --durations=15 $(ALONE)
 
 test-llm: setup-llm
 	$(PYTEST) -m llm

@@ -40,7 +40,7 @@ class NearestItems:
 
     @classmethod
     def open(cls, folder: Path, num_items: int, width: int) -> NearestItems:
-        """The index of an exported folder, mapped into memory.
+        """The index of an exported folder.
 
         Raises:
             ArtifactError: it cannot be read, or is of other vectors.
