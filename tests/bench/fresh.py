@@ -40,10 +40,11 @@ A new environment each time, one step after the other; each step needs the ones 
 
 def _make(step: str, clone: Path) -> dict[str, Any]:
     started = time.perf_counter()
-    with (clone.parent / f"{step}.txt").open("w") as output:
-        code = subprocess.run(["make", step], cwd=clone, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-    counts = _COUNTS.findall((clone.parent / f"{step}.txt").read_text(encoding="utf-8", errors="replace"))
-    return {"minutes": round((time.perf_counter() - started) / 60, 1), "exit": code, "counts": counts}
+    kept = clone.parent / f"{step}.txt"
+    with kept.open("w") as output:
+        ended = subprocess.run(["make", step], cwd=clone, stdout=output, stderr=subprocess.STDOUT, check=False)
+    counts = _COUNTS.findall(kept.read_text(encoding="utf-8", errors="replace"))
+    return {"minutes": round((time.perf_counter() - started) / 60, 1), "exit": ended.returncode, "counts": counts}
 
 
 if __name__ == "__main__":
