@@ -46,6 +46,14 @@ def explained(exc: OSError, path: str) -> str:
     return _message(number, path)
 
 
+def cause(exc: BaseException, path: str) -> str:
+    """Why a write at ``path`` failed, without a remedy: the disk is full, no permission, …"""
+    number = _number(exc)
+    if number is None:
+        return _line(exc)
+    return _REASONS[number][0] + (_free(path) if number == errno.ENOSPC else "")
+
+
 def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError | None:
     """The refusal of a disk inside an exception, whatever library raised it and whatever wraps it; None: no such thing.
 
@@ -109,10 +117,10 @@ def _named(exc: BaseException) -> str | None:
 
 
 def _message(number: int, path: str) -> str:
-    cause, remedy = _REASONS[number]
+    reason, remedy = _REASONS[number]
     if number == errno.ENOSPC:
-        cause += _free(path)
-    return f"{path} cannot be written: {cause}; {remedy}"
+        reason += _free(path)
+    return f"{path} cannot be written: {reason}; {remedy}"
 
 
 def _free(path: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from cluster.faults import cause
 from configs.errors import StorageError
 
 NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
@@ -110,5 +111,5 @@ def _size(entry: Path) -> int:
 
 
 def _cannot_copy(source: str, exc: OSError) -> StorageError:
-    return StorageError(f"{source} cannot be copied to {NODE_CACHE} on this node: {exc}; make room there, lower "
-                        "storage.node_copies_gb, or set TMPDIR to a larger disk")
+    return StorageError(f"{source} cannot be copied to {NODE_CACHE} on this node: {cause(exc, str(NODE_CACHE))}; lower "
+                        "storage.node_copies_gb, or set TMPDIR to a disk with room that can be written")

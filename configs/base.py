@@ -22,12 +22,18 @@ class Config(BaseModel):
 
     def key(self) -> dict[str, Any]:
         """JSON-ready values of every field that can change a result (all but ``execution``, at any depth)."""
-        return _without_execution(self.model_dump(mode="json"))
+        key: dict[str, Any] = _without_execution(self, self.model_dump(mode="json"))
+        return key
 
 
-def _without_execution(value: Any) -> Any:
+def _without_execution(value: Any, dumped: Any) -> Any:
+    """``dumped`` is JSON of ``value``. Fields are left out, never the keys of a mapping, which are the user's own."""
+    if isinstance(value, Config):
+        return {name: _without_execution(getattr(value, name), inside) for name, inside in dumped.items()
+                if name != EXECUTION_FIELD}
     if isinstance(value, dict):
-        return {k: _without_execution(v) for k, v in value.items() if k != EXECUTION_FIELD}
-    if isinstance(value, list):
-        return [_without_execution(v) for v in value]
-    return value
+        return {name: _without_execution(own, inside)
+                for own, (name, inside) in zip(value.values(), dumped.items(), strict=True)}
+    if isinstance(value, (list, tuple)):
+        return [_without_execution(own, inside) for own, inside in zip(value, dumped, strict=True)]
+    return dumped

@@ -23,7 +23,7 @@ _PER_LINE = 5
 """Ten-character ids that NumPy prints on one line of 75 characters."""
 _LOCALE, _OTHER_LOCALE = "UK", "DE"
 _OTHER_EVERY = 50
-"""Every so manieth product is also listed in another locale, under another title."""
+"""One product in so many is also listed in another locale, under another title."""
 _COLORS = ("", "", "Black", "White", "Blue", "Red", "Green")
 _COUNTRIES = ("United States", "France", "United Kingdom", "Japan", "Germany", "Spain")
 _NAMES = ("Alvarez", "Becker", "Castel", "Dubois", "Eriksen", "Fontana", "Garner", "Hollis", "Ivanova", "Jansen")

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cluster.faults import cause
 from configs.errors import ArtifactError, DataError, StorageError, TrainingError
 from pipeline.store.digests import digest_file
 
@@ -94,9 +95,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         needed = sum(t.numel() * t.element_size() for part in (checkpoint.model, checkpoint.optimizer,
                                                                checkpoint.best or {}) for t in part.values())
-        raise StorageError(f"checkpoint after epoch {checkpoint.progress.epochs}: cannot write {folder}: {exc}; it "
-                           f"needs {needed / 2**20:.0f} MiB; the last good checkpoint is untouched: make room and run "
-                           "the same command again") from exc
+        raise StorageError(f"checkpoint after epoch {checkpoint.progress.epochs}: cannot write {folder}, "
+                           f"{needed / 2**20:.0f} MiB: {cause(exc, str(folder))}; the last good checkpoint is "
+                           "untouched: mend that and run the same command again") from exc
 
 
 def damage(folder: Path) -> str | None:

@@ -18,6 +18,7 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
+from cluster.faults import fault
 from cluster.machine import cpu_count
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
@@ -176,6 +177,9 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
             cause = getattr(failure, "_base_exc", failure)
             if isinstance(cause, MentorecError):
                 return cause
+            refused = fault(cause, folder)
+            if refused is not None:
+                return refused
         last_lines = {rank: str(failure).strip().splitlines()[-1] for rank, failure in exc.worker_failures.items()}
         return TrainingError("training workers failed (rank: reason) and "
                              f"max_failures={execution.max_failures} restarts did not help: {last_lines}; the last "

@@ -23,10 +23,6 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
-def is_quiet() -> bool:
-    return _quiet
-
-
 def say(message: str) -> None:
     """One line on stderr; a bar that stands there moves down."""
     if not _quiet:

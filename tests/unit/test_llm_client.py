@@ -83,6 +83,16 @@ def test_what_the_server_refuses_is_not_tried_again() -> None:
     assert rows[0][ERROR] == 'HTTP 400: {"error": {"message": "scripted"}}' and len(server.asked) == 1
 
 
+def test_requests_that_are_all_refused_alike_end_the_stage_and_single_ones_do_not() -> None:
+    with scripted_server(lambda asked: Reply(status=400)) as server, pytest.raises(
+            ConfigError, match="40 requests of 40 were refused: HTTP 400: .*scripted.*engine.send_seed"):
+        ask(server, 40)
+    with scripted_server(lambda asked: Reply(status=400) if asked.seed else Reply("good")) as server:
+        assert [row[TEXT] for row in ask(server, 40)] == ["good"] + [None] * 39
+    with scripted_server(lambda asked: Reply(status=400)) as server:
+        assert [row[TEXT] for row in ask(server, 7)] == [None] * 7, "too few to judge by"
+
+
 def test_retry_after_is_obeyed() -> None:
     def script(asked: Asked) -> Reply:
         return Reply("good") if asked.number else Reply(status=429, headers={"Retry-After": "1"})
@@ -231,7 +241,7 @@ def test_waits_are_those_asked_for_else_doubled_and_never_the_same() -> None:
         return [client._wait_s(state) for _ in range(20)]
 
     for attempt, asked_s, least in ((1, None, 2), (2, None, 4), (4, None, 16), (50, None, 60), (1, 7.5, 7.5),
-                                    (3, 0.0, 0), (1, 9999.0, 60)):
+                                    (3, 0.0, 0), (1, 300.0, 300), (1, 9999.0, 900)):
         found = waits(attempt, asked_s)
         assert all(least <= wait <= least + 2 for wait in found) and len(set(found)) > 1
 

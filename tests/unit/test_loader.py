@@ -209,6 +209,18 @@ def test_the_key_leaves_execution_out_at_any_depth() -> None:
     assert Outer(inner=Drawing(paint=Paint(layers=5))).key() != Outer().key()
 
 
+def test_a_mapping_may_have_a_key_named_execution() -> None:
+    class Outer(Config):
+        sizes: dict[str, int] = {}
+        named: dict[str, Drawing] = {}
+
+    assert Outer(sizes={"execution": 40}).key()["sizes"] == {"execution": 40}
+    base = Outer(named={"execution": Drawing()})
+    assert set(base.key()["named"]) == {"execution"}
+    assert Outer(named={"execution": Drawing(execution=Paint(layers=5))}).key() == base.key()
+    assert Outer(named={"execution": Drawing(paint=Paint(layers=5))}).key() != base.key()
+
+
 def test_flatten_names_leaves_and_keeps_lists_whole() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1, 2], "e": {}}
 

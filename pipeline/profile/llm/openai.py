@@ -48,6 +48,10 @@ _FOR_ALL = {
 _NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|funds|credits?)|billing_hard_limit", re.IGNORECASE)
 _KEPT = "what was answered is kept"
 _MAX_BACKOFF_S = 60.0
+_MAX_ASKED_S = 900.0
+"""What a server may ask to wait for; with more it is asked again sooner, and may refuse."""
+_ALIKE = 8
+"""So many requests of one batch, all refused in the same words before any answer has come: the others would be, too."""
 _CONNECT_S = 10.0
 _SHOWN = 200
 _ROW = pa.schema([(REQUEST, pa.string()), (TEXT, pa.string()), (FINISH, pa.string()), (PROMPT_TOKENS, pa.int32()),
@@ -164,6 +168,7 @@ class Client:
         rate = self._execution.requests_per_second
         self._spacing_s = 0.0 if rate is None else max(self._execution.actors, 1) / rate
         self._next_slot = 0.0
+        self._answered, self._refusals = False, set[str]()
         self._session: ClientSession | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
@@ -194,6 +199,11 @@ class Client:
             saved = await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
         for task in done:
             task.result()  # raises what ends the stage
+        words = {answer.get(ERROR) for answer in answers}
+        if not self._answered and len(answers) >= _ALIKE and len(words) == 1 and words <= self._refusals:
+            raise ConfigError(f"profile: {self._url}: {len(answers)} requests of {len(answers)} were refused: "
+                              f"{words.pop()}; see engine.send_seed, engine.structured_output, engine.sampling and "
+                              f"engine.model; {_KEPT}")
         return saved
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +212,11 @@ class Client:
         try:
             answer = await self._answer(body)
         except (_RetryableError, _RefusedError) as exc:
-            return {REQUEST: row[REQUEST], ERROR: storable(str(exc))}
+            words = storable(str(exc))
+            if isinstance(exc, _RefusedError):
+                self._refusals.add(words)
+            return {REQUEST: row[REQUEST], ERROR: words}
+        self._answered = True
         prompt = row[LENGTH] if answer.prompt_tokens is None else answer.prompt_tokens
         return {REQUEST: row[REQUEST], TEXT: answer.text, FINISH: answer.finish_reason, PROMPT_TOKENS: prompt,
                 OUTPUT_TOKENS: answer.output_tokens or 0, STARTED_AT: started, ANSWERED_AT: time.time()}
@@ -232,8 +246,9 @@ class Client:
         backoff_s = self._execution.backoff_s
         error = state.outcome.exception() if state.outcome else None
         asked_s = error.wait_s if isinstance(error, _RetryableError) else None
-        wait_s = backoff_s * 2.0 ** min(state.attempt_number - 1, 32) if asked_s is None else asked_s
-        return min(wait_s, _MAX_BACKOFF_S) + random.uniform(0, min(backoff_s, _MAX_BACKOFF_S))
+        own_s = min(backoff_s * 2.0 ** min(state.attempt_number - 1, 32), _MAX_BACKOFF_S)
+        wait_s = own_s if asked_s is None else min(asked_s, _MAX_ASKED_S)
+        return wait_s + random.uniform(0, min(backoff_s, _MAX_BACKOFF_S))
 
     async def _post(self, body: dict[str, Any]) -> Completion:
         import aiohttp
