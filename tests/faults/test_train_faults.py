@@ -173,7 +173,7 @@ def test_a_full_disk(storage: Storage, tmp_path: Path, monkeypatch: pytest.Monke
     prepared, targets, folder = interrupted(storage, 2)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", no_space)
-        with pytest.raises(StorageError, match="No space left on device.*the last good checkpoint is untouched"):
+        with pytest.raises(StorageError, match="the disk is full.*the last good checkpoint is untouched"):
             train_arm(storage, prepared, targets, CONFIG, SASREC)
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-000001", "checkpoint-000002"]
     assert weights(train_arm(storage, prepared, targets, CONFIG, SASREC)) == weights(train_here(tmp_path / "whole"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,18 @@ def test_an_unfinished_folder_is_no_checkpoint(storage: Storage) -> None:
     assert latest is not None and latest.name == "checkpoint-000002"
 
 
-def test_a_full_disk_leaves_the_last_good_one(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "cause"), [
+    (errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission"), (errno.EROFS, "the file system is read-only")])
+def test_a_disk_that_takes_nothing_leaves_the_last_good_one(storage: Storage, monkeypatch: pytest.MonkeyPatch,
+                                                            number: int, cause: str) -> None:
     session = session_with(storage, 1)
 
     def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     folder = session.new_folder()
-    with pytest.raises(StorageError, match="checkpoint after epoch 2.*No space left.*it needs 0 MiB"):
+    with pytest.raises(StorageError, match=f"checkpoint after epoch 2.*, 0 MiB: {cause}.*is untouched"):
         write_checkpoint(folder, make(2))
     assert not folder.exists()
     latest = session.latest_checkpoint()
