@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +60,7 @@ class VLLMBackend:
         return drained(lambda: self._stream(requests, save))
 
     def _stream(self, requests: Unanswered, save: Save) -> Dataset:
+        _quiet()
         import ray.data
         from ray.data.llm import build_processor
 
@@ -124,6 +127,14 @@ class VLLMBackend:
             should_continue_on_error=True, log_engine_metrics=False, chat_template_stage={"enabled": False},
             tokenize_stage={"enabled": False}, detokenize_stage={"enabled": False},
             runtime_env={**given, "env_vars": variables})
+
+
+def _quiet() -> None:
+    """Keep off the terminal what Ray and vLLM say of themselves while this process describes the engine to them."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    for name in ("ray._private.worker", "ray.llm", "vllm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.llm").addHandler(logging.NullHandler())  # else its children get handlers of their own
 
 
 def _uniform(batch: pa.Table) -> pa.Table:
