@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu bench-llm-rejects \
-	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2
+	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-llm-rejects  set up vLLM for CPUs, fetch three small models, count what the gate rejects: hours"
 	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
 	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
+	@echo "make bench-ann      set up, kinds of indexes of the items of a trained run: RUN=results/runs/demo"
 	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
 	@echo "make bench-scale    set up, growth with users and items: a few minutes"
 	@echo "make bench-losses   set up, sampled losses beside the full softmax, trained to the end: an hour"
@@ -99,6 +100,9 @@ bench-llm-rejects: setup-llm
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
 bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
+
+bench-ann: setup
+	$(BIN)/python -m tests.bench.ann $(RUN)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
