@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make demo-llm       set up vLLM for CPUs, fetch SmolLM2, run the demo with profiles that it writes: a quarter of an hour"
+	@echo "make demo-llm       set up vLLM for CPUs, fetch SmolLM2, run the demo with profiles that it writes: less than half an hour"
 	@echo "make test           set up, vLLM for CPUs included, run every test"
 	@echo "make test-llm       set up, vLLM for CPUs included, run the tests of the LLM engines"
 	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"

@@ -51,7 +51,7 @@ def cause(exc: BaseException, path: str) -> str:
     number = _number(exc)
     if number is None:
         return _line(exc)
-    return _REASONS[number][0] + (_free(path) if number == errno.ENOSPC else "")
+    return _reason(number, path)
 
 
 def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError | None:
@@ -117,10 +117,11 @@ def _named(exc: BaseException) -> str | None:
 
 
 def _message(number: int, path: str) -> str:
-    reason, remedy = _REASONS[number]
-    if number == errno.ENOSPC:
-        reason += _free(path)
-    return f"{path} cannot be written: {reason}; {remedy}"
+    return f"{path} cannot be written: {_reason(number, path)}; {_REASONS[number][1]}"
+
+
+def _reason(number: int, path: str) -> str:
+    return _REASONS[number][0] + (_free(path) if number == errno.ENOSPC else "")
 
 
 def _free(path: str) -> str:

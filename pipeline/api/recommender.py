@@ -73,8 +73,8 @@ class Recommender:
                 items that the filter lets through.
             k: list length, 1…10,000; a list is shorter where the filter leaves fewer items.
             filter: what may be recommended; None: all that the sequence does not hold.
-            approximate: look into the index of an exported folder (``mentorec export --ann``), sooner with large
-                catalogues; a list may miss an item. Lists of a filter by items or categories stay exact.
+            approximate: look into the index of an exported folder (``mentorec export --ann``); a list may
+                miss an item. Lists of a filter by items or categories stay exact.
 
         Raises:
             DataError: bad sequences, ``k`` or filter; one line names the value and what is legal. Or ``approximate``

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.profile.llm import cpu
+from pipeline.work import memory
 from tests.bench.llm_page import vllm_variables, write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 OUTPUT_TOKENS, MAX_LENGTH, AT_A_TIME = 64, 2048, 64
 CORES = os.cpu_count() or 1
-GLIBC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 class Setting(NamedTuple):
@@ -42,8 +42,8 @@ MP = {"distributed_executor_backend": "mp"}
 SETTINGS = {
     "as the stage starts it": Setting(),
     "a process of its own for the model": Setting(MP, unset=("VLLM_ENABLE_V1_MULTIPROCESSING",)),
-    "freed memory goes back to the system": Setting(unset=GLIBC),
-    "neither, as vLLM starts by itself": Setting(MP, unset=("VLLM_ENABLE_V1_MULTIPROCESSING", *GLIBC)),
+    "freed memory goes back to the system": Setting(unset=tuple(memory.FROM_THE_START)),
+    "neither, as vLLM starts by itself": Setting(MP, unset=("VLLM_ENABLE_V1_MULTIPROCESSING", *memory.FROM_THE_START)),
     "bfloat16": Setting({"dtype": "bfloat16"}),
     "one thread": Setting(threads=1),
     "idle threads sleep": Setting(variables={"OMP_WAIT_POLICY": "passive"}),

@@ -104,7 +104,8 @@ def test_schema_is_json_schema(cli: Cli, without_heavy: dict[str, str]) -> None:
 
 
 BAD_INPUT = {
-    "no configuration": (["run"], "error: --config FILE is missing; shipped: configs/audit/beauty-"),
+    "no configuration": (["run"],
+                         "error: --config FILE is missing; shipped: configs/audit/beauty-2014-keywords.yaml, "),
     "no such file": (["run", "-c", "configs/dmo.yaml"],
                      "error: no configuration file 'configs/dmo.yaml'; did you mean "),
     "unknown setting": (["run", "-c", "demo", "train.alhpa=1"],

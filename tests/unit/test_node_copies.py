@@ -71,5 +71,6 @@ def test_stores_do_not_share_copies(tmp_path: Path) -> None:
 def test_a_node_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "file" / "cache")
-    with pytest.raises(StorageError, match=r"copied to .*/cache on this node: a part of the path is a file; .*TMPDIR"):
+    message = r"a cannot be copied to .*/file/cache on this node: a part of the path is a file; .*set TMPDIR"
+    with pytest.raises(StorageError, match=message):
         NodeCopies("", 100).get(LOCAL, _source(tmp_path, "a", 1))

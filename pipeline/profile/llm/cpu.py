@@ -1,19 +1,17 @@
 """How vLLM starts on CPUs: what its processes find in their environment, and arguments of its engine.
 
-Measured by `make bench-llm-cpu`; a user's `engine_kwargs` and `runtime_env` go before each of them.
+`make bench-llm-cpu` measures them; a user's `engine_kwargs` and `runtime_env` go before each of them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from pipeline.work import memory
+
 _CACHE_GIB = 2
 """Of keys and values, for each engine."""
 _BATCHED_TOKENS = 4096
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-                "MALLOC_TOP_PAD_": str(1 << 28)}
-"""glibc gives freed activations back to the system and has every page of the next ones cleared again, unless told so
-(mallopt(3))."""
 
 
 def variables(threads: int, tensor_parallel: int = 1) -> dict[str, str]:
@@ -21,7 +19,7 @@ def variables(threads: int, tensor_parallel: int = 1) -> dict[str, str]:
     a CPU, and no pinning, which would fight with Ray's."""
     one_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tensor_parallel == 1 else {}  # else vLLM refuses "uni"
     return {"VLLM_CPU_KVCACHE_SPACE": str(_CACHE_GIB), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(threads), **one_process, **_KEEP_MEMORY}
+            "OMP_NUM_THREADS": str(threads), **one_process, **memory.FROM_THE_START}
 
 
 def arguments(max_model_len: int, tensor_parallel: int = 1) -> dict[str, Any]:

@@ -37,8 +37,9 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
     ledger = Ledger(prepared.storage, f"{FOLDER}/{builder.author.digest}")
     estimate, users = Estimate.nothing(builder.llm, ledger.speed), 0
     met: set[int] = set()
-    everyone = row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
-    wanted = sampled(builder.config, everyone)
+    only = None
+    if builder.config.users is not None:
+        only = sampled(builder.config, row_ids(prepared.storage, prepared.relative("histories"), USER_IDX))
     columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if builder.llm.prompt.reviews else [])]
     with tempfile.TemporaryDirectory() as folder:
         builder.build(prepared, Path(folder))
@@ -46,8 +47,8 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
         for file in track(prepared.storage.files(prepared.relative("histories")), "prompts", "files"):
             for batch in prepared.storage.read_batches(file, columns, _BATCH_ROWS):
                 rows = pa.Table.from_batches([batch])
-                if len(wanted) < len(everyone):
-                    rows = rows.filter(np.isin(rows[USER_IDX].to_numpy(), wanted, assume_unique=True))
+                if only is not None:
+                    rows = rows.filter(np.isin(rows[USER_IDX].to_numpy(), only, assume_unique=True))
                 users += rows.num_rows
                 histories = Histories.from_table(rows)
                 reviews = rows[REVIEWS].combine_chunks().flatten().to_pylist() if REVIEWS in columns else None

@@ -134,7 +134,9 @@ def _quiet() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     for name in ("ray._private.worker", "ray.llm", "vllm"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.llm").addHandler(logging.NullHandler())  # else its children get handlers of their own
+    rays = logging.getLogger("ray.llm")
+    if not rays.handlers:  # else its children get some of their own
+        rays.addHandler(logging.NullHandler())
 
 
 def _uniform(batch: pa.Table) -> pa.Table:
