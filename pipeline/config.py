@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
 from pipeline.prove.config import ProveConfig
-from pipeline.recipes import BUILT_IN, CONTROLS, Recipe
+from pipeline.recipes import BUILT_IN, CONTROLS, SHIPPED, Recipe, with_shipped
 from pipeline.recommend.config import RecommendConfig
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
@@ -37,10 +37,12 @@ class RunConfig(Config):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Training seeds; every arm is trained with each."""
     arms: tuple[str, ...] = Field(default=("plain", "distilled"), min_length=1)
-    """What is trained and compared: `plain`, `distilled`, the controls `shuffled` and `random`, and names of
-    `recipes`."""
+    """What is trained and compared: `plain`, `distilled`, the controls `shuffled`, `random` and `collaborative`, the
+    shipped recipes `text-start`, `text-only` and `matched`, and names of `recipes`."""
     recipes: dict[str, Recipe] = Field(default_factory=dict)
-    """Arms with settings of their own, by name; those that are no arm are trained where an ensemble names them."""
+    """Arms with settings of their own, by name; those that are no arm are trained where an ensemble names them.
+    Settings of a shipped recipe's name are laid over it; an ensemble with members of its own replaces that of the
+    recipe."""
     storage: StorageConfig = StorageConfig()
     cluster: ClusterConfig = ClusterConfig()
     prepare: PrepareConfig = PrepareConfig()
@@ -54,6 +56,17 @@ class RunConfig(Config):
     report: ReportConfig = ReportConfig()
     prove: ProveConfig = ProveConfig()
     recommend: RecommendConfig = RecommendConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shipped_recipes(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        arms, own = values.get("arms", ()), values.get("recipes") or {}
+        if not isinstance(arms, (list, tuple)) or not isinstance(own, Mapping):
+            return values
+        recipes = with_shipped([arm for arm in arms if isinstance(arm, str)], own)
+        return {**values, "recipes": recipes} if recipes else values
 
     @field_validator("name")
     @classmethod
@@ -113,10 +126,13 @@ class RunConfig(Config):
                               "into the recipe that has it")
         for member in self.members(arm):
             if member.arm not in (*BUILT_IN, *self.recipes):
-                raise ConfigError(illegal("an ensemble's member", member.arm, (*BUILT_IN, *self.recipes)))
+                raise ConfigError(illegal("an ensemble's member", member.arm, self._known_arms()))
             self._add_with_members(member.arm, found, (*above, arm))
         if arm not in found:
             found.append(arm)
+
+    def _known_arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*BUILT_IN, *self.recipes, *SHIPPED)))
 
     def item_reduce(self) -> ReduceConfig:
         """How item texts are brought to the student's width, where `train.item_init` asks for them."""
@@ -139,7 +155,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _arms_exist(self) -> RunConfig:
-        known = (*BUILT_IN, *self.recipes)
+        known = self._known_arms()
         for arm in self.arms:
             if arm not in known:
                 raise ValueError(f"arms: got {arm!r}; legal: {', '.join(known)}")

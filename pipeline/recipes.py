@@ -1,17 +1,34 @@
-"""Arms with settings of their own. Torch- and Ray-free."""
+"""Arms with settings of their own, and those that are shipped. Torch- and Ray-free."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import Field
 
 from configs.base import Config
+from configs.files import merge
 from pipeline.train.config import Arm
 
 BUILT_IN: tuple[str, ...] = get_args(Arm)
 CONTROLS = dict.fromkeys(("shuffled", "random", "collaborative"), "distilled")
 """Built-in control → the arm that it is a control for."""
+SHIPPED: Mapping[str, Mapping[str, Any]] = {
+    "text-start": {"train": {"item_init": {"kind": "text"}}},
+    "text-only": {
+        "model": {"dropout": 0.3},
+        "train": {"item_table": {"kind": "mapped_text"}, "optimizer": {"lr": 1e-3}, "distill_epochs": 0}},
+    "matched": {
+        "model": {"dropout": 0.1},
+        "train": {
+            "epochs": 24, "distill_epochs": 0, "optimizer": {"lr": 1e-3, "schedule": "cosine"},
+            "validate_every_epochs": 2,
+            "ensemble": {"members": [{"arm": "plain"}, {"arm": "text-start"}, {"arm": "text-only"}], "start": 1}}}}
+"""Recipes that a run may name without writing them down; its own settings of such a name are laid over them, its own
+members replace the ensemble.
+text-start: item embeddings that start from the items' texts. text-only: every item a trained linear map of its text's
+vector. matched: one student that takes over what these two and the plain arm know together."""
 
 
 class Recipe(Config):
@@ -25,3 +42,25 @@ class Recipe(Config):
     """Settings over the run's `train`, for example `ensemble` or `item_init`."""
     control_for: str | None = None
     """The arm whose gain this one could explain by other means: the report tests that arm against it."""
+
+
+def with_shipped(arms: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's own recipes, unchecked, and those of `SHIPPED` that arms, members or they themselves name."""
+    found = dict(own)
+    asked = [*arms, *own]
+    for name in asked:  # grows by the members of what it holds
+        given = own.get(name, {})
+        if name in SHIPPED and isinstance(given, Mapping):
+            found[name] = merge(SHIPPED[name], given)
+            if _members(given):  # `start` is a place among the members
+                found[name]["train"]["ensemble"] = given["train"]["ensemble"]
+        asked.extend(member for member in _members(found.get(name)) if member not in asked)
+    return found
+
+
+def _members(recipe: Any) -> list[str]:
+    """Names of an unchecked recipe's members; none where it is not what it should be, which its check will tell."""
+    for key in ("train", "ensemble", "members"):
+        recipe = recipe.get(key) if isinstance(recipe, Mapping) else None
+    rows = recipe if isinstance(recipe, (list, tuple)) else []
+    return [row["arm"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("arm"), str)]

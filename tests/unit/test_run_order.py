@@ -17,6 +17,8 @@ from pipeline.config import RunConfig
 from pipeline.plan import keys, plan, steps
 from pipeline.stages import STAGES
 
+SHIPPED_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
 
 def _config(tmp_path: Path, *overrides: str) -> RunConfig:
     (tmp_path / "encoder").mkdir(exist_ok=True)
@@ -121,7 +123,8 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, collaborative, text"),
+    ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, collaborative, text, told, "
+                             "matched, ids, text-start, text-only"),
     ("recipes.matched.train.ensemble={members: [{arm: matched}]}", "cannot learn from itself"),
     ("recipes.told.model.dropout=3", "model.dropout in recipes.told"),
     ("recipes.told.train.epoch=3", "did you mean 'epochs'"),
@@ -137,3 +140,33 @@ def test_recipes_that_cannot_hold_are_refused_in_one_line(tmp_path: Path, overri
 def test_an_ensemble_outside_a_recipe_is_refused_where_there_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="belongs into the recipe"):
         _config(tmp_path, "train.ensemble={members: [{arm: plain}]}", "arms=[plain]")
+
+
+def test_shipped_recipes_need_no_writing_and_own_settings_are_laid_over_them(tmp_path: Path) -> None:
+    config = _config(tmp_path, "arms=[plain, matched]")
+    trained = [label.removeprefix("train/") for label in _labels(config) if label.startswith("train/")]
+    assert trained == ["plain/seed-0", "text-start/seed-0", "text-only/seed-0", "matched/seed-0"]
+    assert list(config.recipes) == ["matched", "text-start", "text-only"]
+    assert not _config(tmp_path).recipes, "what no arm asks for is not there"
+    shorter = _config(tmp_path, "arms=[plain, matched]", "recipes.matched.train.epochs=7", "recipes.other={}")
+    assert shorter.members("matched") == config.members("matched")
+    assert (shorter.for_arm("matched").train.epochs, config.for_arm("matched").train.epochs) == (7, 24)
+    own = "recipes.ids={train: {distill_epochs: 0, ensemble: {members: [{arm: plain}, {arm: text-only}]}}}"
+    assert list(_config(tmp_path, "arms=[ids]", own).recipes) == ["ids", "text-only"], "a member brings its recipe"
+
+
+def test_what_the_recipes_say_is_what_the_study_of_them_was_run_with(data_dir: Path, tmp_path: Path) -> None:
+    study = load(RunConfig, SHIPPED_CONFIGS / "study" / "beauty-teachers.yaml", [f"storage.uri={tmp_path}"])
+    short = load(RunConfig, SHIPPED_CONFIGS / "beauty-2014" / "sasrec.yaml", [
+        f"storage.uri={tmp_path}", "arms=[plain, matched]", "recipes.text-only.train.epochs=80",
+        "train.execution.num_workers=0"])
+    for arm in ("plain", "text-start", "text-only", "matched"):
+        assert short.for_arm(arm).train.key() == study.for_arm(arm).train.key()
+        assert short.for_arm(arm).model == study.for_arm(arm).model
+
+
+@pytest.mark.parametrize("given", ["[matched]", "{matched: 3}", "{matched: {train: {ensemble: [1]}}}",
+                                   "{matched: {train: {ensemble: {members: [1]}}}}"])
+def test_a_malformed_recipe_of_a_shipped_name_is_refused_in_one_line(tmp_path: Path, given: str) -> None:
+    with pytest.raises(ConfigError, match="recipes|ensemble"):
+        _config(tmp_path, "arms=[plain, matched]", f"recipes={given}")
