@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu bench-llm-rejects \
-	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann
+	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx
 
 help:
 	@echo "make demo           set up, run the demo: minutes on two cores"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
 	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
 	@echo "make bench-ann      set up, kinds of indexes of the items of a trained run: RUN=results/runs/demo"
+	@echo "make bench-onnx     set up, ONNX beside torch for every student: half an hour"
 	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
 	@echo "make bench-scale    set up, growth with users and items: a few minutes"
 	@echo "make bench-losses   set up, sampled losses beside the full softmax, trained to the end: an hour"
@@ -98,7 +99,7 @@ bench-llm-rejects: setup-llm
 	$(BIN)/python -m tests.bench.llm_rejects --folder results/bench-llm-rejects
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
-bench-peers bench-train bench-rank bench-scale bench-losses bench-m2: setup
+bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-onnx: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 bench-ann: setup

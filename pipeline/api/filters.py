@@ -20,6 +20,10 @@ class Filter:
     """Item ids that are never recommended."""
     categories: Iterable[str] | None = None
     """Only items of these categories. None: of any, and items without one."""
+    new_days: float | None = None
+    """Only items first had within so many days before the newest interaction of the data. None: of any age."""
+    active_days: float | None = None
+    """Only items that somebody had within so many days before the newest interaction of the data. None: all."""
 
     def __post_init__(self) -> None:
         for name in ("allow", "deny", "categories"):
@@ -30,11 +34,18 @@ class Filter:
                 raise DataError(illegal(f"filter.{name}", values, "a list", f"write [{values!r}]"))
             ids = frozenset(values if name == "categories" else map(text_id, values))
             object.__setattr__(self, name, ids)
+        for name in ("new_days", "active_days"):
+            days = getattr(self, name)
+            if days is None:
+                continue
+            if isinstance(days, bool) or not isinstance(days, (int, float)) or not 0 < days < float("inf"):
+                raise DataError(illegal(f"filter.{name}", days, "a number of days above 0"))
 
     @property
     def whole_catalogue(self) -> bool:
         """Whether every item may be recommended, but for the seen ones."""
-        return self.allow is None and self.categories is None and not self.deny
+        return not self.deny and all(asked is None for asked in (
+            self.allow, self.categories, self.new_days, self.active_days))
 
 
 def text_id(value: object) -> str:

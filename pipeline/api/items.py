@@ -9,22 +9,26 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.errors import ArtifactError, DataError, illegal
 from models.ordering import tie_order
 from models.sequences import Sequences
 from pipeline.api.filters import Filter, text_id
-from pipeline.prepare.definition import ITEMS_FILE
+from pipeline.prepare.definition import INTERACTIONS_FILE, ITEMS_FILE
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, TITLE
+from pipeline.store.columns import CATEGORY, COUNT, FIRST_TIME, ITEM_ID, ITEM_IDX, LAST_TIME, TIMESTAMP, TITLE
 
-COLUMNS = (ITEM_ID, TITLE, CATEGORY, COUNT)
+COLUMNS = (ITEM_ID, TITLE, CATEGORY, COUNT, FIRST_TIME, LAST_TIME)
 """Of the table that a catalogue is read from, in item order."""
+NEVER: Final = np.iinfo(np.int64).min
+"""The time of an item without one: before all others."""
+_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Items:
     categories: list[str | None]
     counts_V: np.ndarray
     """int64, training interactions."""
+    first_V: np.ndarray
+    """int64, Unix seconds of the first interaction, or ``NEVER``."""
+    last_V: np.ndarray
+    """int64, Unix seconds of the last interaction, or ``NEVER``."""
 
     @classmethod
     def from_table(cls, table: pa.Table, where: str) -> Items:
@@ -60,7 +68,8 @@ class Items:
             raise ArtifactError(f"{where} lacks the columns {', '.join(lacking)}: it is no folder that `mentorec "
                                 "export` has written; export the run again, or load the run's folder")
         items = cls(table[ITEM_ID].to_pylist(), table[TITLE].to_pylist(), table[CATEGORY].to_pylist(),
-                    table[COUNT].to_numpy().astype(np.int64))
+                    table[COUNT].to_numpy().astype(np.int64),
+                    *(pc.fill_null(table[name], NEVER).to_numpy() for name in (FIRST_TIME, LAST_TIME)))
         if len(items.index_of) != len(items.ids):
             raise ArtifactError(f"{where}: {len(items.ids) - len(items.index_of)} item ids stand twice; export the run "
                                 "again")
@@ -129,7 +138,8 @@ class Items:
         """The items that a filter lets through, int64 ascending, and how many of its ids are unknown.
 
         Raises:
-            DataError: a category that no item has, or none of the allowed ids is known.
+            DataError: a category that no item has, none of the allowed ids is known, or days where no interaction has a
+                time.
         """
         kept_V = np.ones(len(self), bool)
         unknown = 0
@@ -142,6 +152,10 @@ class Items:
             kept_V[allowed - 1] = True
         if chosen.categories is not None:
             kept_V &= self._of_categories(set(chosen.categories))
+        for name, days, times_V in (("new_days", chosen.new_days, self.first_V),
+                                    ("active_days", chosen.active_days, self.last_V)):
+            if days is not None:
+                kept_V &= self._within(name, days, times_V)
         denied, more = self._indices(chosen.deny)
         kept_V[denied - 1] = False
         return np.flatnonzero(kept_V) + 1, unknown + more
@@ -161,6 +175,14 @@ class Items:
         chosen: np.ndarray = np.isin(codes, [labels[name] for name in wanted])
         return chosen
 
+    def _within(self, name: str, days: float, times_V: np.ndarray) -> np.ndarray:
+        newest = int(self.last_V.max())
+        if newest == NEVER:
+            raise DataError(f"filter.{name}: got {days}, and no interaction of the model's data has a time; "
+                            "leave it out")
+        within: np.ndarray = (times_V != NEVER) & (times_V >= newest - days * _DAY)
+        return within
+
     @cached_property
     def _coded_categories(self) -> tuple[np.ndarray, dict[str, int]]:
         labels: dict[str, int] = {}
@@ -169,8 +191,11 @@ class Items:
 
 
 def catalogue(prepared: Artifact) -> pa.Table:
-    """``COLUMNS`` of a `prepare` artifact, in item order."""
-    return prepared.read_table(ITEMS_FILE, [ITEM_IDX, *COLUMNS]).sort_by(ITEM_IDX).select(list(COLUMNS))
+    """``COLUMNS`` of a `prepare` artifact, in item order; times of all interactions, held-out ones too."""
+    items = pl.DataFrame(prepared.read_table(ITEMS_FILE, [ITEM_IDX, ITEM_ID, TITLE, CATEGORY, COUNT]))
+    times = pl.DataFrame(prepared.read_table(INTERACTIONS_FILE, [ITEM_IDX, TIMESTAMP])).group_by(ITEM_IDX).agg(
+        pl.col(TIMESTAMP).min().alias(FIRST_TIME), pl.col(TIMESTAMP).max().alias(LAST_TIME))
+    return items.join(times, ITEM_IDX, "left").sort(ITEM_IDX).select(COLUMNS).to_arrow()
 
 
 def as_lists(sequences: Any) -> Sequence[Any]:

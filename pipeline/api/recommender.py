@@ -6,6 +6,7 @@ Legend: N sequences, K list length, D vector width, P items that are scored.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class Recommender:
             k: list length, 1…10,000; a list is shorter where the filter leaves fewer items.
             filter: what may be recommended; None: all that the sequence does not hold.
             approximate: look into the index of an exported folder (``mentorec export --ann``); a list may
-                miss an item. Lists of a filter by items or categories stay exact.
+                miss an item. Lists of a filter by items, categories or days stay exact.
 
         Raises:
             DataError: bad sequences, ``k`` or filter; one line names the value and what is legal. Or ``approximate``
@@ -167,7 +168,7 @@ class Recommender:
         """The catalogue that a filter leaves, None: all of it; and unknown ids of the filter."""
         if asked.whole_catalogue:
             return None, 0
-        key = Filter(allow=asked.allow, deny=asked.deny, categories=asked.categories)
+        key = replace(asked, seen=True)
         if key not in self._choices:
             items_C, strange = self.items.among(key)
             while len(self._choices) >= _KEPT_CHOICES:

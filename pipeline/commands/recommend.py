@@ -92,7 +92,8 @@ def _filter(settings: RecommendConfig) -> tuple[Filter, dict[str, str]]:
     lists = {name: read_ids(f"recommend.{name}", path) for name in ("allow", "deny")
              if (path := getattr(settings, name)) is not None}
     chosen = Filter(seen=settings.filter_seen, allow=lists.get("allow"), deny=lists.get("deny", ()),
-                    categories=settings.categories or None)
+                    categories=settings.categories or None, new_days=settings.new_days,
+                    active_days=settings.active_days)
     return chosen, {name: digest_texts(sorted(ids)) for name, ids in lists.items()}
 
 

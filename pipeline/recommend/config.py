@@ -31,6 +31,10 @@ class RecommendConfig(Config):
     """File of item ids, one per line, that are never recommended."""
     categories: tuple[str, ...] = ()
     """Only items of these categories; empty: of any."""
+    new_days: float | None = Field(default=None, gt=0)
+    """Only items first had within so many days before the newest interaction of the data; None: of any age."""
+    active_days: float | None = Field(default=None, gt=0)
+    """Only items that somebody had within so many days before the newest interaction of the data; None: all."""
     titles: bool = False
     """Write the items' titles too."""
     execution: ActorExecution = ActorExecution(actors=0, batch_rows=16384, block_rows=16384)

@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, create_model
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,6 +56,7 @@ def request_model(config: ServeConfig) -> type[BaseModel]:
     ids = Annotated[list[raw], Field(max_length=config.max_items)]  # type: ignore[valid-type]
     categories = Annotated[list[StrictStr], Field(max_length=config.max_items)]
     k = Annotated[StrictInt, Field(ge=1, le=config.max_k)]
+    days = Annotated[StrictInt | StrictFloat, Field(gt=0, allow_inf_nan=False)]
     return create_model(
         "RecommendRequest", __config__=ConfigDict(extra="forbid"),
         history=(ids, Field(description="Raw item ids, oldest first; [] for a user of whom nothing is known.")),
@@ -63,7 +64,11 @@ def request_model(config: ServeConfig) -> type[BaseModel]:
         filter_seen=(StrictBool, Field(default=True, description="Leave out what the history holds.")),
         allow=(ids | None, Field(default=None, description="Recommend these items alone.")),
         deny=(ids, Field(default=[], description="Never recommend these.")),
-        categories=(categories | None, Field(default=None, description="Only items of these categories.")))
+        categories=(categories | None, Field(default=None, description="Only items of these categories.")),
+        new_days=(days | None, Field(default=None, description="Only items first had within so many days before the "
+                                     "newest interaction of the model's data.")),
+        active_days=(days | None, Field(default=None, description="Only items that somebody had within so many days "
+                                        "before the newest interaction of the model's data.")))
 
 
 def build_app(config: ServeConfig, answers: Answers, ask: Ask, token: str | None) -> FastAPI:
@@ -90,7 +95,8 @@ def build_app(config: ServeConfig, answers: Answers, ask: Ask, token: str | None
         """The best items after a history."""
         given: Any = body
         started = time.perf_counter()
-        chosen = Filter(seen=given.filter_seen, allow=given.allow, deny=given.deny, categories=given.categories)
+        chosen = Filter(seen=given.filter_seen, allow=given.allow, deny=given.deny, categories=given.categories,
+                        new_days=given.new_days, active_days=given.active_days)
         answer = await ask(Question(tuple(map(str, given.history)), given.k, chosen))
         if isinstance(answer, MentorecError):
             raise HTTPException(422, str(answer))

@@ -18,7 +18,8 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, DataError, MentorecError, ResourceError
 from models.config import SASRecConfig
 from pipeline.api import Filter, load, recommender
-from pipeline.api.items import Items
+from pipeline.api.items import NEVER, Items
+from pipeline.api.loading import prepared_of
 from pipeline.api.recommender import Recommender
 from pipeline.evaluate import sharding
 from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
@@ -51,7 +52,8 @@ def served(trained: Artifact) -> Recommender:
 
 def catalogue(count: int = NUM_ITEMS) -> Items:
     """Ids that are numbers, the last item the most popular."""
-    return Items([str(i) for i in range(1, count + 1)], [None] * count, ["c"] * count, np.arange(count))
+    return Items([str(i) for i in range(1, count + 1)], [None] * count, ["c"] * count, np.arange(count),
+                 *[np.full(count, NEVER)] * 2)
 
 
 def test_lists_are_those_of_evaluate_for_every_test_user(trained: Artifact, served: Recommender,
@@ -107,6 +109,23 @@ def test_a_filter_leaves_the_order_and_takes_out_the_rest(served: Recommender, n
         assert served.recommend([["item-3", "item-5"]], k=40, filter=chosen).ids[0] == list(filter(kept, everything))
 
 
+@pytest.mark.parametrize(("name", "column"), [("new_days", "first"), ("active_days", "last")])
+def test_days_are_counted_back_from_the_newest_interaction(trained: Artifact, served: Recommender, name: str,
+                                                           column: str) -> None:
+    rows = pl.DataFrame(prepared_of(trained).read_table("interactions.parquet", ["item_idx", "timestamp"]))
+    times = rows.group_by("item_idx").agg(first=pl.col("timestamp").min(), last=pl.col("timestamp").max())
+    newest = int(rows["timestamp"].to_numpy().max())
+    sizes = set()
+    for edge in times[column].unique().to_list():
+        kept = {f"item-{i}" for i in times.filter(pl.col(column) >= edge)["item_idx"]}
+        days: Any = {name: (newest - edge + 0.5) / 86_400}
+        assert set(served.recommend([["item-3"]], 40, Filter(seen=False, **days)).ids[0]) == kept
+        sizes.add(len(kept))
+    assert len(sizes) > 1, "the days make a difference here"
+    found = served.recommend([[]], 40, Filter(allow=["item-1"], deny=["item-1"], new_days=1))
+    assert found.ids == [[]], "a filter that leaves nothing leaves an empty list"
+
+
 def test_unknown_items_are_counted_and_left_out(served: Recommender) -> None:
     found = served.recommend([["item-3", "nothing", "item-5", 77], ["item-3", "item-5"]], k=5)
     assert found.ids[0] == found.ids[1]
@@ -154,6 +173,11 @@ BAD: dict[str, tuple[Any, str]] = {
                  "filter.categories: got 'Category 1'; legal: one of the catalogue's 3, such as category 1"),
     "allow": (lambda r: r.recommend([["item-1"]], filter=Filter(allow=["a", "b"])), "filter.allow: got '2 ids'"),
     "a word as a list": (lambda r: Filter(deny="item-1"), "filter.deny: got 'item-1'; legal: a list"),
+    "days that are none": (lambda r: Filter(new_days=0), "filter.new_days: got 0; legal: a number of days above 0"),
+    "days in words": (lambda r: Filter(active_days="30"), "filter.active_days: got '30'; legal: a number of days"),
+    "days without times": (
+        lambda r: Recommender(Taught(NUM_ITEMS, 8).eval(), catalogue()).recommend([["1"]], filter=Filter(new_days=30)),
+        "filter.new_days: got 30, and no interaction of the model's data has a time; leave it out"),
     "similar to nothing": (lambda r: r.similar_items("item-400"), "item: got 'item-400'; legal: one of the 40 items"),
     "score of nothing": (lambda r: r.score(["x"], ["item-1"]), "the model knows no item of the sequence"),
 }

@@ -38,7 +38,8 @@ def write_model(folder: Path, fingerprint: str, seed: int = 0, ann: bool = False
     folder.mkdir(exist_ok=True)
     ids = [f"item-{i}" for i in range(1, ITEMS + 1)]
     table = pa.table({"item_id": ids, "title": [f"Title {i}" for i in range(1, ITEMS)] + [None],
-                      "category": [f"c{i % 3}" for i in range(ITEMS)], "train_count": list(range(ITEMS))})
+                      "category": [f"c{i % 3}" for i in range(ITEMS)], "train_count": list(range(ITEMS)),
+                      "first_time": [86_400 * i for i in range(ITEMS)], "last_time": [86_400 * ITEMS] * ITEMS})
     student = build_encoder(MODEL, ITEMS, seed)
     if ann:
         NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
@@ -74,6 +75,14 @@ def test_an_answer_is_that_of_the_notebook(client: TestClient, folder: Path) -> 
     assert [item["title"] for item in answer["items"]] == expected.titles[0]
     assert [item["score"] for item in answer["items"]] == pytest.approx(expected.scores[0])
     assert (answer["by"], answer["unknown"], answer["model"]) == ("model", 2, "first")
+
+
+def test_only_items_that_are_new(client: TestClient) -> None:
+    found = client.post("/recommend", json={"history": ["item-3"], "k": 10, "new_days": 3, "active_days": 0.5}).json()
+    assert {item["item_id"] for item in found["items"]} == {f"item-{ITEMS - n}" for n in range(3)}
+    for days in (0, "3", True):
+        refused = client.post("/recommend", json={"history": [], "new_days": days})
+        assert (refused.status_code, refused.json()["fields"][0]["field"].split(".")[0]) == (422, "new_days")
 
 
 def test_filters_and_a_user_of_whom_nothing_is_known(client: TestClient) -> None:
