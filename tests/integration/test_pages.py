@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,3 +115,33 @@ def _started(folder: Path, port: str) -> subprocess.Popen[str]:
             raise AssertionError((folder / "err").read_text())
         time.sleep(0.2)
     return service
+
+
+def test_the_page_on_language_models(folder: Path) -> None:
+    """What it downloads is not downloaded again: the names are on the list, the settings and the targets exist."""
+    page = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
+    listed = ""
+    for line in commands("llm.md"):
+        if line == "mentorec fetch --list":
+            listed = run(line)
+        else:
+            assert line.startswith("mentorec fetch package:") and line.split()[-1].removeprefix("package:") in listed
+    schema = json.loads(run("mentorec schema"))
+    settings = re.findall(r"`((?:profile|encode)\.[a-z_.]+)", page)
+    assert len(settings) > 3 and not [each for each in settings if not _settable(schema, schema, each.split("."))]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make ([a-z-]+)", page))
+    assert targets and all(f"\n{target}:" in makefile for target in targets)
+    for path in re.findall(r"`((?:configs|pipeline)/[\w/.-]+)`", page):
+        assert (ROOT / path).exists(), path
+
+
+def _settable(schema: Any, node: Any, path: list[str]) -> bool:
+    """Whether a JSON schema knows a dotted setting, in one of the kinds that a group may have."""
+    if "$ref" in node:
+        return _settable(schema, schema["$defs"][node["$ref"].rpartition("/")[2]], path)
+    if not path:
+        return True
+    inside = node.get("properties", {}).get(path[0])
+    return (inside is not None and _settable(schema, inside, path[1:])) or any(
+        _settable(schema, kind, path) for kind in (*node.get("anyOf", ()), *node.get("oneOf", ())))

@@ -44,8 +44,12 @@ def python_of(name: str, folder: Path) -> Path:
     Raises:
         RuntimeError: pip failed; the message holds the end of what it said.
     """
-    environment = ENVIRONMENTS[name]
-    root = folder / name
+    return made(ENVIRONMENTS[name], folder)
+
+
+def made(environment: Environment, folder: Path) -> Path:
+    """The same for an environment that is no peer's."""
+    name, root = environment.name, folder / environment.name
     done, wanted = root / "installed.json", json.dumps(asdict(environment), indent=1)
     python = root / "bin" / "python"
     if done.is_file() and done.read_text() == wanted:
