@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.work.provenance import provenance
+from tests.bench.case_checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "docs" / "results" / "cases.md"
@@ -52,6 +53,17 @@ class Outcome:
     said: list[str]
     counted: list[str]
     traceback: bool
+    """One of ours: of a frame in this repository."""
+    misses: list[str] | None
+    """What is not as `case_checks` wants it; None: nothing is checked."""
+
+    @property
+    def verdict(self) -> str:
+        if self.misses is None:
+            return "not checked"
+        found = [*self.misses, *(["traceback"] if self.traceback else []),
+                 *(line for line in self.counted if "≠" in line)]
+        return "**no**: " + "; ".join(found) if found else "yes"
 
 
 def main() -> None:
@@ -69,10 +81,12 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as pool:
         for case, outcome in zip(cases, pool.map(lambda case: run(case, given.timeout), cases), strict=True):
             found.setdefault(case.parent.name, {})[case.name] = outcome
-            print(f"{case.parent.name}/{case.name}: exit {outcome.code}"
-                  f"{', traceback' if outcome.traceback else ''}", flush=True)
+            print(f"{case.parent.name}/{case.name}: exit {outcome.code}, as expected: {outcome.verdict}", flush=True)
             given.result.write_text(report(given.folder, found), encoding="utf-8")
     print(f"written: {given.result}")
+    failed = sum(outcome.verdict.startswith("**no**") for outcomes in found.values() for outcome in outcomes.values())
+    if failed:
+        sys.exit(f"{failed} cases are not as expected")
 
 
 def run(case: Path, timeout_s: float) -> Outcome:
@@ -81,7 +95,8 @@ def run(case: Path, timeout_s: float) -> Outcome:
         work, out = Path(name) / "w", Path(name) / "o"
         out.mkdir()
         shutil.copytree(case, work / "case")
-        environment = os.environ | {"DIR": str(work / "case"), "OUT": str(out)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # this environment's `mentorec`
+        environment = os.environ | {"DIR": str(work / "case"), "OUT": str(out), "PATH": path}
         process = subprocess.Popen(["bash", "-c", (case / "cmd").read_text()], cwd=work, env=environment,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    start_new_session=True)
@@ -90,11 +105,16 @@ def run(case: Path, timeout_s: float) -> Outcome:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            return Outcome(process.returncode, [f"not done after {timeout_s:g} s"], [], False)
+            late = f"not done after {timeout_s:g} s"
+            return Outcome(process.returncode, [late], [], False, [late])
         output = (stderr + b"\n" + stdout).decode(errors="replace")
         output = output.replace(str(work / "case"), "$DIR").replace(str(out), "$OUT").replace(str(work), "$PWD")
         output = output.replace(str(ROOT), "$ROOT")
-        return Outcome(process.returncode, list(_lines(output)), list(_counts(out)), "Traceback" in output)
+        counted = list(_counts(out))
+        check = CHECKS.get(case.name)
+        misses = None if check is None else check.misses(process.returncode, "\n".join([output, *counted]), out)
+        ours = any("$ROOT/" in block for block in output.split("Traceback (most recent call last)")[1:])
+        return Outcome(process.returncode, list(_lines(output)), counted, ours, misses)
 
 
 def _lines(output: str) -> Iterator[str]:
@@ -139,23 +159,25 @@ def report(folder: Path, found: dict[str, dict[str, Outcome]]) -> str:
     source = provenance()
     lines = ["# Inputs that must work, or fail well", "",
              f"{len(outcomes)} cases: {', '.join(f'exit {code}: {count}' for code, count in sorted(codes.items()))}; "
-             f"with a traceback: {sum(outcome.traceback for outcome in outcomes)}; with a count of rows that does not "
-             f"add up: {sum('≠' in line for outcome in outcomes for line in outcome.counted)}.",
+             f"as expected: {sum(outcome.verdict == 'yes' for outcome in outcomes)}, "
+             f"not checked: {sum(outcome.misses is None for outcome in outcomes)}.",
              "`python -m tests.bench.cases FOLDER` runs each case's own command on a copy of it. A case of several "
-             "commands has the exit code of its last.", ""]
+             "commands has the exit code of its last. What is checked stands in `tests/bench/case_checks.py`: exit "
+             "code, what is printed, values of the prepared data; and of every case that no traceback is ours and "
+             "that rows read = kept + dropped.", ""]
     for group, cases in found.items():
         expected = read_expected(folder / group / "expected.md")
-        lines += [f"## {group}", "", "| case | before | must | exit | printed | rows |", "|---|---|---|---|---|---|"]
+        lines += [f"## {group}", "", "| case | before | must | exit | as expected | printed | rows |",
+                  "|---" * 7 + "|"]
         for case, outcome in cases.items():
             row = next((row for row in expected if any(fnmatch(case, p) for p in row.patterns)), Expected((), "", ""))
-            code = f"{outcome.code}{' (traceback)' if outcome.traceback else ''}"
-            cells = [case, row.before, row.must, code, "<br>".join(map(_cell, outcome.said)),
-                     "<br>".join(dict.fromkeys(outcome.counted))]
+            cells = [case, row.before, row.must, str(outcome.code), _cell(outcome.verdict),
+                     "<br>".join(map(_cell, outcome.said)), "<br>".join(dict.fromkeys(outcome.counted))]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     machine = source["machine"]
     lines.append(f"{datetime.now(UTC).date().isoformat()}, commit {source['commit']}, {machine['cpu']}, "
-                 f"Python {sys.version.split()[0]}.")
+                 f"{machine['cores']} cores, Python {sys.version.split()[0]}.")
     return "\n".join(lines) + "\n"
 
 

@@ -41,6 +41,7 @@ from tests.tools import ROOT, command
 ITEMS, K, HISTORIES = 334_060, 10, 200
 MODEL = SASRecConfig(hidden_dim=64, num_blocks=2, num_heads=1, max_length=50)
 CLIENTS, DAMAGED_CLIENTS, P99_TARGET_MS, SLOW_MS = (1, 8, 64), 8, 25, 1000
+WARM_UP_S = 10
 LOCUST = Environment("locust", "locust==2.47.0", (("locust==2.47.0",),))
 
 
@@ -124,9 +125,9 @@ def asked_by(clients: int, seconds: int, locust: Path, url: str, questions: Path
          "--host", url, "-u", str(clients), "-r", str(clients), "-t", f"{seconds}s", "--json", "--csv", str(prefix),
          "--exit-code-on-error", "0"],
         env={**os.environ, "SERVE_QUESTIONS": str(questions)}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    (found,) = json.loads(done.stdout)
+    if done.returncode or not (found := json.loads(done.stdout)):
+        raise RuntimeError(f"locust had no answer: {done.stderr[-2000:]}")
+    found = found[0]
     waits = np.repeat(*map(np.array, zip(*((float(ms), count) for ms, count in found["response_times"].items()),
                                          strict=True)))
     with Path(f"{prefix}_failures.csv").open() as rows:
@@ -141,7 +142,7 @@ def asked_by(clients: int, seconds: int, locust: Path, url: str, questions: Path
 def of_clients(clients: int, asked: argparse.Namespace, locust: Path, model: Path, questions: Path) -> dict[str, Any]:
     """One replica, some seconds of warm-up, then the measurement."""
     with service(model) as (url, top):
-        asked_by(clients, 5, locust, url, questions)
+        asked_by(clients, WARM_UP_S, locust, url, questions)
         found = asked_by(clients, asked.seconds, locust, url, questions)
         memory = [each.memory_info().rss for each in replicas(top)]
     return {"items": asked.items, "clients": clients, **found, "replica_gib": [round(rss / 2**30, 2) for rss in memory]}
@@ -153,7 +154,7 @@ def of_damage(asked: argparse.Namespace, locust: Path, questions: Path) -> dict[
     write_model(folder, asked.items, "a", 0)
     events: dict[str, Any] = {}
     with service(folder, "replicas=2", "num_cpus=0.5", "watch_s=1") as (url, top):
-        asked_by(DAMAGED_CLIENTS, 5, locust, url, questions)
+        asked_by(DAMAGED_CLIENTS, WARM_UP_S, locust, url, questions)
         load: dict[str, Any] = {}
         seconds = 4 * asked.seconds
         thread = threading.Thread(

