@@ -26,6 +26,7 @@ _KNOCK_S = 10.0
 _STARTS, _SLOW = 3, "timed out during startup"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+_UNASKED = "RAY_IGNORE_UNHANDLED_ERRORS"
 _LOCAL_NAMES = ("", "localhost", "auto", "local")
 _SHORT_TEMP = "/tmp"
 _SOCKET_LIMIT = 107
@@ -124,12 +125,14 @@ def start(arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keep what Ray says of itself off the terminal: how it authenticates, and its core's notices.
+    """Keep what Ray says of itself off the terminal: how it authenticates, its core's notices, and the tracebacks of
+    tasks that failed beside the one whose error is raised.
 
     The core writes past Python: each actor of Ray Data gets a notice (ray-project/ray#53727), which only a level that
     stands in the environment keeps back; that there is one is written too, while Ray starts. Failures are exceptions.
     """
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    os.environ.setdefault(_UNASKED, "1")
     if _CORE_LEVEL in os.environ:  # somebody looks for something
         yield
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ _WORDS = {
     "file name too long": errno.ENAMETOOLONG, "too many open files": errno.EMFILE, "file too large": errno.EFBIG,
 }
 """What libraries that hide the number say."""
+_FEW_INODES = 16
+"""A disk with fewer left takes no further file, whatever room it has; what a run gives back at its end are a few."""
 _NUMBER = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/])(/[^\s'\"`:,;]+)")
 
@@ -129,8 +132,9 @@ def _free(path: str) -> str:
     there = next((parent for parent in (Path(path), *Path(path).parents) if parent.exists()), None)
     if there is None or "://" in path:
         return ""
-    usage = shutil.disk_usage(there)
-    return f" ({usage.free / 2**20:,.1f} of {usage.total / 2**20:,.0f} MiB free)"
+    usage, disk = shutil.disk_usage(there), os.statvfs(there)
+    files = f" and {disk.f_favail:,} of {disk.f_files:,} inodes" if disk.f_favail < _FEW_INODES <= disk.f_files else ""
+    return f" ({usage.free / 2**20:,.1f} of {usage.total / 2**20:,.1f} MiB{files} free)"
 
 
 def _line(exc: BaseException) -> str:
