@@ -62,6 +62,11 @@ BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't he
 """Seven ways to be bad."""
 
 
+def long_answer(asked: Asked) -> Reply:
+    """A good one that takes two kilobytes of a disk, however it is packed."""
+    return Reply(f"{GOOD} Their mark is {hashlib.shake_128(asked.prompt.encode()).hexdigest(2000)}.")
+
+
 @dataclass
 class Faulty:
     """A script: 20 % bad answers in seven ways, which the next seed mends, and 2 % that stay bad; 10 % errors of the

@@ -1,92 +1,188 @@
-"""A real small disk: a tmpfs in a mount namespace of its own, filled to the brim and given room again."""
+"""A real small disk: a tmpfs in a mount namespace of its own, on which commands are refused and then go on.
+
+The child process ``python -m tests.small_disk`` has the mount to itself; trials come to it, and what the commands said
+goes back, as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from tests.tools import ROOT, TINY
+from tests.tools import ROOT, cli, cli_here
 
-STAGES = ("prepare", "profile", "encode", "reduce", "train", "evaluate", "report")
-_LARGE = "size=512m"
-_SLACK_BYTES = 40 * 1024
-"""Room that is left when a stage begins: its lease fits, its files do not."""
+_LARGE = "size=512m,nr_inodes=100k"
+_TIMEOUT_S = 900
+_UNSHARE = ("unshare", "-m") if os.getuid() == 0 else ("unshare", "-rm")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What a command meets on the disk."""
+
+    kind: Literal["full", "no files", "read-only"]
+    room_kib: int = 40
+    """Of a full disk: left when the command begins, so that its lease fits and its files do not."""
+    folder: str = ""
+    """The only one that is read-only, below the disk (a pattern with one match); else the whole disk is."""
+
+    def __str__(self) -> str:
+        if self.kind == "full":
+            return f"a full disk ({self.room_kib} KiB)"
+        return "a disk with no room for another file" if self.kind == "no files" else (
+            f"a read-only {self.folder}" if self.folder else "a read-only disk")
+
+
+FULL, NO_FILES, READ_ONLY = Obstacle("full"), Obstacle("no files"), Obstacle("read-only")
+PARTS = Obstacle("read-only", folder="results/ledger/*/parts")
+"""Where the answers of a language model are kept."""
+CAUSE = {"full": "the disk is full (0.0 of ", "no files": " inodes free); make room there",
+         "read-only": "the file system is read-only; set storage.uri to a place that can be written"}
+"""Kind of obstacle → what the error says of it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A command, and what it meets before it may go on."""
+
+    name: str
+    args: tuple[str, ...]
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command ended with."""
+
+    code: int
+    stderr: str
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines that tell an error."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error:")]
+
+    @property
+    def traceback(self) -> bool:
+        return "Traceback" in self.stderr
+
+    def refused(self, *words: str) -> bool:
+        """Exit code 2, and one line, the last, that tells an error with each of the words."""
+        return (self.code == 2 and not self.traceback and self.errors == self.stderr.splitlines()[-1:]
+                and all(word in self.errors[0] for word in words))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did on a full disk, and what the same command did once there was room."""
+    """What became of a trial."""
 
-    stage: str
-    size_kib: int
-    code: int
-    line: str
-    """The last line on stderr."""
-    traceback: bool
-    lines_of_error: int
-    again: int
-    """Exit code of the same command with room."""
+    name: str
+    refusals: tuple[Said, ...]
+    """One per obstacle."""
+    again: Said
+    """The same command once nothing is in its way."""
+
+
+def asking(run: str, url: str, tokenizer: Path, batch: int) -> str:
+    """The same run under another name, with profiles that a server writes; ``batch`` answers are saved at a time."""
+    return run.replace("name: tiny", "name: asked").replace("  form: short\n", f"""  form: long
+  engine:
+    kind: openai
+    base_url: {url}
+    model: m
+    tokenizer: {tokenizer}
+    max_model_len: 4096
+    sampling: {{max_tokens: 250}}
+    gate: {{language: false}}
+    execution: {{actors: 0, batch_size: {batch}, concurrent_batches: 1}}
+""")
 
 
 def can_mount() -> bool:
     """Whether this process may make a mount namespace and mount a tmpfs in it."""
-    return subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"], capture_output=True,
-                          check=False).returncode == 0
+    try:
+        return subprocess.run([*_UNSHARE, "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"], capture_output=True,
+                              check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
-def fill_and_go_on(stages: tuple[str, ...], folder: Path) -> list[Outcome]:
-    """Each stage on a disk that holds all before it and next to nothing more, then with room.
+def meet(trials: Sequence[Trial], disk: Path, here: bool = False) -> list[Outcome]:
+    """Every trial in turn on one new disk that is mounted at ``disk``.
 
-    ``folder`` is the mount point. Everything runs in one child process that has the mount to itself.
+    Args:
+        here: all commands run in the child process, which imports what is heavy once; else each in its own.
     """
-    script = subprocess.run(
-        ["unshare", "-m", sys.executable, "-m", "tests.small_disk", str(folder), *stages], cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    if script.returncode:
-        raise RuntimeError(script.stderr[-2000:])
-    return [Outcome(*_decoded(line)) for line in script.stdout.splitlines()]
+    order = json.dumps({"disk": str(disk), "here": here, "trials": [asdict(t) for t in trials]})
+    child = subprocess.run([*_UNSHARE, sys.executable, "-m", "tests.small_disk"], cwd=ROOT, input=order,
+                           env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    if child.returncode:
+        raise RuntimeError(child.stderr[-3000:])
+    return [Outcome(found["name"], tuple(Said(**said) for said in found["refusals"]), Said(**found["again"]))
+            for found in json.loads(child.stdout.splitlines()[-1])]
 
 
-def _decoded(line: str) -> list[object]:
-    stage, size, code, traceback, count, again, text = line.split("\t")
-    return [stage, int(size), int(code), text, traceback == "True", int(count), int(again)]
+def _inside(disk: Path, here: bool, trials: list[Trial]) -> list[Outcome]:
+    disk.mkdir(parents=True, exist_ok=True)
+    _mount("-t", "tmpfs", "-o", _LARGE, "tmpfs", str(disk))
+    call = cli_here if here else partial(cli, timeout_s=_TIMEOUT_S)
+    outcomes = []
+    for trial in trials:
+        refusals = []
+        for obstacle in trial.obstacles:
+            with _met(obstacle, disk):
+                refusals.append(_said(call(*trial.args)))
+        outcomes.append(Outcome(trial.name, tuple(refusals), _said(call(*trial.args))))
+    return outcomes
 
 
-def _inside(folder: Path, stages: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", _LARGE, "tmpfs", str(folder)], check=True)
-    config = folder.parent / f"{folder.name}.yaml"
-    config.write_text(TINY + f"storage: {{uri: {folder / 'results'}}}\n")
-    before = STAGES[: STAGES.index(stages[0])]
-    if before:
-        _mentorec(before[-1], config, check=True)
-    for stage in stages:
-        used = _used(folder)
-        size = used + _SLACK_BYTES
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
-        full = _mentorec(stage, config)
-        subprocess.run(["mount", "-o", f"remount,{_LARGE}", str(folder)], check=True)
-        errors = [line for line in full.stderr.splitlines() if line.startswith("error:")]
-        text = (errors or full.stderr.splitlines() or [""])[-1].replace("\t", " ")
-        again = _mentorec(stage, config)
-        if again.returncode:
-            print(again.stderr[-3000:], file=sys.stderr)
-        print(stage, size // 1024, full.returncode, "Traceback" in full.stderr, len(errors), again.returncode, text,
-              sep="\t", flush=True)
+@contextmanager
+def _met(obstacle: Obstacle, disk: Path) -> Iterator[None]:
+    used = os.statvfs(disk)
+    if obstacle.kind == "full":
+        size = (used.f_blocks - used.f_bfree) * used.f_frsize + obstacle.room_kib * 1024
+        _mount("-o", f"remount,size={max(size, used.f_frsize)}", str(disk))  # 0 would be no limit
+        mended = ("-o", f"remount,{_LARGE}", str(disk))
+    elif obstacle.kind == "no files":
+        _mount("-o", f"remount,nr_inodes={used.f_files - used.f_ffree + 2}", str(disk))
+        mended = ("-o", f"remount,{_LARGE}", str(disk))
+    elif not obstacle.folder:
+        _mount("-o", "remount,ro", str(disk))
+        mended = ("-o", "remount,rw", str(disk))
+    else:
+        [folder] = map(str, disk.glob(obstacle.folder))
+        _mount("--bind", folder, folder)
+        _mount("-o", "remount,bind,ro", folder)
+        mended = ("-o", "remount,bind,rw", folder)
+    try:
+        yield
+    finally:
+        _mount(*mended)
 
 
-def _used(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return (found.f_blocks - found.f_bfree) * found.f_frsize
+def _said(process: subprocess.CompletedProcess[str]) -> Said:
+    return Said(process.returncode, process.stderr)
 
 
-def _mentorec(stage: str, config: Path, check: bool = False) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline", stage, "--config", str(config)], cwd=ROOT,
-                          capture_output=True, text=True, check=check)
+def _mount(*args: str) -> None:
+    subprocess.run(["mount", *args], check=True)
+
+
+def _main() -> None:
+    order = json.load(sys.stdin)
+    trials = [Trial(trial["name"], tuple(trial["args"]), tuple(Obstacle(**o) for o in trial["obstacles"]))
+              for trial in order["trials"]]
+    outcomes = _inside(Path(order["disk"]), order["here"], trials)
+    print(json.dumps([asdict(outcome) for outcome in outcomes]))
 
 
 if __name__ == "__main__":
-    _inside(Path(sys.argv[1]), sys.argv[2:])
+    _main()

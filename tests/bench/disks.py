@@ -1,4 +1,4 @@
-"""Part `disks`: every stage on a disk that is full, and the same command once there is room; races for one artifact."""
+"""Part `disks`: every stage on a full or read-only disk, and the same command afterwards; races for one artifact."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from pipeline.store import leases
 from pipeline.store.artifacts import Artifact, StageKey, find_or_begin
 from tests.bench.sections import Section
 from tests.bench.workshop import Workshop
-from tests.small_disk import STAGES, can_mount, fill_and_go_on
+from tests.scripted_llm import long_answer, scripted_server
+from tests.small_disk import CAUSE, FULL, NO_FILES, PARTS, READ_ONLY, Obstacle, Trial, asking, can_mount, meet
+from tests.tiny_llm import make_tokenizer
+from tests.tools import ON_RAY, TINY
 
+STAGES = ("prepare", "profile", "encode", "reduce", "train", "evaluate", "report")
+USERS, BATCH = 40, 4
+"""Of the run whose profiles are asked for."""
 RACES, RACERS = 20, 2
 _KEY = StageKey("demo", 1, {})
 _DEAD = {"host": leases.mine()["host"], "pid": 2**22 + 1, "created": 0.0, "token": "dead"}
@@ -21,16 +27,12 @@ _DEAD = {"host": leases.mine()["host"], "pid": 2**22 + 1, "created": 0.0, "token
 
 def run(workshop: Workshop) -> Section:
     """Both, as checks and tables."""
-    section = Section("Full disks and races", "A tmpfs that holds everything before a stage and 40 KiB more; then it "
-                      "is given room and the same command runs again. Races: processes that want one artifact, over "
-                      "the lease of a dead process.")
+    section = Section("Full disks, read-only disks and races", "A tmpfs that holds everything before a stage, and then "
+                      "next to nothing more, no further file, or nothing at all (read-only); then it is mended and the "
+                      "same command runs again. `ledger` is a profile stage that asks a scripted server. Races: "
+                      "processes that want one artifact, over the lease of a dead process.")
     if can_mount():
-        outcomes = fill_and_go_on(STAGES, workshop.folder / "disk")
-        for found in outcomes:
-            told = found.code == 2 and found.lines_of_error == 1 and not found.traceback and "full" in found.line
-            section.check(f"{found.stage} on a full disk", "exit 2, one line that tells path and cause",
-                          f"exit {found.code}: {found.line}", told)
-            section.check(f"{found.stage} again, with room", "exit 0", f"exit {found.again}", found.again == 0)
+        _disks(section, workshop)
     else:
         section.check("a disk of our own", "may be mounted", "this user may not mount", False)
     outcomes_of_races = [_race(workshop.folder / f"race-{number}") for number in range(RACES)]
@@ -38,6 +40,38 @@ def run(workshop: Workshop) -> Section:
     section.check(f"{RACES} races of {RACERS} processes for one artifact", "one builds, the other waits and finds it",
                   f"{right} of {RACES}", right == RACES)
     return section
+
+
+def _disks(section: Section, workshop: Workshop) -> None:
+    with scripted_server(long_answer) as server:
+        trials = _trials(workshop, server.url)
+        for trial, found in zip(trials, meet(trials, workshop.folder / "disk"), strict=True):
+            for met, said in zip(trial.obstacles, found.refusals, strict=True):
+                told = said.refused(f"{workshop.folder}/disk/results", "cannot ", CAUSE[met.kind])
+                section.check(f"{trial.name} on {met}", "exit 2, one line that tells path and cause",
+                              f"exit {said.code}: {' '.join(said.stderr.splitlines()[-1:])}", told)
+            section.check(f"{trial.name} again, with nothing in its way", "exit 0", f"exit {found.again.code}",
+                          found.again.code == 0)
+        answers, lost = USERS, 2 * BATCH
+        section.check(f"answers that the ledger was given for {answers} users",
+                      f"at most {lost} asked again: the two batches that could not be saved",
+                      f"{len(server.asked) - answers}", 0 <= len(server.asked) - answers <= lost)
+
+
+def _trials(workshop: Workshop, url: str) -> list[Trial]:
+    """Every stage, the ledger, and two stages through Ray; all on one disk."""
+    place = f"storage: {{uri: {workshop.folder / 'disk' / 'results'}}}\n"
+    config, asked = workshop.folder / "tiny.yaml", workshop.folder / "asked.yaml"
+    config.write_text(TINY + place)
+    run = TINY.replace("users: 120", f"users: {USERS}")
+    asked.write_text(asking(run, url, make_tokenizer(workshop.folder / "tokenizer"), BATCH) + place)
+    here, ledger = ("-c", str(config)), ("-c", str(asked))
+    return [*(Trial(stage, (stage, *here), (FULL, NO_FILES, READ_ONLY)) for stage in STAGES),
+            Trial("prepare for the ledger", ("prepare", *ledger)),
+            Trial("ledger", ("profile", *ledger), (Obstacle("full", 150), PARTS, READ_ONLY)),
+            Trial("profile on Ray", ("profile", *here, *ON_RAY, "profile.form=long"), (Obstacle("full", 24),)),
+            Trial("train on Ray", ("train", *here, "arms=[plain]", "train.epochs=5",
+                                   "train.execution={num_workers: 1, max_failures: 0}"), (FULL,))]
 
 
 def _race(root: Path) -> list[str]:
