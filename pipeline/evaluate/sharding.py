@@ -26,6 +26,7 @@ from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import load_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
+from pipeline.work.nodes import await_nodes
 from pipeline.work.progress import track
 from pipeline.work.threads import torch_threads
 
@@ -104,7 +105,9 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     """One task per shard, ``workers`` of them at a time."""
     import ray
 
-    if _wants_gpu(subject) and not ray.cluster_resources().get("GPU"):
+    wanted = {"CPU": 1.0} | ({"GPU": 1.0} if _wants_gpu(subject) else {})
+    there = await_nodes([wanted] * min(config.execution.workers, len(shards)), "evaluate")
+    if _wants_gpu(subject) and not there.get("GPU"):
         raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
     rank = ray.remote(rank_shard).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)))
     shared: Any = subject

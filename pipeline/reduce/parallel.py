@@ -11,6 +11,7 @@ from cluster.config import ActorExecution
 from cluster.storage import Storage
 from pipeline.reduce.reducer import Reducer
 from pipeline.reduce.vectors import VectorTable
+from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import track
 
 
@@ -36,6 +37,9 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
         table: the vectors.
         spans: row indices that are read and transformed together.
         execution: number and size of the actors.
+
+    Raises:
+        ResourceError: the cluster has fewer GPUs than the actors ask for.
     """
     if not spans:
         return
@@ -48,9 +52,10 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
         return
     from ray.util import ActorPool
 
-    remote: Any = ray.remote(num_cpus=execution.num_cpus, num_gpus=execution.num_gpus)(TransformActor)
+    used = execution.model_copy(update={"actors": min(execution.actors, len(spans))})
+    remote: Any = ray.remote(**actor_resources(used, "reduce"))(TransformActor)
     shared = ray.put(table)
-    actors = [remote.remote(storage, folder, shared) for _ in range(min(execution.actors, len(spans)))]
+    actors = [remote.remote(storage, folder, shared) for _ in range(used.actors)]
     results = ActorPool(actors).map(lambda actor, rows: actor.transform.remote(rows), list(spans))
     try:
         yield from track(results, label, "rows", total, len)

@@ -27,6 +27,7 @@ from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import say
 
 QUALITY = "quality.json"
@@ -146,7 +147,8 @@ def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.nda
         import ray
 
         if ray.is_initialized():
-            task = ray.remote(num_cpus=config.execution.num_cpus, num_gpus=config.execution.num_gpus)(fit)
+            one = config.execution.model_copy(update={"actors": 1})
+            task = ray.remote(**actor_resources(one, "reduce"))(fit)
             result: Fit = ray.get(task.remote(config, table, rows))
             return result
     return fit(config, table, rows)

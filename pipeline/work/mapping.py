@@ -19,7 +19,7 @@ from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.here import forget_blocks, map_here
-from pipeline.work.nodes import await_nodes
+from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import Progress
 
 _HELPER_CPUS = 0.25
@@ -68,7 +68,7 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     import ray.data
 
     forget_blocks(out, folder, of_ray=False)
-    resources = _actor_resources(execution, label)
+    resources = actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
     context = _context(out, folder, id_column)
     with ray.data.DataContext.current(context), our_errors(label):
@@ -167,19 +167,6 @@ def _nothing_to_filter() -> type[Any]:
             return None, 0
 
     return NothingToFilter
-
-
-def _actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
-    """CPUs and GPUs per actor; the CPUs shrink so that one is left for the tasks that feed the actors."""
-    per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus}
-    there = await_nodes([per_actor] * execution.actors + [{"CPU": 1.0}], label)
-    wanted, gpus = execution.actors * execution.num_gpus, there.get("GPU", 0.0)
-    if wanted > gpus:
-        raise ResourceError(f"execution: {execution.actors} actors with num_gpus={execution.num_gpus:g} ask for "
-                            f"{wanted:g} GPUs, the cluster has {gpus:g}; lower actors or num_gpus")
-    spare = max(0.0, there.get("CPU", 1.0) - 1.0) / execution.actors
-    resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
-    return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
 
 
 @contextmanager

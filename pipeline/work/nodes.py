@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from cluster.config import ActorExecution
+from configs.errors import ResourceError
 from pipeline.work.progress import say
 
 _WAIT_S = 600.0
@@ -43,6 +47,37 @@ def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
     finally:
         request_resources(bundles=[])  # the actors' own demand holds the nodes from here on
     return there
+
+
+def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[str, float]:
+    """:func:`await_nodes` for work that all runs at once: what asks for a GPU that never comes would wait in silence.
+
+    Args:
+        remedy: what to set where there are too few.
+
+    Raises:
+        ResourceError: the cluster has fewer GPUs than the bundles ask for.
+    """
+    there = await_nodes(bundles, label)
+    wanted, gpus = total(bundles).get("GPU", 0.0), there.get("GPU", 0.0)
+    if wanted > gpus:
+        raise ResourceError(f"{label}: {wanted:g} GPUs are asked for, the cluster has {gpus:g}; {remedy}")
+    return there
+
+
+def actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
+    """CPUs and GPUs per actor, once there is room for all; the CPUs shrink so that one is left for what feeds them.
+
+    Raises:
+        ResourceError: the cluster has fewer GPUs than the actors ask for.
+    """
+    per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus}
+    there = await_gpus([per_actor] * execution.actors + [{"CPU": 1.0}], label,
+                       f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), "
+                       "or add nodes")
+    spare = max(0.0, there.get("CPU", 1.0) - 1.0) / execution.actors
+    resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
+    return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
 
 
 def total(bundles: Sequence[Resources]) -> dict[str, float]:

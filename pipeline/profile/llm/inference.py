@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,6 +20,7 @@ from pipeline.profile.llm.unanswered import Unanswered
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.mapping import our_errors, quiet_context
+from pipeline.work.nodes import Resources, await_gpus
 from pipeline.work.progress import say
 
 if TYPE_CHECKING:
@@ -126,14 +127,18 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
     say(progress.summary())
 
 
-def drained(stream: Callable[[], Dataset]) -> Iterator[pa.Table]:
+def drained(stream: Callable[[], Dataset], bundles: Sequence[Resources]) -> Iterator[pa.Table]:
     """Run the stream of Ray Data that is made here to its end, and give what comes of it.
 
+    Args:
+        bundles: what the engine's actors ask for.
+
     Raises:
-        ResourceError: the engine did not start.
+        ResourceError: the cluster has too few GPUs, or the engine did not start.
     """
     import ray.data
 
+    await_gpus(bundles, "profile", "lower profile.engine.execution.replicas, tensor_parallel or num_gpus, or add nodes")
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
         yield from stream().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 

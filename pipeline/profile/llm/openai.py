@@ -76,8 +76,9 @@ class OpenAIBackend:
         return f"asking {self.config.model} at {self.config.base_url}"
 
     def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
-        if self.config.execution.actors:
-            return drained(lambda: self._stream(requests, save))
+        execution = self.config.execution
+        if execution.actors:
+            return drained(lambda: self._stream(requests, save), [{"CPU": execution.num_cpus}] * execution.actors)
         return self._here(requests, save)
 
     def _stream(self, requests: Unanswered, save: Save) -> Dataset:

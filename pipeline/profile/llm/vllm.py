@@ -57,7 +57,7 @@ class VLLMBackend:
                 "first, half a minute or more" + (f"; {_SLOW_BF16}" if slow else ""))
 
     def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
-        return drained(lambda: self._stream(requests, save))
+        return drained(lambda: self._stream(requests, save), self._bundles() * self.config.execution.replicas)
 
     def _stream(self, requests: Unanswered, save: Save) -> Dataset:
         _quiet()
@@ -110,12 +110,17 @@ class VLLMBackend:
         """Of each engine on CPUs: this machine's cores, shared by the engines where it is one machine."""
         return max(1, cpu_count() // (self.config.execution.replicas * self.config.execution.tensor_parallel))
 
+    def _bundles(self) -> list[dict[str, float]]:
+        """Of one engine."""
+        execution = self.config.execution
+        bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
+        return [dict(bundle) for _ in range(execution.tensor_parallel)]
+
     def processor_config(self) -> Any:
         """The configuration of ``ray.data.llm``."""
         from ray.data.llm import vLLMEngineProcessorConfig
 
         execution = self.config.execution
-        bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
         given = dict(execution.runtime_env)
         on_cpu = {} if execution.num_gpus else cpu.variables(self._threads(), execution.tensor_parallel)
         variables = {**_ALWAYS, **on_cpu, **given.pop("env_vars", {})}
@@ -123,7 +128,7 @@ class VLLMBackend:
             model_source=self.files.name_or_path, concurrency=(execution.replicas, execution.replicas),
             batch_size=execution.batch_size, max_concurrent_batches=execution.concurrent_batches,
             accelerator_type=execution.accelerator_type, engine_kwargs=self.engine_kwargs(),
-            placement_group_config={"bundles": [dict(bundle) for _ in range(execution.tensor_parallel)]},
+            placement_group_config={"bundles": self._bundles()},
             should_continue_on_error=True, log_engine_metrics=False, chat_template_stage={"enabled": False},
             tokenize_stage={"enabled": False}, detokenize_stage={"enabled": False},
             runtime_env={**given, "env_vars": variables})
