@@ -27,7 +27,7 @@ from pipeline.train.export import load_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.nodes import await_nodes
-from pipeline.work.progress import track
+from pipeline.work.progress import track, waiting
 from pipeline.work.threads import torch_threads
 
 
@@ -58,7 +58,7 @@ class BaselineModel:
 
     def scorer(self) -> Scorer:
         train = arrays.training_sequences(self.prepared.local("train.arrow"))[1]
-        with torch_threads(1):
+        with torch_threads(1), waiting(f"evaluate: fitting {self.name}"):
             return fit_baseline(self.config, self.name, train, self.num_items, self._texts())
 
     def _texts(self) -> ItemVectors | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +20,8 @@ import pyarrow.csv as pacsv
 
 from configs.errors import DataError
 from pipeline.prepare.lazy import lazy_table
-from pipeline.prepare.streams import UNIT_SEPARATOR, Packed, open_utf8
+from pipeline.prepare.reading import Reading
+from pipeline.prepare.streams import UNIT_SEPARATOR, Packed, Utf8File
 
 BLOCK_BYTES: Final = 1 << 23
 """Read at once; no row may be longer."""
@@ -59,7 +60,7 @@ class TextFile:
             DataError: two columns have one name; now or when rows are read: a row that cannot be used, by its number.
         """
         with self._named():
-            first = self._open_csv(None, []).schema.names
+            first = self._open_csv(self._open(), None, []).schema.names
             columns = ([name.strip() for name in first] if self.dialect.header
                        else [str(1 + place) for place in range(len(first))])
         twice = [name for name, count in Counter(columns).items() if count > 1]
@@ -80,17 +81,19 @@ class TextFile:
 
     def _batches(self, names: list[str] | None, wanted: list[str], blank_lines: bool = False
                  ) -> Iterator[pl.DataFrame]:
-        with self._named(), self._open_csv(names, wanted, blank_lines) as reader:
+        file, text = self._open(), 0
+        with self._named(), Reading(self.path) as reading, self._open_csv(file, names, wanted, blank_lines) as reader:
             for batch in reader:
                 yield pl.DataFrame(pl.from_arrow(batch))
+                text += BLOCK_BYTES  # the file itself is read ahead by many blocks
+                reading.add(batch.num_rows, file.place_of(text) if isinstance(file, Utf8File) else text)
 
-    def _open_csv(self, names: list[str] | None, wanted: list[str], blank_lines: bool = False
-                  ) -> pacsv.CSVStreamingReader:
+    def _open_csv(self, file: pa.OSFile | Utf8File, names: list[str] | None, wanted: list[str],
+                  blank_lines: bool = False) -> pacsv.CSVStreamingReader:
         several = len(self.dialect.separator) > 1
         quoted = self.dialect.quotes and not several
-        plain = self.packed.container is None and self.encoding == "utf-8" and not several
         return pacsv.open_csv(
-            pa.OSFile(str(self.path)) if plain else self._open(),
+            file,
             # One thread: with several, errors lose their row number.
             read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=names),
             parse_options=pacsv.ParseOptions(delimiter=UNIT_SEPARATOR if several else self.dialect.separator,
@@ -100,8 +103,12 @@ class TextFile:
                                                  include_columns=wanted, null_values=[""], strings_can_be_null=True,
                                                  quoted_strings_can_be_null=True))
 
-    def _open(self) -> BinaryIO:
-        return open_utf8(self.path, self.packed, self.encoding, self.dialect.separator)
+    def _open(self) -> pa.OSFile | Utf8File:
+        plain = self.packed.container is None and self.encoding == "utf-8" and len(self.dialect.separator) == 1
+        return pa.OSFile(str(self.path)) if plain else self._open_decoded()
+
+    def _open_decoded(self) -> Utf8File:
+        return Utf8File(self.path, self.packed, self.encoding, self.dialect.separator)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -113,7 +120,7 @@ class TextFile:
 
     def _fault(self, said: str) -> str:
         if "invalid UTF8" in said or "utf-8" in said:
-            _drain(self._open)  # raises with the offset
+            _drain(self._open_decoded)  # raises with the offset
         ragged = _BAD_ROW.search(said)
         if ragged:
             row, expected, got = map(int, ragged.groups())
@@ -140,7 +147,7 @@ def _renamed(batch: pl.DataFrame, names: list[str], unquote: bool) -> pl.DataFra
     return batch.select(pl.coalesce(inner, name).alias(name) for name, inner in fields.items())
 
 
-def _drain(open_: Callable[[], BinaryIO]) -> None:
+def _drain(open_: Callable[[], Utf8File]) -> None:
     with open_() as stream:
         while stream.read(1 << 22):
             continue

@@ -13,7 +13,8 @@ import polars as pl
 
 from configs.errors import DataError
 from pipeline.prepare.lazy import lazy_table
-from pipeline.prepare.streams import Packed, line_blocks, open_utf8
+from pipeline.prepare.reading import Reading
+from pipeline.prepare.streams import Packed, Utf8File, line_blocks
 
 _BLOCK_BYTES: Final = 1 << 22
 _PEEK_LINES: Final = 100
@@ -83,8 +84,12 @@ class JsonLines:
         raise DataError(f"{self.path}: line {number:,} {what}; the file needs one object per line")
 
     def _blocks(self) -> Iterator[bytes]:
-        with open_utf8(self.path, self.packed, self.encoding) as stream:
-            yield from line_blocks(stream, self.path, _BLOCK_BYTES)
+        text = 0
+        with Reading(self.path) as reading, Utf8File(self.path, self.packed, self.encoding) as stream:
+            for block in line_blocks(stream, self.path, _BLOCK_BYTES):
+                yield block
+                text += len(block)
+                reading.add(block.count(b"\n"), stream.place_of(text))
 
 
 class _Number(str):

@@ -17,6 +17,7 @@ import pyarrow.types as pt
 
 from configs.errors import DataError
 from pipeline.prepare.lazy import lazy_table
+from pipeline.work.progress import Progress
 
 _BATCH_ROWS = 1 << 17
 
@@ -49,11 +50,13 @@ class ParquetFile:
 
     def _batches(self, plain: pa.Schema, wanted: list[str]) -> Iterator[pl.DataFrame]:
         rows = 0
-        with self._named(), pq.ParquetFile(self.path) as file:
+        with (self._named(), pq.ParquetFile(self.path) as file,
+              Progress(f"prepare: reading {self.path.name}", file.metadata.num_rows, "rows") as progress):
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 rows += batch.num_rows
                 columns = [self._cast(name, batch.column(name), plain.field(name).type) for name in wanted]
                 yield pl.DataFrame(pl.from_arrow(pa.table(columns, wanted)))
+                progress.update(rows)
             if rows != file.metadata.num_rows:
                 raise DataError(f"{self.path}: a damaged Parquet file: {rows:,} rows where its end tells of "
                                 f"{file.metadata.num_rows:,}; fetch it again")

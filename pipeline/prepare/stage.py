@@ -28,7 +28,7 @@ from pipeline.prepare.times import PER_SECOND
 from pipeline.prepare.writing import Kept
 from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.work.progress import say
+from pipeline.work.progress import say, took
 
 _FIRST_S: Final = 631_152_000
 """1990-01-01: what ends before it is hardly meant as Unix time."""
@@ -41,11 +41,13 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
         DataError: the raw files cannot be used (file, row and remedy are named), or a filter or split leaves nothing.
         LeakageError: a guard found held-out data in the training part.
     """
+    started = time.perf_counter()
     with out.storage.upload_folder(out.folder) as folder:
         stats, item_digest = _build(config, folder, out.storage)
         check_written(folder, config.split, stats["boundary"])
     out.write_json(STATS_FILE, stats)
     say(_summary(stats))
+    say(f"prepare: {took(stats['raw_rows'], 'rows', time.perf_counter() - started)}")
     _tell_odd_times(stats)
     counts = {"num_in": stats["raw_rows"], "num_out": stats["interactions"],
               "num_rejected": sum(stats["dropped"].values()), "users": stats["users"], "items": stats["items"],

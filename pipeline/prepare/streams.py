@@ -39,7 +39,8 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path, packed: Packed) -> None:
         self._path, self._packed = path, packed
         try:
-            self._source = _source(path, packed)
+            self._file = path.open("rb")
+            self._source = _source(self._file, packed)
         except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as exc:
             raise self._damaged() from exc
 
@@ -56,10 +57,15 @@ class _Unpacked(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            source = getattr(self, "_source", None)
-            if source is not None:
-                source.close()
+            for opened in ("_source", "_file"):
+                if hasattr(self, opened):
+                    getattr(self, opened).close()
         super().close()
+
+    @property
+    def place(self) -> int:
+        """Bytes of the file, as it lies on the disk, that have been read."""
+        return self._file.tell()
 
     def _damaged(self) -> DataError:
         if self._packed.container is None:
@@ -77,18 +83,18 @@ def open_packed(path: Path, packed: Packed) -> BinaryIO:
     return io.BufferedReader(_Unpacked(path, packed), HEAD_BYTES)
 
 
-def _source(path: Path, packed: Packed) -> BinaryIO:
+def _source(file: BinaryIO, packed: Packed) -> BinaryIO:
     match packed.container:
         case None:
-            return path.open("rb")
+            return file
         case "gzip":
-            return cast(BinaryIO, gzip.open(path, "rb"))
+            return cast(BinaryIO, gzip.open(file, "rb"))
         case "bzip2":
-            return cast(BinaryIO, bz2.open(path, "rb"))
+            return cast(BinaryIO, bz2.open(file, "rb"))
         case "zstd":
-            return cast(BinaryIO, pa.CompressedInputStream(str(path), "zstd"))
+            return cast(BinaryIO, pa.CompressedInputStream(file, "zstd"))
         case "zip":
-            return cast(BinaryIO, zipfile.ZipFile(path).open(cast(str, packed.member)))
+            return cast(BinaryIO, zipfile.ZipFile(file).open(cast(str, packed.member)))
 
 
 class _Utf8(io.RawIOBase):
@@ -96,9 +102,11 @@ class _Utf8(io.RawIOBase):
 
     def __init__(self, path: Path, packed: Packed, encoding: str, separator: str) -> None:
         self._path, self._encoding, self._separator = path, encoding, separator
-        self._source = open_packed(path, packed)
+        self._unpacked = _Unpacked(path, packed)
+        self._source = io.BufferedReader(self._unpacked, HEAD_BYTES)
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._offset, self._ready, self._held, self._begun, self._ended = 0, b"", "", False, False
+        self._given = 0
 
     def readable(self) -> bool:
         return True
@@ -109,11 +117,16 @@ class _Utf8(io.RawIOBase):
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
+        self._given += size
         return size
 
     def close(self) -> None:
         self._source.close()
         super().close()
+
+    def place_of(self, text: int) -> int:
+        """As of :class:`Utf8File`."""
+        return round(self._unpacked.place * min(1.0, text / max(self._given, 1)))
 
     def _next(self) -> str:
         chunk = self._source.read(_CHUNK_BYTES)
@@ -147,14 +160,21 @@ class _Utf8(io.RawIOBase):
                          "prepare.source.encoding to the file's own")
 
 
-def open_utf8(path: Path, packed: Packed, encoding: str, separator: str = "") -> BinaryIO:
+class Utf8File(io.BufferedReader):
     """A text file as UTF-8; a separator of several characters becomes ``UNIT_SEPARATOR``.
 
     Raises:
         DataError: while reading: the container is damaged, or the text is not in the encoding (byte offsets count in
             the unpacked text).
     """
-    return io.BufferedReader(_Utf8(path, packed, encoding, separator), 1 << 16)
+
+    def __init__(self, path: Path, packed: Packed, encoding: str, separator: str = "") -> None:
+        self._text = _Utf8(path, packed, encoding, separator)
+        super().__init__(self._text, 1 << 16)
+
+    def place_of(self, text: int) -> int:
+        """Bytes of the file, as it lies on the disk, that so many bytes of text come from, as far as that is known."""
+        return self._text.place_of(text)
 
 
 def line_blocks(stream: BinaryIO, path: Path, size: int) -> Iterator[bytes]:
@@ -179,7 +199,7 @@ def line_blocks(stream: BinaryIO, path: Path, size: int) -> Iterator[bytes]:
 def is_utf8(path: Path, packed: Packed) -> bool:
     """Whether the whole text is UTF-8."""
     try:
-        with open_utf8(path, packed, "utf-8") as stream:
+        with Utf8File(path, packed, "utf-8") as stream:
             while stream.read(_CHUNK_BYTES):
                 continue
     except DataError:

@@ -45,6 +45,7 @@ from pipeline.store.columns import (
     USER_IDX,
     VALIDATION,
 )
+from pipeline.work.progress import track
 
 _GROUP_ROWS = 1 << 20
 _TEXT_ROWS = 50_000
@@ -109,7 +110,8 @@ def write_training(folder: Path, kept: Kept, split: Split, history_rows: int) ->
     write_arrow(folder / TRAIN_FILE, pa.table({USER_IDX: pa.array(users), ITEMS: _lists(offsets, values)}))
     (folder / HISTORIES_FOLDER).mkdir()
     rows = np.flatnonzero(mask)
-    for number, s in enumerate(_slices(len(users), history_rows)):
+    parts = track(_slices(len(users), history_rows), "prepare: writing histories", "users", len(users), _length)
+    for number, s in enumerate(parts):
         start, stop = offsets[s.start], offsets[s.stop]
         part = rows[start:stop]
         inner = pa.array((offsets[s.start:s.stop + 1] - start).astype(np.int32))
@@ -135,7 +137,7 @@ def write_cases(path: Path, kept: Kept, cases: CaseRows) -> None:
 
 
 def _interaction_groups(kept: Kept, split: Split) -> Iterator[pa.Table]:
-    for s in _slices(len(kept), _GROUP_ROWS):
+    for s in track(_slices(len(kept), _GROUP_ROWS), "prepare: writing interactions", "rows", len(kept), _length):
         users, rows = kept.user_N[s].astype(np.int64), np.arange(s.start, s.stop)
         columns = {USER_IDX: pa.array(users), ITEM_IDX: pa.array(kept.item_N[s]), TIMESTAMP: _seconds(kept, s),
                    SIGNAL: _signals(kept, s)}
@@ -172,6 +174,10 @@ def _lists(offsets: np.ndarray, values: np.ndarray) -> pa.Array:
 
 def _strings(values: pl.Series) -> pa.Array:
     return values.cast(pl.String).to_arrow().cast(pa.string())
+
+
+def _length(piece: slice) -> int:
+    return int(piece.stop - piece.start)
 
 
 def _slices(total: int, step: int) -> Iterator[slice]:

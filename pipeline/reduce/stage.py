@@ -28,7 +28,7 @@ from pipeline.reduce.vectors import VectorTable
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
 from pipeline.work.nodes import actor_resources
-from pipeline.work.progress import say
+from pipeline.work.progress import say, took, waiting
 
 QUALITY = "quality.json"
 _LEAST_ROWS = {"umap": 3, "pca": 2, "none": 0}
@@ -83,9 +83,11 @@ def _reduce(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: s
     quality = _quality(config, table, fit_rows, fitted.targets_FP, rng)
     quality |= _write_targets(config, table, fit_rows, fitted, file, out).summary()
     out.write_json(QUALITY, quality)
+    seconds = time.perf_counter() - started
+    say(f"reduce: {took(len(table), 'vectors', seconds)}")
     info = {"width": fitted.reducer.width, "angles": [a for a in table.angles if a], "method": config.method.kind,
             **fitted.info, "whitened": config.whiten, "seed": config.seed, "fit_rows": len(fit_rows),
-            "quality": quality, "seconds": round(time.perf_counter() - started, 2)}
+            "quality": quality, "seconds": round(seconds, 2)}
     return out.commit({"num_in": len(table), "num_out": len(table), "num_rejected": 0,
                        table.owner.partition("_")[0] + "s": len(np.unique(table.owners_N))},
                       {file: COLUMNS[file]}, digest_ids(table.owners_N), info)
@@ -149,7 +151,8 @@ def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.nda
         if ray.is_initialized():
             one = config.execution.model_copy(update={"actors": 1})
             task = ray.remote(**actor_resources(one, "reduce"))(fit)
-            result: Fit = ray.get(task.remote(config, table, rows))
+            with waiting("reduce: fitting where the GPU is"):
+                result: Fit = ray.get(task.remote(config, table, rows))
             return result
     return fit(config, table, rows)
 

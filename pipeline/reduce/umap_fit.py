@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from configs.errors import ConfigError, DataError, MissingExtraError, ResourceEr
 from pipeline.reduce.config import UMAPReducer
 from pipeline.reduce.linear import principal_components
 from pipeline.reduce.neighbors import nearest, unit_rows
-from pipeline.work.progress import Progress
+from pipeline.work.progress import Progress, waiting
 
 Backend = Literal["cuml", "umap-learn"]
 _SPREAD = 1.0
@@ -116,9 +117,10 @@ def _fit_umap_learn(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndar
     if len(vectors_NE) <= _EXACT_ROWS:
         knn = _neighbors(vectors_NE, settings["n_neighbors"], settings["metric"])
         settings = settings | {"precomputed_knn": knn}
-    with warnings.catch_warnings(), Progress("reduce: UMAP", settings["n_epochs"], "epochs") as progress:
+    with (warnings.catch_warnings(), waiting("reduce: UMAP: searching each row's neighbours") as begun,
+          Progress("reduce: UMAP", settings["n_epochs"], "epochs") as progress):
         settings = {**settings, "n_jobs": 1,  # a seed means one thread; saying so spares a warning
-                    "tqdm_kwds": {"file": _Epochs(progress), "bar_format": "{n}", "disable": False}}
+                    "tqdm_kwds": {"file": _Epochs(progress, begun), "bar_format": "{n}", "disable": False}}
         check_settings(UMAP, settings, f"umap-learn {_version('umap-learn')}")
         warnings.filterwarnings("ignore", message="Spectral initialisation failed", category=UserWarning)
         warnings.filterwarnings("ignore", message="precomputed_knn", category=UserWarning)  # that has no transform
@@ -129,11 +131,13 @@ def _fit_umap_learn(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndar
 class _Epochs:
     """What umap-learn's own bar writes to: numbers of epochs, that ours shows."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, begun: Callable[[], None]) -> None:
+        """``begun`` is called with the first of them."""
+        self._progress, self._begun = progress, begun
 
     def write(self, text: str) -> None:
         if text.strip().isdecimal():
+            self._begun()
             self._progress.update(int(text))
 
     def flush(self) -> None:
@@ -155,7 +159,8 @@ def _fit_cuml(vectors_NE: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
 
     settings = {**settings, "output_type": "numpy"}
     check_settings(UMAP, settings, f"cuml {_version('cuml')}")
-    return np.asarray(UMAP(**settings).fit_transform(vectors_NE), np.float32)
+    with waiting("reduce: UMAP on the GPU"):
+        return np.asarray(UMAP(**settings).fit_transform(vectors_NE), np.float32)
 
 
 def _start(vectors_NE: np.ndarray, components: int, seed: int) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ _FIRST_LINE_S = 10.0
 _BETWEEN_LINES_S = 5.0
 _MEASURED_S = 2.0
 """Less time than this gives no speed."""
+_WAITING_S = 30.0
 _quiet = False
 
 
@@ -130,6 +133,27 @@ def track(items: Iterable[T], label: str, unit: str, total: int | None = None,
             yield item
             done += size(item)
             progress.update(done)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[Callable[[], None]]:
+    """A line each half minute of work whose length nobody knows: ``reduce: searching neighbours: 30 s so far``.
+
+    What is yielded ends the lines before the work ends.
+    """
+    started, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(_WAITING_S):
+            say(f"{label}: {duration(time.monotonic() - started)} so far")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield over.set
+    finally:
+        over.set()
+        thread.join()
 
 
 def took(done: int, unit: str, seconds: float) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.work import progress
-from pipeline.work.progress import Progress, duration, say, set_quiet, speed, took, track
+from pipeline.work.progress import Progress, duration, say, set_quiet, speed, took, track, waiting
 
 
 class Clock:
@@ -110,6 +112,21 @@ def test_items_of_different_size(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(progress, "_FIRST_LINE_S", 0.0)
     assert list(track(["ab", "c", ""], "letters", "letters", 3, len)) == ["ab", "c", ""]
     assert capsys.readouterr().err.startswith("letters: 66 % (2 of 3 letters), ")
+
+
+def test_work_of_unknown_length_says_how_long_it_takes_until_it_is_told_to_stop(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_WAITING_S", 0.01)
+    told = ""
+    with waiting("reduce: searching") as known:
+        while not told:
+            told = capsys.readouterr().err
+        known()
+        time.sleep(0.02)  # a line that was under way
+        capsys.readouterr()
+        time.sleep(0.1)
+        assert capsys.readouterr().err == ""
+    assert re.fullmatch(r"reduce: searching: \d+\.\d s so far", told.splitlines()[0])
 
 
 def test_words() -> None:
