@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -93,7 +95,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     try:
         _knock()
         arguments = _arguments(config)
-        with _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
+        with _own_handler(), _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
             start(arguments)
     except ResourceError:
         raise
@@ -121,6 +123,22 @@ def start(arguments: dict[str, Any]) -> None:
             ray.shutdown()
             if not left or _SLOW not in str(exc):
                 raise
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Whoever handles SIGTERM does so after Ray has started too; Ray's own handler ends the process with its frames."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # that handler, at work already
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

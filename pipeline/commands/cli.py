@@ -1,7 +1,7 @@
 """The command line. Parses first and imports late: only typer and the stages' light definitions come before a command.
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight check or a job failed, 2 bad input,
-130 interrupted. A traceback is always a defect.
+130 interrupted, 143 terminated. A traceback is always a defect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.ending import STOPPED, Terminated, terminable
 from pipeline.stages import STAGES
 
 ConfigOption = Annotated[
@@ -321,11 +322,14 @@ def main(args: Sequence[str] | None = None) -> None:
     _prepare_streams()
     try:
         _check_working_folder()
-        code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
-                   standalone_mode=False)
+        with terminable():
+            code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
+                       standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
+    except Terminated:
+        code = 143
     except BrokenPipeError:  # the reader of a pipe has gone; nothing more can be said there
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -342,8 +346,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if known is None:
             raise
         code = _refuse(str(known))
-    if code == 130:
-        print("interrupted; the same command goes on", file=sys.stderr)
+    if code in STOPPED:
+        print(f"{STOPPED[code]}; the same command goes on", file=sys.stderr)
     sys.exit(code)
 
 

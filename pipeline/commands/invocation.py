@@ -51,7 +51,7 @@ def open_run(config: str | None, overrides: Sequence[str] | None, *, quiet: bool
     if dry_run:
         from pipeline.describe import dry_run as plan_lines
 
-        print_lines(plan_lines(run_config, until))
+        print_lines(list(plan_lines(run_config, until)))  # an error comes alone
         raise typer.Exit
     return run_config
 

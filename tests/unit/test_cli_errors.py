@@ -11,6 +11,7 @@ import pytest
 
 from configs.errors import ConfigError, DataError, MissingExtraError, ours
 from pipeline.commands import cli
+from pipeline.commands.ending import Terminated
 
 
 def _raised_by_a_task(error: Exception) -> Exception:
@@ -63,6 +64,7 @@ def test_a_defect_that_follows_one_of_our_errors_stays_a_defect() -> None:
     ("raised", "code", "stderr"),
     [(DataError("one\n  two"), 2, "error: one two\n"),
      (KeyboardInterrupt(), 130, "interrupted; the same command goes on\n"),
+     (Terminated(), 143, "terminated; the same command goes on\n"),
      (None, 0, "")],
 )
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException | None,
