@@ -29,8 +29,10 @@ class StorageConfig(Config):
     """A process on another machine that has given no sign for so long counts as dead; its work is then taken up."""
 
     node_copies_gb: float = Field(default=50.0, gt=0)
-    """Copies that a node keeps of an object store's files, in GiB; the least recently used go first. What was asked
-    for within the last ten minutes stays."""
+    """Copies that a node keeps of an object store's files, in GiB, in the folder ``mentorec-cache-<user number>`` below
+    ``TMPDIR`` (else ``/tmp``). They stay after a run, for the next one that reads the same; the least recently used
+    give way to new ones, except those that a living process has asked for. The folder may be deleted while none runs.
+    """
 
     def location(self) -> str:
         """The root as it is meant: a URI of an object store, or the path of a local folder, which may be relative.

@@ -1,11 +1,18 @@
-"""Copies of an object store's files on this node: one per content, bounded in size, shared by its processes."""
+"""Copies of an object store's files on this node: one per content, bounded in size, shared by its processes.
+
+They outlive the run that brought them: the next run of the same artifacts, a search's trials and `recommend` read them
+again. The least recently used give way to new ones, never those that a living process has asked for: it holds a lock
+on them, which the operating system releases when the process ends, however it ends.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,10 +27,11 @@ from configs.errors import StorageError
 NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
 """Readable by this user alone."""
 
-_COPY = "copy"
+_COPY, _LOCK = "copy", "lock"
 _UNFINISHED = "unfinished-"
-_GRACE_S = 600.0
-"""A copy asked for so recently may be about to be opened."""
+_HELD: dict[Path, int] = {}
+"""Descriptors of this process's shared locks, by entry."""
+_THREADS = threading.Lock()
 _ABANDONED_S = 86_400.0
 """A copy under way for so long has lost its process."""
 
@@ -44,10 +52,14 @@ class NodeCopies:
             StorageError: there is no room for the copy, or its folder cannot be written.
         """
         entry = NODE_CACHE / self._tag(filesystem, source)
-        copy = entry / _COPY
-        if entry.is_dir():
-            os.utime(entry)  # used now: the last to be evicted
-            return copy
+        if not _hold(entry):
+            self._copy(filesystem, source, entry)
+            while not _hold(entry):  # another process has removed it already
+                self._copy(filesystem, source, entry)
+            self._evict()
+        return entry / _COPY
+
+    def _copy(self, filesystem: pafs.FileSystem, source: str, entry: Path) -> None:
         try:
             NODE_CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
             fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=NODE_CACHE))
@@ -63,8 +75,6 @@ class NodeCopies:
             raise _cannot_copy(source, exc) from exc
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        self._evict()
-        return copy
 
     def _tag(self, filesystem: pafs.FileSystem, source: str) -> str:
         """Digest of what the source holds now: names, sizes, times of writing, and the store's own entity tags."""
@@ -79,10 +89,46 @@ class NodeCopies:
         """Remove the least recently used copies until the rest fits, and what dead processes left half-copied."""
         now, total = time.time(), 0
         for used, entry in sorted(_entries(), reverse=True):
-            half = entry.name.startswith(_UNFINISHED)
+            if entry.name.startswith(_UNFINISHED):
+                if now - used > _ABANDONED_S:
+                    shutil.rmtree(entry, ignore_errors=True)
+                continue
             total += _size(entry)
-            if now - used > (_ABANDONED_S if half else _GRACE_S) and (half or total > self.max_bytes):
-                shutil.rmtree(entry, ignore_errors=True)
+            if total > self.max_bytes:
+                _remove(entry)
+
+
+def _hold(entry: Path) -> bool:
+    """Keep a copy from being removed while this process lives; False: it is not there."""
+    with _THREADS:
+        try:
+            if entry not in _HELD:
+                _HELD[entry] = _open_lock(entry)
+                fcntl.flock(_HELD[entry], fcntl.LOCK_SH)
+            if os.fstat(_HELD[entry]).st_ino == (entry / _LOCK).stat().st_ino:
+                os.utime(entry)  # used now: the last to be evicted
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        if entry in _HELD:  # it was removed meanwhile
+            os.close(_HELD.pop(entry))
+        return False
+
+
+def _remove(entry: Path) -> None:
+    """Remove a copy unless a living process holds it; whoever waits for its lock meanwhile will not find it."""
+    with suppress(BlockingIOError, FileNotFoundError):
+        lock = _open_lock(entry)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gone = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name}-{os.getpid()}"))
+        finally:
+            os.close(lock)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _open_lock(entry: Path) -> int:
+    return os.open(entry / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _files(filesystem: pafs.FileSystem, source: str) -> list[pafs.FileInfo]:
@@ -103,10 +149,12 @@ def _entries() -> Iterator[tuple[float, Path]]:
 
 
 def _size(entry: Path) -> int:
+    """Bytes of a copy, of what is left of it while another process removes it."""
     total = 0
-    for file in entry.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += file.lstat().st_size
+    for folder, _, names in os.walk(entry):  # passes over what is gone; Path.rglob would raise
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -14,6 +19,7 @@ from cluster.node_copies import NodeCopies
 from configs.errors import StorageError
 
 LOCAL = pafs.LocalFileSystem()
+PROCESSES = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
@@ -33,25 +39,98 @@ def _unused_for(entry: Path, seconds: float) -> None:
     os.utime(entry, (time.time() - seconds,) * 2)
 
 
+def _asked(copies: NodeCopies, source: str, told: Any, over: Any) -> None:
+    copy = copies.get(LOCAL, source)
+    told.put(copy)
+    over.wait()
+    told.put(copy.read_bytes() if copy.exists() else None)
+
+
+@contextmanager
+def _reader(copies: NodeCopies, source: str) -> Iterator[tuple[Path, Any, Any, Any]]:
+    """A process that has asked for a copy: its path, the process, what it tells, and what lets it read and end."""
+    told, over = PROCESSES.Queue(), PROCESSES.Event()
+    process = PROCESSES.Process(target=_asked, args=(copies, source, told, over))
+    process.start()
+    try:
+        yield told.get(timeout=60), process, told, over
+    finally:
+        process.kill()
+        process.join()
+
+
+def _used(copies: NodeCopies, source: str, seconds_ago: float) -> Path:
+    """The copy that a process asked for so long ago and has ended since."""
+    with _reader(copies, source) as (copy, *_):
+        pass
+    _unused_for(copy.parent, seconds_ago)
+    return copy
+
+
 def test_the_least_recently_used_go_when_the_bound_is_passed(tmp_path: Path) -> None:
     copies = NodeCopies("", 2500)
     sources = [_source(tmp_path, name, 1000) for name in "abc"]
-    first, second = (copies.get(LOCAL, source) for source in sources[:2])
-    _unused_for(first.parent, 3000)
-    _unused_for(second.parent, 4000)
+    first, second = _used(copies, sources[0], 30), _used(copies, sources[1], 40)
     third = copies.get(LOCAL, sources[2])
     assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
     assert copies.get(LOCAL, sources[1]).read_bytes() == b"x" * 1000
 
 
-def test_use_puts_eviction_off_and_what_was_asked_for_just_now_stays(tmp_path: Path) -> None:
+def test_use_by_whatever_process_puts_eviction_off(tmp_path: Path) -> None:
+    copies = NodeCopies("", 2500)
+    sources = [_source(tmp_path, name, 1000) for name in "abc"]
+    first, second = _used(copies, sources[0], 40), _used(copies, sources[1], 30)
+    assert _used(copies, sources[0], 20) == first
+    copies.get(LOCAL, sources[2])
+    assert (first.exists(), second.exists()) == (True, False)
+
+
+def test_a_copy_that_a_living_process_asked_for_is_never_removed_under_it(tmp_path: Path) -> None:
     copies = NodeCopies("", 10)
-    old, new = _source(tmp_path, "old", 100), _source(tmp_path, "new", 100)
-    copy = copies.get(LOCAL, old)
-    _unused_for(copy.parent, 3000)
-    assert copies.get(LOCAL, old) == copy
-    copies.get(LOCAL, new)
-    assert copy.exists()
+    sources = [_source(tmp_path, name, 1000) for name in "abc"]
+    with _reader(copies, sources[0]) as (copy, process, told, over):
+        _unused_for(copy.parent, 90_000)
+        copies.get(LOCAL, sources[1])
+        over.set()
+        assert told.get(timeout=60) == b"x" * 1000  # opened only now
+        process.join()
+        copies.get(LOCAL, sources[2])
+        assert not copy.exists()
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    copies = NodeCopies("", 10)
+    with _reader(copies, _source(tmp_path, "a", 1000)) as (copy, process, *_):
+        process.kill()
+        process.join()
+        copies.get(LOCAL, _source(tmp_path, "b", 1000))
+        assert not copy.exists()
+
+
+def _hurry(copies: NodeCopies, sources: list[str], seed: int, told: Any) -> None:
+    """Ask, read, forget, as processes that begin and end would."""
+    chance, wrong = random.Random(seed), 0
+    for _ in range(100):
+        source = chance.choice(sources)
+        wrong += copies.get(LOCAL, source).read_bytes() != Path(source).read_bytes()
+        for lock in node_copies._HELD.values():
+            os.close(lock)
+        node_copies._HELD.clear()
+    told.put(wrong)
+
+
+def test_processes_that_evict_each_other_all_read_what_they_asked_for(tmp_path: Path, cache: Path) -> None:
+    """Room for two copies of six, three processes."""
+    copies, told = NodeCopies("", 2500), PROCESSES.Queue()
+    sources = [_source(tmp_path, name, 1000 + place) for place, name in enumerate("abcdef")]
+    racers = [PROCESSES.Process(target=_hurry, args=(copies, sources, seed, told)) for seed in range(3)]
+    for racer in racers:
+        racer.start()
+    assert [told.get(timeout=120) for _ in racers] == [0, 0, 0]
+    for racer in racers:
+        racer.join()
+    copies.get(LOCAL, _source(tmp_path, "g", 1000))
+    assert sum(file.stat().st_size for file in cache.rglob("copy")) <= copies.max_bytes
 
 
 def test_what_a_dead_process_left_half_copied_goes_after_a_day(tmp_path: Path, cache: Path) -> None:
