@@ -170,7 +170,8 @@ class ArtifactDir:
         """Write the manifest, last of all; the first attempt to do so wins.
 
         Raises:
-            ArtifactError: ``num_in``, ``num_out`` and ``num_rejected`` are given and do not add up.
+            ArtifactError: ``num_in``, ``num_out`` and ``num_rejected`` are given and do not add up, or another process
+                has taken the attempt over.
         """
         if {"num_in", "num_out", "num_rejected"} <= counts.keys() and (
                 counts["num_in"] != counts["num_out"] + counts["num_rejected"]):
@@ -179,6 +180,9 @@ class ArtifactDir:
         if existing is not None:
             self.release()
             return existing
+        if self.lease is not None and self.lease.taken_over():
+            raise ArtifactError(f"{self.key.folder}: another process has taken this work over (see lease.json there); "
+                                "run the same command again: it waits for that one, or goes on")
         sizes = {f.removeprefix(self.folder + "/"): _size(self.storage, f) for f in self.storage.files(self.folder)}
         manifest = Manifest(self.key.stage, self.key.fingerprint, self.attempt, self.key.values(), dict(counts),
                             {k: list(v) for k, v in (columns or {}).items()}, id_digest, dict(info or {}), sizes)

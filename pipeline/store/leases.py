@@ -3,8 +3,8 @@
 On a local file system each look at a lease and the write that follows it are one step, under a file lock that lies
 beside the lease (and stays: an empty file). Object stores as pyarrow shows them have no conditional put, so there a
 lease is written, and counts if it is still the one that was written after `SETTLE_S`: two processes can both hold it
-only if one takes longer than that between its look and its write. Nothing is corrupted even then: attempts have folders
-of their own, and the first manifest wins.
+only if one takes longer than that between its look and its write. The later one then takes the earlier's attempt for a
+dead process's; the earlier is refused when it wants to commit (`Lease.taken_over`).
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ class Lease:
         """Whether nobody has taken it over, for example while this machine was asleep."""
         found = _read(self._storage, self._path)
         return found is not None and found.get("token") == self._record["token"]
+
+    def taken_over(self) -> bool:
+        """Whether another process has it; one that somebody deleted by hand is nobody's."""
+        found = _read(self._storage, self._path)
+        return found is not None and found.get("token") != self._record["token"]
 
     def _renew(self) -> None:
         while not self._over.wait(self._storage.lease_timeout_s / _BEATS):

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
+from configs.errors import ArtifactError
 from pipeline.store import leases
-from pipeline.store.artifacts import Artifact, StageKey, find_or_begin
+from pipeline.store.artifacts import Artifact, StageKey, begin, find, find_or_begin
 from pipeline.store.leases import Taken, take
 
 PATH = "work/lease.json"
@@ -64,6 +66,68 @@ def test_a_holder_that_was_taken_over_knows_it_and_gives_nothing_back(storage: S
     assert not lease.held()
     lease.release()
     assert storage.exists(PATH)
+
+
+def _object_store(root: Path) -> Storage:
+    """A storage whose paths are not this machine's: no locks, as in a bucket."""
+    root.mkdir(exist_ok=True)
+    return Storage(pafs.SubTreeFileSystem(str(root), pafs.LocalFileSystem()), "prefix")
+
+
+def _take(root: Path, start: Any, results: Any) -> None:
+    storage = _object_store(root)
+    start.wait()
+    try:
+        lease = take(storage, PATH, "the work")
+    except Taken:
+        results.put(False)
+        return
+    results.put(lease.held())
+
+
+def test_of_processes_that_race_in_an_object_store_one_takes_the_lease(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "SETTLE_S", 2.0)  # a busy machine may stall a process for a second
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=_take, args=(tmp_path, start, results)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    assert sorted(results.get(timeout=120) for _ in racers) == [False, False, False, True]
+    for racer in racers:
+        racer.join()
+
+
+def test_who_stalls_before_the_write_takes_over_and_the_other_cannot_commit(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of a store without conditional writes: two work, one artifact comes of it, and it is whole."""
+    monkeypatch.setattr(leases, "SETTLE_S", 0.05)
+    storage = _object_store(tmp_path)
+    first = begin(storage, KEY)
+    first.write_json("who.json", "first")
+    look, seen = leases._read, []
+
+    def looked_too_early(*args: Any) -> Any:
+        """The second looked before the first wrote, and writes only now."""
+        seen.append(args)
+        return None if len(seen) == 1 else look(*args)
+
+    monkeypatch.setattr(leases, "_read", looked_too_early)
+    second = begin(storage, KEY)
+    second.write_json("who.json", "second")
+    with pytest.raises(ArtifactError, match="another process has taken this work over .*run the same command again"):
+        first.commit({"num_out": 1})
+    first.release()
+    assert second.lease is not None and second.lease.held()
+    second.commit({"num_out": 1})
+    found = find(storage, KEY)
+    assert found is not None and found.read_json("who.json") == "second"
+
+
+def test_a_lease_deleted_by_hand_keeps_nobody_from_committing(storage: Storage) -> None:
+    out = begin(storage, KEY)
+    storage.delete(f"{KEY.folder}/lease.json")
+    assert out.commit({"num_out": 1}).fingerprint == KEY.fingerprint
 
 
 def _count(root: str, number: int, start: Any, results: Any) -> None:
