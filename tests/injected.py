@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ MARKER = "killed"
 """File below the storage root that says that the fault has happened."""
 RESUMED = "resumed"
 """File below the storage root: finished optimizer steps when training went on."""
+RAISED = "raised"
+"""File below the storage root: Unix time at which a rank raised."""
 KILL_STEP = 13
+RAISE_STEP = 7
 
 
 def kill_second_rank_once(config: dict[Any, Any]) -> None:
@@ -33,6 +37,22 @@ def kill_second_rank_once(config: dict[Any, Any]) -> None:
                 marker.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
         return values
+
+    Learner.gradients = gradients  # type: ignore[assignment, method-assign]
+    ray_session.worker_loop(config)
+
+
+def raise_in_second_rank(config: dict[Any, Any]) -> None:
+    """The worker loop, in which rank 1 raises in the middle of an epoch while rank 0 waits for its gradients."""
+    raised = Path(config["storage"].path(RAISED))
+    original = Learner.gradients
+
+    def gradients(learner: Learner, batch: Batch, alpha: float, epoch: int, step: int, rank: int, *rest: Any
+                  ) -> dict[str, float]:
+        if rank == 1 and step == RAISE_STEP:
+            raised.write_text(str(time.time()))
+            raise ValueError("a row that no rank can use")
+        return original(learner, batch, alpha, epoch, step, rank, *rest)
 
     Learner.gradients = gradients  # type: ignore[assignment, method-assign]
     ray_session.worker_loop(config)

@@ -174,20 +174,24 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
     """Our own error if a worker raised one, else what failed and how often."""
     if isinstance(exc, ray.train.WorkerGroupError):
         for failure in exc.worker_failures.values():
-            cause = getattr(failure, "_base_exc", failure)
-            if isinstance(cause, MentorecError):
-                return cause
-            refused = fault(cause, folder)
+            if isinstance(failure, MentorecError):
+                return failure
+            refused = fault(failure, folder)
             if refused is not None:
                 return refused
-        last_lines = {rank: str(failure).strip().splitlines()[-1] for rank, failure in exc.worker_failures.items()}
+        reasons = {rank: _reason(failure) for rank, failure in exc.worker_failures.items()}
         return TrainingError("training workers failed (rank: reason) and "
-                             f"max_failures={execution.max_failures} restarts did not help: {last_lines}; the last "
+                             f"max_failures={execution.max_failures} restarts did not help: {reasons}; the last "
                              "good checkpoint is kept: run the same command again")
     needed = ", ".join(f"{execution.num_workers} × {value:g} {name}" for name, value in _resources(execution).items())
     return ResourceError(f"Ray Train could not run its workers ({needed}): {' '.join(str(exc).split())[:300]}; if "
                          "there is no room, lower train.execution.num_workers or cpus_per_worker, or add nodes; if its "
                          f"stored state is at fault, delete {folder} to train anew")
+
+
+def _reason(failure: Exception) -> str:
+    """Its kind, and the last line of what it says."""
+    return ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[-1:]])
 
 
 @contextmanager

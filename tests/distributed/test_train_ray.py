@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 
 pytestmark = pytest.mark.timeout(900)
 """Starting a worker group takes seconds on a quiet machine and minutes on a busy one."""
+ENDED_S = 60.0
+"""All workers have ended so soon after one raised: seconds on a quiet machine."""
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.0)
 CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=9, beta=True, gradient_clip=1.0,
                      distillation=DistillationConfig(loss=RMSEDistillation()))
@@ -70,6 +73,19 @@ def test_a_killed_worker_changes_nothing(undisturbed: Artifact, tmp_path: Path, 
     assert signal.getsignal(signal.SIGINT) == interrupt
 
 
+def test_what_one_rank_raises_ends_the_other_within_seconds(ray_cluster: None, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other waits in a reduction, which gloo would give up after half an hour."""
+    from pipeline.train import ray_session
+    from tests.injected import RAISED, raise_in_second_rank
+
+    monkeypatch.setattr(ray_session, "worker_loop", raise_in_second_rank)
+    with pytest.raises(TrainingError, match=r"\{1: 'ValueError: a row that no rank can use'\}") as raised:
+        trained_in(tmp_path, TWO.model_copy(update={"max_failures": 0}))
+    assert time.time() - float((tmp_path / RAISED).read_text()) < ENDED_S
+    assert "\n" not in str(raised.value)
+
+
 def test_a_loss_that_is_not_finite_ends_all_workers_at_once(ray_cluster: None, tmp_path: Path) -> None:
     wild: dict[str, Any] = {"optimizer": OptimizerConfig(lr=1e30), "gradient_clip": None}
     with pytest.raises(TrainingError, match=r"step \d+ \(epoch 1\): .* became NaN or Inf"):
@@ -86,18 +102,17 @@ def test_a_loss_that_is_not_finite_ends_all_workers_at_once(ray_cluster: None, t
 
 def test_what_a_worker_raises_arrives_as_itself() -> None:
     import ray.train
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
     from pipeline.train.ray_session import _explain
 
     def failed(cause: Exception) -> Exception:
-        wrapped = UserExceptionWithTraceback(cause, "Traceback …\nValueError: the last line")
-        return _explain(ray.train.WorkerGroupError("…", {1: wrapped}), TWO, "/there")
+        return _explain(ray.train.WorkerGroupError("…", {1: cause}), TWO, "/there")
 
     ours = StorageError("disk full")
     assert failed(ours) is ours
-    other = failed(ValueError("the last line"))
+    other = failed(ValueError("a long story\nthe last line"))
     assert isinstance(other, TrainingError)
+    assert "{1: 'AssertionError'}" in str(failed(AssertionError()))
     assert "max_failures=1 restarts did not help: {1: 'ValueError: the last line'}" in str(other)
     placed = _explain(ray.train.ControllerError(TimeoutError("no room")), TWO, "/there")
     assert isinstance(placed, ResourceError) and "2 × 0.5 CPU" in str(placed) and "no room" in str(placed)
