@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from configs.errors import ours
@@ -95,13 +96,24 @@ class TrialLines:
     def _tell(self, trial: Any, number: int) -> None:
         values = ", ".join(f"{name}={value}" for name, value in chosen(trial.config).items())
         if trial.status == "ERROR":
-            error = trial.get_pickled_error()
+            error = _error(trial)
             complain(f"tune: trial {number} of {self._total} failed ({values}): "
                      f"{reason(error) if error else 'see its folder'}")
         else:
             value = trial.last_result.get("best")
             shown = "no metric" if value is None else f"{self._metric} {value:.4f}"
             say(f"tune: trial {number} of {self._total}: {shown} ({values})")
+
+
+def _error(trial: Any) -> BaseException | None:
+    """What a trial raised. Ray Tune writes it on this machine at once, and to the search's folder some time later."""
+    from ray import cloudpickle
+
+    file = trial.pickled_error_file
+    if file is None or not Path(file).is_file():
+        return None
+    raised: BaseException = cloudpickle.loads(Path(file).read_bytes())
+    return raised
 
 
 def watch(told: TrialLines) -> Any:

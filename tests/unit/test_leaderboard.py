@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,18 +66,23 @@ def test_a_reason_is_one_line() -> None:
     assert reason(RuntimeError()) == "RuntimeError"
 
 
-def trial(name: str, status: str, best: float | None = None, error: Exception | None = None) -> Any:
+def trial(name: str, status: str, best: float | None = None, error: Path | None = None) -> Any:
     return SimpleNamespace(trial_id=name, status=status, config={"train.alpha": "0.3"}, last_result={"best": best},
-                           get_pickled_error=lambda: error)
+                           pickled_error_file=error and str(error))
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
+def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: bool
+                                                     ) -> None:
+    from ray import cloudpickle
+
+    raised = tmp_path / "error.pkl"
+    raised.write_bytes(cloudpickle.dumps(from_worker(TrainingError("no\nmore"))))
     set_quiet(quiet)
     told = TrialLines(4, "ndcg@10")
     earlier = trial("a", "TERMINATED", 0.1)
     told.look([earlier, trial("b", "RUNNING")])
-    told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR", error=TrainingError("no\nmore"))])
+    told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR", error=raised)])
     told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR"), trial("d", "TERMINATED")])
     said = ["tune: trial 2 of 4: ndcg@10 0.2500 (train.alpha=0.3)",
             "tune: trial 3 of 4 failed (train.alpha=0.3): no more", "tune: trial 4 of 4: no metric (train.alpha=0.3)"]
