@@ -17,11 +17,10 @@ from pathlib import Path
 
 from pipeline.work.provenance import provenance
 from tests.bench import asking, disks, help, jobs, kill, parity, reuse, search
-from tests.bench.sections import Section, check_parts, note, record
+from tests.bench.pages import RESULTS, check_parts, note
+from tests.bench.sections import Section, record
 from tests.bench.workshop import Workshop
-from tests.tools import ROOT
 
-RESULTS = ROOT / "docs" / "results"
 PARTS: dict[str, Callable[[Workshop], Section]] = {
     "help": help.run, "reuse": reuse.run, "kill": kill.run, "parity": parity.run, "search": search.run, "job": jobs.run,
     "asking": asking.run, "disks": disks.run}

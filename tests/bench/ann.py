@@ -21,7 +21,8 @@ import torch
 
 from pipeline.api.loading import find_trained, load, prepared_of
 from pipeline.store import arrays
-from tests.bench.ledger import RESULTS, Ledger, table
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table
 
 K, TARGET, ONE_BY_ONE = 10, 0.99, 500
 EFFORTS = (32, 64, 128, 256, 512, 1024)

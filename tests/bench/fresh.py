@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.ledger import RESULTS, table
-from tests.bench.llm_page import write_results
+from tests.bench.pages import RESULTS, table, write_page
 from tests.tools import ROOT
 
 STEPS = ("setup-llm", "test", "demo")
@@ -31,7 +30,7 @@ def main() -> None:
     found = {step: _make(step, clone) for step in STEPS}
     rows = [(f"`make {step}`", f"{one['minutes']:.1f}", one["exit"], "; ".join(one["counts"])) for step, one in
             found.items()]
-    write_results(given.results, "fresh-clone", {"steps": found}, f"""# From a fresh clone
+    write_page(given.results, "fresh-clone", {"steps": found}, f"""# From a fresh clone
 
 A new environment each time, one step after the other; each step needs the ones above it.
 

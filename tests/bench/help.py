@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.sections import Section, note, without_folders
+from tests.bench.pages import note, without_folders
+from tests.bench.sections import Section
 from tests.bench.workshop import Workshop
 from tests.tools import ROOT, cli, command
 

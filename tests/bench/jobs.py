@@ -7,7 +7,8 @@ import re
 import subprocess
 import time
 
-from tests.bench.sections import Section, note
+from tests.bench.pages import note
+from tests.bench.sections import Section
 from tests.bench.workshop import TIMEOUT_S, Workshop
 from tests.job_server import job_server
 from tests.tools import ROOT

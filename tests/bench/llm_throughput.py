@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.llm_page import vllm_variables, write_results
+from tests.bench.llm_cpu import vllm_variables
+from tests.bench.pages import RESULTS, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
 USERS, OUTPUT_TOKENS, ONE_BY_ONE = 300, 64, 24
 MAX_LENGTH = 2048
 ENGINE = {"enforce_eager": True, "max_num_seqs": 64, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
@@ -160,7 +160,7 @@ def record(given: argparse.Namespace, found: dict[str, dict[str, Any]]) -> None:
         f"{found[way]['seconds']:,} | {speed[way]:,} | {found[way]['start_seconds']:,} |"
         for way, label in (("stage", "profile stage, `ray.data.llm`"), ("raw", "one vLLM engine, all prompts at once"),
                            ("transformers", "`transformers.generate`, one by one")))
-    write_results(given.results, "bench-llm", figures, f"""# Throughput of the profile stage
+    write_page(given.results, "bench-llm", figures, f"""# Throughput of the profile stage
 
 A Gemma-2 with random weights ({given.size}), {OUTPUT_TOKENS} output tokens for each prompt, gate off, {given.threads}
 threads, on a CPU. The start of the engine (for the stage: everything before its first request) is not in the seconds.

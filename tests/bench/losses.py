@@ -17,8 +17,8 @@ from pipeline.store.artifacts import begin, find
 from pipeline.train.keys import key
 from pipeline.train.stage import train
 from tests.bench.beauty import prepare_beauty
-from tests.bench.ledger import RESULTS, Ledger, table, verdict
-from tests.bench.sections import check_parts
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, check_parts, table, verdict
 
 CONFIG = "configs/beauty/sasrec.yaml"
 FULL, TARGET, METRIC = "softmax", 0.98, "ndcg@10"

@@ -30,7 +30,8 @@ from pipeline.profile import keys as profile_keys
 from pipeline.store.artifacts import begin, find, open_artifact
 from tests.bench.beauty import driver_settings
 from tests.bench.latents import write_vectors
-from tests.bench.ledger import RESULTS, Ledger, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.watch import watched
 from tests.bench.workshop import watching

@@ -22,7 +22,8 @@ from pipeline.api.loading import find_trained, prepared_of
 from pipeline.export.onnx import SCORES_FILE, Scores, longest_input, write_onnx
 from pipeline.store import arrays
 from pipeline.train.export import load_model
-from tests.bench.ledger import RESULTS, Ledger, table
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table
 from tests.tools import ROOT, cli
 
 STUDENTS = ("sasrec", "esasrec", "bert4rec", "gru4rec")

@@ -25,8 +25,8 @@ from models.sequences import Cases, Sequences
 from models.students import build_encoder
 from tests.bench.dense import dense_lists, dense_ranks
 from tests.bench.generated import draw
-from tests.bench.ledger import RESULTS, Ledger, table
-from tests.bench.sections import check_parts, note
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, check_parts, note, table
 
 SIZES = {"beauty": (22_363, 12_101, 8.9), "amazon-m2": (100_000, 334_060, 5.9)}
 """Users, items, mean length of a history."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from tests.bench.beauty import driver_settings
 from tests.bench.generated import prepared
-from tests.bench.ledger import RESULTS, Ledger, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-_FOLDERS = re.compile(r"(?<![\w.:/~])~?/(?:[^\s/'\"|]+/)+")
-"""The folders of an absolute path, up to its last name."""
+from tests.bench.pages import origin, table, without_folders
 
 
 @dataclass(frozen=True)
@@ -60,11 +56,6 @@ class Section:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
 
-def without_folders(text: str) -> str:
-    """Absolute paths of this machine cut to their last name."""
-    return _FOLDERS.sub("", text)
-
-
 def record(folder: Path, name: str, order: Sequence[str], section: Section, facts: Mapping[str, Any]) -> Path:
     """Put a part's findings into ``<folder>/acceptance.json`` beside the other parts', and write the Markdown anew.
 
@@ -90,40 +81,16 @@ def _markdown(parts: Mapping[str, Any]) -> str:
     lines = ["# Acceptance", "",
              "Written by `make acceptance`, through the real command line in processes of its own, on generated data "
              "(signal built in: shows that the machinery works). Machine paths are cut to file names.", "",
-             *_grid(["part", "", "checks", "seconds", "load before"],
-                    [[f"[{part['title']}](#{name})", "passed" if part["passed"] else "**FAILED**",
-                      f"{sum(c['passed'] for c in part['checks'])} of {len(part['checks'])}", part["seconds"],
-                      part["load_before"]] for name, part in parts.items()])]
+             table(["part", "", "checks", "seconds", "load before"],
+                   [[f"[{part['title']}](#{name})", "passed" if part["passed"] else "**FAILED**",
+                     f"{sum(c['passed'] for c in part['checks'])} of {len(part['checks'])}", part["seconds"],
+                     part["load_before"]] for name, part in parts.items()])]
     for name, part in parts.items():
-        source = part["provenance"]
-        machine, versions = source["machine"], ", ".join(f"{k} {v}" for k, v in source["versions"].items())
         lines += ["", f'<a id="{name}"></a>', f"## {part['title']}", "", part["text"], "",
-                  *_grid(["", "requirement", "target", "found"],
-                         [["ok" if c["passed"] else "**FAILED**", c["what"], c["target"], c["found"]]
-                          for c in part["checks"]])]
-        for table in part["tables"]:
-            lines += ["", f"{table['caption']}:", "", *_grid(table["header"], table["rows"])]
-        lines += ["", f"`{source['command']}` · {source['date']} · commit {source['commit']} · {machine['cpu']}, "
-                      f"{machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']} · Python "
-                      f"{source['python']}, {versions}"]
+                  table(["", "requirement", "target", "found"],
+                        [["ok" if c["passed"] else "**FAILED**", c["what"], c["target"], c["found"]]
+                         for c in part["checks"]])]
+        for figures in part["tables"]:
+            lines += ["", f"{figures['caption']}:", "", table(figures["header"], figures["rows"])]
+        lines += ["", origin(part["provenance"])]
     return "\n".join(lines) + "\n"
-
-
-def _grid(header: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    lines.insert(1, "|---" * len(header) + "|")
-    return lines
-
-
-def check_parts(parser: argparse.ArgumentParser, given: Sequence[str], legal: Iterable[str]) -> None:
-    """End the command where a part that was asked for is none."""
-    names = list(legal)
-    for part in given:
-        if part not in names:
-            parser.error(f"unknown part {part!r}; legal: {', '.join(names)}")
-
-
-def note(message: str) -> None:
-    """Progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)

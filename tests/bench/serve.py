@@ -34,7 +34,8 @@ from models.config import SASRecConfig
 from models.students import build_encoder
 from pipeline.api import load
 from pipeline.train.export import save_model
-from tests.bench.ledger import RESULTS, Ledger, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table, verdict
 from tests.bench.peers.environments import Environment, made
 from tests.tools import ROOT, command
 

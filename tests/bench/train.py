@@ -31,9 +31,9 @@ from pipeline.train.keys import key
 from pipeline.train.stage import train
 from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty, student
 from tests.bench.latents import write_noise
-from tests.bench.ledger import RESULTS, Ledger, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, check_parts, table, verdict
 from tests.bench.peers.driver import Driver, own_python
-from tests.bench.sections import check_parts
 
 OVERHEAD_TARGET, WORKERS_TARGET = 1.05, 1.6
 TARGET_WIDTH = 64

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench.sections import note, without_folders
+from tests.bench.pages import note, without_folders
 from tests.tools import ROOT, TINY, cli, command
 
 TIMEOUT_S = 900

@@ -20,13 +20,13 @@ import numpy as np
 from models import metrics
 from pipeline.store import arrays
 from tests.bench.beauty import HYPERPARAMETERS, driver_settings, prepare_beauty
-from tests.bench.ledger import RESULTS, Ledger
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, check_parts
 from tests.bench.peers import report
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.peers.environments import ENVIRONMENTS, FOLDER, python_of
 from tests.bench.peers.reach import epochs_to_reach
 from tests.bench.peers.worker import ray_worker
-from tests.bench.sections import check_parts
 
 OURS = {
     "mentorec": {"loss": {"kind": "softmax"}},

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench.sections import note
+from tests.bench.pages import note
 from tests.tools import ROOT
 
 FOLDER = ROOT / "results" / "peers"

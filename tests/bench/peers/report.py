@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tests.bench.ledger import Ledger, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import table, verdict
 
 SPEED_TARGET, MEMORY_TARGET, SAMPLED_TARGET, RANK_TARGET = 25.0, 2.0, 2.5, 5.0
 OURS = "mentorec"
