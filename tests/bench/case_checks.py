@@ -16,7 +16,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Read:
-    """Values of the one `prepare` artifact; what is not named is not looked at."""
+    """Values of the `prepare` artifact; what is not named is not looked at."""
 
     titles: Mapping[str, str] = field(default_factory=dict)
     """By item id."""
@@ -30,7 +30,10 @@ class Read:
 
     def misses(self, out: Path) -> Iterator[str]:
         """Every value that differs."""
-        (folder,) = {path.parent for path in out.rglob("artifacts/prepare/**/items.parquet")}
+        folder = next((path.parent for path in out.rglob("artifacts/prepare/**/items.parquet")), None)
+        if folder is None:
+            yield "nothing was prepared"
+            return
         items, users = pl.read_parquet(folder / "items.parquet"), pl.read_parquet(folder / "users.parquet")
         rows = (pl.read_parquet(folder / "interactions.parquet").join(items.select("item_idx", "item_id"), "item_idx")
                 .join(users.select("user_idx", "user_id"), "user_idx").sort("user_idx", "position"))
@@ -40,8 +43,7 @@ class Read:
                 ("category", self.categories, _by(items, "item_id", "category")),
                 ("order", self.orders, _by(per_user, "user_id", "item_id")),
                 ("first time", self.began, _by(per_user, "user_id", "timestamp")),
-                ("attributes", self.attributes, {user: {pair["key"]: pair["value"] for pair in pairs}
-                                                 for user, pairs in _by(users, "user_id", "attributes").items()})):
+                ("attributes", self.attributes, _by(users, "user_id", "attributes"))):
             yield from (f"{what} of {key}: {found.get(key)!r}, not {value!r}" for key, value in wanted.items()
                         if found.get(key) != value)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.bench.case_checks import Check, Read
@@ -22,8 +24,8 @@ def out(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
     pl.DataFrame({"item_idx": [1, 2], "item_id": ["a", "b"], "title": ["Oak table", None],
                   "category": ["Tables", None]}).write_parquet(prepared / "items.parquet")
-    pl.DataFrame({"user_idx": [0], "user_id": ["u"], "attributes": [[{"key": "age", "value": "30"}]]}).write_parquet(
-        prepared / "users.parquet")
+    attributes = pa.array([[("age", "30")]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"user_idx": [0], "user_id": ["u"], "attributes": attributes}), prepared / "users.parquet")
     pl.DataFrame({"user_idx": [0, 0], "item_idx": [1, 2], "timestamp": [120, 60], "position": [1, 0]}).write_parquet(
         prepared / "interactions.parquet")
     pl.DataFrame({"profile": ["Buys tables."]}).write_parquet(profiles / "part-00000.parquet")
@@ -62,3 +64,7 @@ def test_each_miss_is_told(check: Check, miss: str, out: Path) -> None:
 def test_a_traceback_and_lost_rows_are_no_success(misses: list[str] | None, traceback: bool, counted: str,
                                                   as_expected: bool | None) -> None:
     assert Outcome(0, [], [counted], traceback, misses).as_expected is as_expected
+
+
+def test_nothing_prepared_is_a_miss(tmp_path: Path) -> None:
+    assert Check(0, read=AS_PREPARED).misses(0, "", tmp_path) == ["nothing was prepared"]
