@@ -1,7 +1,8 @@
 """Configuration files: where they are, and the mappings that they and their parents hold.
 
-A file may start from another one with ``extends: relative/path.yaml``; nested mappings merge, and a mapping
-whose ``kind`` differs replaces the inherited one whole, so that no field of the other variant lingers.
+A file may start from another one with ``extends: relative/path.yaml``, or from several, ``extends: [a.yaml, b.yaml]``,
+the later over the earlier; nested mappings merge, and a mapping whose ``kind`` differs replaces the inherited one whole,
+so that no field of the other variant lingers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MAX_EXTENDS_DEPTH = 8
 
 
 def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
-    """The mapping a YAML file holds, with its ``extends`` chain merged in."""
+    """The mapping a YAML file holds, with those that it extends merged in."""
     if _depth > _MAX_EXTENDS_DEPTH:
         raise ConfigError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS_DEPTH} files; is there a circle?")
     file = resolve_path(path)
@@ -37,12 +38,14 @@ def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected `key: value` lines at the top, got a {type(values).__name__}")
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    if not isinstance(parent, str):
-        raise ConfigError(f"{file}: `extends` takes one relative path, got {parent!r}")
-    return merge(read_yaml(file.parent / parent, _depth + 1), values)
+    given = values.pop("extends", None)
+    parents = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{file}: `extends` takes a relative path or a list of them, got {given!r}")
+    merged: dict[str, Any] = {}
+    for parent in parents:
+        merged = merge(merged, read_yaml(file.parent / parent, _depth + 1))
+    return merge(merged, values)
 
 
 def resolve_path(path: str | Path) -> Path:

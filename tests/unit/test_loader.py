@@ -78,7 +78,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [("a: 1\na: 2\n", "key 'a' stands twice"), ("- 1\n", "got a list"), ("a: [1\n", "not valid YAML"),
-     ("a: 1\n---\nb: 2\n", "not valid YAML"), ("extends: [x]\n", "takes one relative path"),
+     ("a: 1\n---\nb: 2\n", "not valid YAML"), ("extends: [1]\n", "takes a relative path or a list of them, got \\[1\\]"),
      ("extends: nowhere.yaml\n", "no configuration file"), ("extends: c.yaml\n", "deeper than 8")],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -107,6 +107,14 @@ def test_extends_merges_groups_and_replaces_another_kind_whole(tmp_path: Path) -
     path = _file(tmp_path / "sub", "extends: ../base.yaml\nshape: {kind: square, side: 2}\npaint: {layers: 4}\n")
     drawing = load(Drawing, path)
     assert drawing == Drawing(name="base", shape=Square(side=2), paint=Paint(colour="blue", layers=4))
+
+
+def test_of_several_extended_files_the_later_wins(tmp_path: Path) -> None:
+    _file(tmp_path, "name: first\nlimit: 1\npaint: {colour: blue, layers: 1}\n", "first.yaml")
+    _file(tmp_path, "limit: 2\npaint: {layers: 2}\n", "second.yaml")
+    assert read_yaml(_file(tmp_path, "extends: [first.yaml, second.yaml]\npaint: {layers: 3}\n")) == {
+        "name": "first", "limit": 2, "paint": {"colour": "blue", "layers": 3}}
+    assert read_yaml(_file(tmp_path, "extends: [second.yaml, first.yaml]\n"))["limit"] == 1
 
 
 def test_merge_keeps_what_the_top_does_not_say() -> None:
