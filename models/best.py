@@ -16,7 +16,7 @@ _SPARE = 8
 """Candidates kept beyond the list, so that rounding at its border is almost always covered."""
 
 
-class Best:
+class BestItems:
     """The best unseen items of every user, and the seen ones that would stand among them."""
 
     def __init__(self, tiles: Tiles, top_k: int) -> None:

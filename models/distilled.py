@@ -22,7 +22,7 @@ from models.hashing import derive_seed
 from models.item_rows import ForeignRows, ItemRows, LookUp, RowwiseRows, StudentRows
 from models.item_table import ItemTable
 from models.losses import build_ranking_loss, build_sampler
-from models.matching import Matched, match
+from models.matching import MatchingSums, match
 from models.matmul import Precision
 from models.neighbours import NeighbourStates
 from models.parallel import gather_rows, gather_values, world_size
@@ -178,7 +178,7 @@ class DistilledRecommender(nn.Module):
                 sums = self._match(hidden_ND, found, inputs_BL, places_N, batch.users_B)
             else:
                 ranking = self.ranking_loss(hidden_ND, found.weights_XD, found.rows_N, found.negatives)
-                sums = Matched(ranking, ranking, torch.zeros_like(ranking))
+                sums = MatchingSums(ranking, ranking, torch.zeros_like(ranking))
             sides_UC = self._sides(states, inputs_BL, batch) if active else hidden_ND.new_zeros(0, 2)
             overall = _over_ranks(sums, len(places_N), len(sides_UC))
             terms = no_distillation(overall.ranking)
@@ -224,7 +224,7 @@ class DistilledRecommender(nn.Module):
         return ((perturb(items_BL, users_B, change, seed), users_B) for items_BL, users_B in batch.split())
 
     def _match(self, hidden_ND: Tensor, found: LookUp, inputs_BL: list[Tensor], places_N: Tensor, users_B: Tensor
-               ) -> Matched:
+               ) -> MatchingSums:
         """The sums of a step that matches the ensemble; such a step scores the whole catalogue."""
         assert self._ensemble is not None, "learn_from comes first"
         return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N,
@@ -276,7 +276,7 @@ class _Overall(NamedTuple):
         return sum(self.profiled_W)
 
 
-def _over_ranks(sums: Matched, num_positions: int, num_profiled: int) -> _Overall:
+def _over_ranks(sums: MatchingSums, num_positions: int, num_profiled: int) -> _Overall:
     """What the ranks' sums over positions come to; every rank must call it."""
     counts_2 = sums.ranking.new_tensor([num_positions, num_profiled])
     local_4 = torch.stack([sums.ranking.detach(), sums.matching.detach(), *counts_2])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configs.errors import ConfigError, illegal
 from models.base import NextItem, Student
-from models.matching import Teaching
+from models.matching import TeacherScores
 from models.profile_reader import ProfileReader, ReadingStudent
 from models.protocols import Encoded
 from models.states import encode
@@ -65,7 +65,7 @@ class Ensemble:
         return self
 
     @torch.no_grad()
-    def __call__(self, inputs_BL: Sequence[Tensor], chosen_N: Tensor, users_B: Tensor) -> Teaching:
+    def __call__(self, inputs_BL: Sequence[Tensor], chosen_N: Tensor, users_B: Tensor) -> TeacherScores:
         """What the members say at the chosen positions.
 
         Args:
@@ -80,4 +80,4 @@ class Ensemble:
                 table_TD, read = reading.read(inputs_BL, users_B)
                 encoder = partial(reading.encode, table_TD)
             states.append(share * encode(encoder, read, None, member.packs).final_ND(chosen_N).float())
-        return Teaching(torch.cat(states, 1), self._table_VE)
+        return TeacherScores(torch.cat(states, 1), self._table_VE)

@@ -26,14 +26,14 @@ _CHUNK_ROWS = {"cpu": 2 * ROWS}
 _GPU_ROWS = 16 * ROWS
 
 
-class Teaching(NamedTuple):
+class TeacherScores(NamedTuple):
     """What a teacher says of the same positions: the scores ``states_NE @ table_VE.T``."""
 
     states_NE: Tensor
     table_VE: Tensor
 
 
-class Matched(NamedTuple):
+class MatchingSums(NamedTuple):
     """Sums over positions, fp32 scalars; ``objective`` alone carries a gradient."""
 
     objective: Tensor
@@ -44,8 +44,8 @@ class Matched(NamedTuple):
     """τ²·KL(teacher ‖ student), both softmaxes at temperature τ."""
 
 
-def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teaching, weight: float,
-          temperature: float = 1.0, precision: Precision = "fp32") -> Matched:
+def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: TeacherScores, weight: float,
+          temperature: float = 1.0, precision: Precision = "fp32") -> MatchingSums:
     """The student's loss against the next item and against the teacher's softmax.
 
     Args:
@@ -57,7 +57,7 @@ def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teach
         temperature: τ of both softmaxes; τ² keeps the gradient's size (Hinton et al., 2015, §2).
         precision: of the matrix products' factors.
     """
-    return Matched(*_Match.apply(hidden_ND, weights_VD, rows_N, *teaching, weight, temperature, precision))
+    return MatchingSums(*_Match.apply(hidden_ND, weights_VD, rows_N, *teaching, weight, temperature, precision))
 
 
 class _Match(torch.autograd.Function):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.matmul import ROWS
+from models.ragged import offsets_of
 
 
 class Packing(NamedTuple):
@@ -48,7 +49,7 @@ def pack(lengths: list[np.ndarray], widths: list[int], device: torch.device) -> 
     """
     lengths_B = np.concatenate(lengths)
     rows = [len(piece) for piece in lengths]
-    starts = np.concatenate([[0], np.cumsum(np.multiply(rows, widths))])
+    starts = offsets_of(np.multiply(rows, widths))
     first_B = np.concatenate([start + width * np.arange(count)
                               for start, width, count in zip(starts[:-1], widths, rows, strict=True)])
     width = max(-(-int(lengths_B.max(initial=1)) // ROWS), 1) * ROWS

@@ -136,7 +136,7 @@ class Tiles:
         return self._rows_P[low:high] - users.start, self._columns_P[low:high] - items.start
 
 
-class Ahead:
+class ItemsAhead:
     """How many items stand before each user's target, in all and among the seen ones."""
 
     def __init__(self, tiles: Tiles, targets_N: np.ndarray) -> None:

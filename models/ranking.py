@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError, illegal
-from models.best import Best
+from models.best import BestItems
 from models.blocks import rank_blocks
-from models.products import TILE_ITEMS, TILE_USERS, Ahead, Catalogue, Seen, Tiles, exact_scores
+from models.products import TILE_ITEMS, TILE_USERS, Catalogue, ItemsAhead, Seen, Tiles, exact_scores
 from models.rough_scores import RoughScores
 from models.scoring import EncoderScorer, Ranks, Scorer, not_finite
 from models.sequences import Cases, Sequences, flat_histories
@@ -112,7 +112,7 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         if choice is not None:
             seen = _among(seen, choice.items_C)
         tiles = Tiles(_finite_states(scorer, catalogue, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
-        best = Best(tiles, top_k)
+        best = BestItems(tiles, top_k)
         rough = RoughScores(tiles) if precision == "bf16" else None
         for users, items in tiles:
             if rough is not None and items.start:
@@ -153,7 +153,7 @@ def _rank_products(scorer: EncoderScorer, cases: Cases, tile_users: int, tile_it
         targets_N = cases.targets[indices].astype(np.int64)
         seen = _seen_pairs(cases.histories, indices, targets_N)
         tiles = Tiles(_finite_states(scorer, catalogue, cases, indices), catalogue, seen, tile_users, tile_items)
-        ahead, best = Ahead(tiles, targets_N - 1), Best(tiles, top_k) if top_k else None
+        ahead, best = ItemsAhead(tiles, targets_N - 1), BestItems(tiles, top_k) if top_k else None
         for users, items in tiles:
             scores_BC = tiles.scores_BC(users, items)
             ahead.add(scores_BC, users, items)

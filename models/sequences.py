@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.ragged import offsets_of
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -26,9 +28,7 @@ class Sequences:
     @classmethod
     def from_lists(cls, lists: list[list[int]]) -> Sequences:
         """From Python lists, for tests and small jobs."""
-        offsets = np.zeros(len(lists) + 1, np.int64)
-        np.cumsum([len(x) for x in lists], out=offsets[1:])
-        return cls(np.array([v for x in lists for v in x], np.int32), offsets)
+        return cls(np.array([v for x in lists for v in x], np.int32), offsets_of([len(x) for x in lists]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -91,7 +91,7 @@ class Cases:
     def take(self, index_N: np.ndarray) -> Cases:
         """Some of the cases, in the order asked for."""
         lengths_N = self.histories.lengths[index_N]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+        offsets = offsets_of(lengths_N)
         source = np.repeat(self.histories.offsets[:-1][index_N] - offsets[:-1], lengths_N) + np.arange(offsets[-1])
         return Cases(self.users[index_N], Sequences(self.histories.values[source], offsets), self.targets[index_N])
 

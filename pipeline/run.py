@@ -135,7 +135,7 @@ def _run_lock(storage: Storage, folder: str) -> Iterator[None]:
     """Refuse a second process at work on the same run; a dead owner's lock is taken over."""
     try:
         lease = leases.take(storage, f"{folder}/lock.json", folder)
-    except leases.Taken as exc:
+    except leases.LeaseTaken as exc:
         raise ArtifactError(f"{exc}; or give this run another name (name=…)") from exc
     try:
         yield

@@ -24,7 +24,7 @@ GOOD_RECORD = {"tastes": ["floral scents", "citrus"], "attributes": ["natural"],
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """A request as the server saw it."""
 
     prompt: str
@@ -62,7 +62,7 @@ BAD = (Reply(""), Reply(None), Reply(" \n\t "), Reply("I'm sorry, but I can't he
 """Seven ways to be bad."""
 
 
-def long_answer(asked: Asked) -> Reply:
+def long_answer(asked: ReceivedRequest) -> Reply:
     """A good one that takes two kilobytes of a disk, however it is packed."""
     return Reply(f"{GOOD} Their mark is {hashlib.shake_128(asked.prompt.encode()).hexdigest(2000)}.")
 
@@ -74,7 +74,7 @@ class Faulty:
 
     hung: str = ""
 
-    def __call__(self, asked: Asked) -> Reply:
+    def __call__(self, asked: ReceivedRequest) -> Reply:
         self.hung = self.hung or asked.prompt
         place = int(asked.chance * 1000)
         if asked.prompt == self.hung:
@@ -91,11 +91,11 @@ class ScriptedServer:
     """A running server; `asked` holds every request in order, counted when it came in."""
 
     url: str = ""
-    script: Callable[[Asked], Reply] = lambda asked: Reply()
+    script: Callable[[ReceivedRequest], Reply] = lambda asked: Reply()
     count: Callable[[list[dict[str, str]]], int] = lambda messages: 1
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[ReceivedRequest] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    answered: list[Asked] = field(default_factory=list)
+    answered: list[ReceivedRequest] = field(default_factory=list)
     _seen: dict[tuple[str, int | None], int] = field(default_factory=dict)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -103,7 +103,7 @@ class ScriptedServer:
         prompt, seed = body["messages"][-1]["content"], body.get("seed")
         number = self._seen.get((prompt, seed), 0)
         self._seen[prompt, seed] = number + 1
-        asked = Asked(prompt, seed, body, number)
+        asked = ReceivedRequest(prompt, seed, body, number)
         self.asked.append(asked)
         self.headers.append(dict(request.headers))
         reply = self.script(asked)
@@ -123,7 +123,7 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted_server(script: Callable[[Asked], Reply] | None = None,
+def scripted_server(script: Callable[[ReceivedRequest], Reply] | None = None,
                     count: Callable[[list[dict[str, str]]], int] | None = None) -> Iterator[ScriptedServer]:
     """The server, in a thread of its own."""
     server = ScriptedServer()

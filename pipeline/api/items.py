@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from configs.errors import ArtifactError, DataError, illegal
 from models.ordering import tie_order
+from models.ragged import offsets_of
 from models.sequences import Sequences
 from pipeline.api.filters import Filter, text_id
 from pipeline.prepare.definition import INTERACTIONS_FILE, ITEMS_FILE
@@ -32,7 +33,7 @@ _DAY = 86_400
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedSequences:
     """Sequences of raw ids as the model reads them."""
 
     sequences: Sequences
@@ -111,7 +112,7 @@ class Items:
                                     f"{', '.join(near)}"))
         return self.index_of[text]
 
-    def known(self, sequences: Any) -> Known:
+    def indexed(self, sequences: Any) -> IndexedSequences:
         """Raw ids → items; unknown ones are left out and counted.
 
         Args:
@@ -131,8 +132,7 @@ class Items:
             known = [index for index in indices if index]
             found += known
             lengths[place], unknown_N[place] = len(known), len(indices) - len(known)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return Known(Sequences(np.array(found, np.int32), offsets), unknown_N)
+        return IndexedSequences(Sequences(np.array(found, np.int32), offsets_of(lengths)), unknown_N)
 
     def among(self, chosen: Filter) -> tuple[np.ndarray, int]:
         """The items that a filter lets through, int64 ascending, and how many of its ids are unknown.

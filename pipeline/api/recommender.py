@@ -82,10 +82,10 @@ class Recommender:
                 and no index.
             TrainingError: the model's numbers are not finite.
         """
-        known = self.items.known(sequences)
-        return self.recommend_known(known.sequences, known.unknown_N, k, filter, approximate)
+        indexed = self.items.indexed(sequences)
+        return self.recommend_indexed(indexed.sequences, indexed.unknown_N, k, filter, approximate)
 
-    def recommend_known(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None,
+    def recommend_indexed(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None,
                         approximate: bool = False) -> Recommendations:
         """:meth:`recommend` for sequences of items 1…n; ``unknown_N``: items that were left out of each, int32."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
@@ -126,7 +126,7 @@ class Recommender:
         Raises:
             DataError: the model knows no item of the sequence, or an id is neither text nor a whole number.
         """
-        known = self.items.known([list(sequence)]).sequences
+        known = self.items.indexed([list(sequence)]).sequences
         if not len(known.values):
             raise DataError("score: the model knows no item of the sequence, so it has nothing to score by; "
                             "recommend() answers such a sequence by popularity")
@@ -141,7 +141,7 @@ class Recommender:
 
     def user_vectors(self, sequences: Any) -> np.ndarray:
         """The state that scores each user's next item, float32 [N, D]; NaN where the model knows no item."""
-        known = self.items.known(sequences).sequences
+        known = self.items.indexed(sequences).sequences
         vectors_ND = self._scorer.states(known, np.arange(len(known))).cpu().numpy()
         vectors_ND[known.lengths == 0] = np.nan
         return vectors_ND

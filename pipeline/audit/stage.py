@@ -17,7 +17,7 @@ from models.sequences import Cases
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.definition import COLUMNS, FIGURES, RANKS, SUBJECT
 from pipeline.audit.figures import by_chance, candidates, of_ranks, summarize
-from pipeline.audit.subjects import CHANCE, Audited, ItemTexts
+from pipeline.audit.subjects import CHANCE, AuditInputs, ItemTexts
 from pipeline.reduce.vectors import VectorTable
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
@@ -44,8 +44,8 @@ def audit(config: AuditConfig, prepared: Artifact, encoded: Artifact, encoded_it
     """
     started = time.perf_counter()
     items = prepared.read_table("items.parquet", [ITEM_IDX, COUNT]).sort_by(ITEM_IDX)
-    audited = Audited(VectorTable.open(encoded), ItemTexts.read(VectorTable.open(encoded_items, ITEM_IDX), len(items)),
-                      items[COUNT].to_numpy())
+    texts = ItemTexts.read(VectorTable.open(encoded_items, ITEM_IDX), len(items))
+    audited = AuditInputs(VectorTable.open(encoded), texts, items[COUNT].to_numpy())
     everyone = arrays.cases(prepared.local("validation.arrow"))
     cases, facts = _chosen(config, everyone, audited, prepared)
     ranks = _ranks(config, cases, audited)
@@ -69,7 +69,8 @@ def audit(config: AuditConfig, prepared: Artifact, encoded: Artifact, encoded_it
                       COLUMNS, digest_ids(cases.users), facts)
 
 
-def _chosen(config: AuditConfig, cases: Cases, audited: Audited, prepared: Artifact) -> tuple[Cases, dict[str, Any]]:
+def _chosen(config: AuditConfig, cases: Cases, audited: AuditInputs, prepared: Artifact
+            ) -> tuple[Cases, dict[str, Any]]:
     """The cases of users with a profile and a training item with text, and how many were left out and why."""
     profiled_N = audited.profiled(cases.users)
     told_N = audited.items.told(cases.histories)
@@ -88,7 +89,7 @@ def _chosen(config: AuditConfig, cases: Cases, audited: Audited, prepared: Artif
             (profiled_N & ~told_N).sum()), "not sampled": int((profiled_N & told_N).sum()) - len(able)}}
 
 
-def _ranks(config: AuditConfig, cases: Cases, audited: Audited) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _ranks(config: AuditConfig, cases: Cases, audited: AuditInputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Subject → ranks with the history removed, and among all items; users × catalogue scores never exist at once."""
     names = audited.names()
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in names}

@@ -77,8 +77,8 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Audited:
-    """Everything that scorers are made of."""
+class AuditInputs:
+    """What the scorers of an audit are made of."""
 
     profiles: VectorTable
     items: ItemTexts

@@ -20,7 +20,7 @@ from pipeline.plan import plan
 from pipeline.recommend.config import RecommendConfig
 from pipeline.recommend.keys import digest_texts, key
 from pipeline.recommend.output import check_output, write_output
-from pipeline.recommend.sequences import Asked, read_ids, read_sequences, run_histories
+from pipeline.recommend.sequences import NamedHistories, read_ids, read_sequences, run_histories
 from pipeline.recommend.stage import Model
 from pipeline.recommend.stage import recommend as answer
 from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
@@ -98,7 +98,7 @@ def _filter(settings: RecommendConfig) -> tuple[Filter, dict[str, str]]:
 
 
 def _asked(settings: RecommendConfig, items: Items, prepared: Artifact | None, sequences: Path | None,
-           users: str | None, user: Sequence[str]) -> tuple[Asked, dict[str, str]]:
+           users: str | None, user: Sequence[str]) -> tuple[NamedHistories, dict[str, str]]:
     """Whose lists, and what that depends on beside the model."""
     if sequences is not None:
         asked = read_sequences(sequences, items)
@@ -109,7 +109,7 @@ def _asked(settings: RecommendConfig, items: Items, prepared: Artifact | None, s
     return asked, {"users": digest_texts(chosen)} if chosen else {}
 
 
-def _digest(asked: Asked) -> str:
+def _digest(asked: NamedHistories) -> str:
     """Of names and sequences as they are answered: another form of the same file is the same work."""
     hasher = hashlib.blake2b(digest_texts(asked.names).encode(), digest_size=8)
     for values in (asked.sequences.values, asked.sequences.offsets, asked.unknown_N):
@@ -117,7 +117,7 @@ def _digest(asked: Asked) -> str:
     return hasher.hexdigest()
 
 
-def _find_or_build(config: RunConfig, storage: Storage, stage_key: StageKey, model: Model, asked: Asked,
+def _find_or_build(config: RunConfig, storage: Storage, stage_key: StageKey, model: Model, asked: NamedHistories,
                    chosen: Filter) -> Artifact:
     def build(out: ArtifactDir) -> Artifact:
         with connect(config.cluster) if config.recommend.execution.actors else contextlib.nullcontext():

@@ -24,8 +24,8 @@ _TITLE_WIDTH = 70
 
 
 @dataclass(frozen=True)
-class Found:
-    """The finished artifacts of a run, by step label."""
+class RunArtifacts:
+    """The finished artifacts of a run, by step label, and the titles of its items."""
 
     artifacts: dict[str, Artifact]
     titles: dict[int, str]
@@ -52,7 +52,7 @@ def show(config: RunConfig, kind: str, what: str, by_index: bool = False) -> Ite
     raise ConfigError(illegal("show", kind, ("user", "profile", "item", "artifact")))
 
 
-def _open(config: RunConfig) -> Found:
+def _open(config: RunConfig) -> RunArtifacts:
     steps = plan(config, Storage.from_config(config.storage))
     found = {step.label: step.artifact for step in steps if step.artifact is not None}
     if "prepare" not in found:
@@ -61,7 +61,7 @@ def _open(config: RunConfig) -> Found:
     items = found["prepare"].read_table("items.parquet", [c.ITEM_IDX, c.ITEM_ID, c.TITLE])
     titles = {i: t or raw for i, raw, t in zip(*(items[n].to_pylist() for n in (c.ITEM_IDX, c.ITEM_ID, c.TITLE)),
                                                strict=True)}
-    return Found(found, titles)
+    return RunArtifacts(found, titles)
 
 
 def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[str]:
@@ -172,7 +172,7 @@ def _rows(artifact: Artifact, name: str, column: str, value: object) -> list[dic
     return list(table.to_pylist())
 
 
-def _history(found: Found, history: list[dict[str, Any]]) -> Iterator[str]:
+def _history(found: RunArtifacts, history: list[dict[str, Any]]) -> Iterator[str]:
     """The latest interactions with their split and signal."""
     history = sorted(history, key=lambda event: event[c.POSITION])
     if len(history) > _SHOWN_ITEMS:
@@ -190,7 +190,7 @@ def _profiles(profiles: Artifact, user: int) -> Iterator[str]:
         yield f"no profile ({row[c.ANGLE]}): {row[c.REASON]}"
 
 
-def _recommended(found: Found, who: str, evaluated: Artifact, user: int) -> Iterator[str]:
+def _recommended(found: RunArtifacts, who: str, evaluated: Artifact, user: int) -> Iterator[str]:
     for row in _rows(evaluated, "ranks.parquet", c.USER_IDX, user):
         yield f"{who}: target {found.named(row[c.TARGET])} at rank {row[c.RANK]}"
     for row in _rows(evaluated, "top.parquet", c.USER_IDX, user):

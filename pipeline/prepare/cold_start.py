@@ -22,7 +22,7 @@ from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE, CUT, REMOVED
 from pipeline.prepare.hashing import draw, hashes
 from pipeline.prepare.ordering import Users, renumber
 from pipeline.prepare.splits import TRAIN_CODE, CaseRows, Split
-from pipeline.prepare.writing import Kept
+from pipeline.prepare.writing import KeptInteractions
 from pipeline.store.columns import COUNT, ITEM_ID, ITEM_IDX
 
 
@@ -47,7 +47,7 @@ class ColdItems:
             COUNT: self.left_C.astype(np.int32)}), folder / COLD_FILE)
 
 
-def choose(config: ColdStartConfig, kept: Kept, parts: Split, seed: int) -> ColdItems:
+def choose(config: ColdStartConfig, kept: KeptInteractions, parts: Split, seed: int) -> ColdItems:
     """Draw the items and how much each keeps; a function of the seed and the item indices alone."""
     targets = np.unique(kept.item_N[parts.test.targets]).astype(np.int64)
     items_C = draw(targets, round(config.share * len(targets)), seed, "cold items")
@@ -60,7 +60,7 @@ def choose(config: ColdStartConfig, kept: Kept, parts: Split, seed: int) -> Cold
     return ColdItems(items_C, removed_C, counts[items_C], left_C)
 
 
-def rows_that_stay(cold: ColdItems, kept: Kept, parts: Split, seed: int) -> np.ndarray:
+def rows_that_stay(cold: ColdItems, kept: KeptInteractions, parts: Split, seed: int) -> np.ndarray:
     """bool [N]: all rows but those that the chosen items lose in the training part; which ones is drawn."""
     left_V = np.full(len(kept.item_ids) + 1, len(kept), np.int64)
     left_V[cold.items_C] = cold.left_C
@@ -73,7 +73,7 @@ def rows_that_stay(cold: ColdItems, kept: Kept, parts: Split, seed: int) -> np.n
     return stay
 
 
-def without(kept: Kept, parts: Split, stay_N: np.ndarray) -> tuple[Kept, Split]:
+def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[KeptInteractions, Split]:
     """The rows that stay, with their users numbered anew: users without any row go. Cases without a history go, too.
 
     Raises:
@@ -91,8 +91,9 @@ def without(kept: Kept, parts: Split, stay_N: np.ndarray) -> tuple[Kept, Split]:
     if not (found.parts == TRAIN_CODE).any() or not len(found.validation.users) or not len(found.test.users):
         raise DataError("prepare.cold_start: without the chosen items' interactions nothing is left to train on, to "
                         "validate or to test; use more data, or a smaller prepare.cold_start.share")
-    return Kept(users, user_N, kept.item_N[stay_N], _some(kept.second_N, stay_N), _some(kept.signal_N, stay_N),
-                None if kept.reviews is None else kept.reviews.filter(stay_N), user_ids, kept.item_ids), found
+    reviews = None if kept.reviews is None else kept.reviews.filter(stay_N)
+    return KeptInteractions(users, user_N, kept.item_N[stay_N], _some(kept.second_N, stay_N),
+                            _some(kept.signal_N, stay_N), reviews, user_ids, kept.item_ids), found
 
 
 def _moved(cases: CaseRows, place_N: np.ndarray, number_M: np.ndarray, users: Users) -> CaseRows:

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from configs.errors import DataError
+from models.ragged import offsets_of
 from pipeline.prepare.ids import whole_ids, without_point_zero
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG, RawTables
 from pipeline.prepare.tables import readable, scanned_files
@@ -29,7 +30,7 @@ _STRINGS = pa.map_(pa.string(), pa.string())
 
 
 @dataclass(frozen=True)
-class Described:
+class EntityTable:
     """One row per index, in index order."""
 
     table: pl.DataFrame
@@ -42,7 +43,7 @@ class Described:
     """Raw column → cells that held one of the words for a missing value, and are null."""
 
 
-def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: RawTables) -> Described:
+def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: RawTables) -> EntityTable:
     """Look ids up in an item or user table; only their rows are ever in memory.
 
     Raises:
@@ -51,7 +52,7 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
     what = _WHAT[id_column]
     wanted = pl.DataFrame({_INDEX: pl.int_range(len(ids), dtype=pl.Int64, eager=True), id_column: ids})
     if table is None:
-        return Described(wanted.select(_INDEX), len(ids), 0, {})
+        return EntityTable(wanted.select(_INDEX), len(ids), 0, {})
     with readable(scanned_files(raw.keep)):
         known = table.select(id_column).collect(engine="streaming")[id_column]
         if whole_ids(known, f"the {what} table") is not known:
@@ -74,7 +75,7 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
         counts = ", ".join(f"{count:,} in {name}" for name, count in missing.items())
         say(f"prepare: note: cells of the {what} table that are a word for a missing value count as empty: {counts}; "
             "prepare.source.missing_words says which words are")
-    return Described(full, unknown, repeated, missing)
+    return EntityTable(full, unknown, repeated, missing)
 
 
 def _tell_unknown(unknown: int, total: int, what: str, stranger: str, known: pl.Series) -> None:
@@ -105,7 +106,7 @@ def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.Data
             {name.removeprefix(FIELD).removeprefix(ATTRIBUTE): count for name, count in found.items()})
 
 
-def item_text(ids: pl.Series, raw: RawTables) -> Described:
+def item_text(ids: pl.Series, raw: RawTables) -> EntityTable:
     """TITLE, CATEGORY and the ``FIELD`` columns of items; an item without a title takes its first text.
 
     Raises:
@@ -155,7 +156,7 @@ def text_maps(table: pl.DataFrame, prefix: str) -> pa.Array:
     there = np.zeros((table.height, len(columns)), bool)
     for number, values in enumerate(texts):
         there[:, number] = (values.fill_null("") != "").to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
+    offsets = offsets_of(there.sum(axis=1)).astype(np.int32)
     row, column = np.nonzero(there)
     names = pa.array([name.removeprefix(prefix) for name in columns], pa.string())
     flat = pa.concat_arrays([values.to_arrow().cast(pa.string()) for values in texts]) if texts else names

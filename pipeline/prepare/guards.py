@@ -28,6 +28,7 @@ from pipeline.prepare.definition import (
     VALIDATION_FILE,
 )
 from pipeline.store.arrays import cases, training_sequences
+from pipeline.store.arrow import row_lengths
 from pipeline.store.columns import (
     ITEM_ID,
     ITEM_IDX,
@@ -48,7 +49,7 @@ _DEFECT = "this is a defect of prepare, or the file was changed: delete the arti
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenInteractions:
     """``interactions.parquet`` in columns."""
 
     folder: Path
@@ -60,7 +61,7 @@ class Written:
     """bool."""
 
     @classmethod
-    def read(cls, folder: Path) -> Written:
+    def read(cls, folder: Path) -> WrittenInteractions:
         return cls(folder, _column(folder, USER_IDX), _column(folder, ITEM_IDX),
                    _column(folder, SPLIT, lambda values: pc.equal(values, TRAIN)))
 
@@ -73,7 +74,7 @@ def check_written(folder: Path, split: SplitConfig, boundary: float | None) -> N
         DataError: ids or order are not what the contract says.
     """
     num_users, num_items = check_ids(folder)
-    written = Written.read(folder)
+    written = WrittenInteractions.read(folder)
     check_order(written, num_users, num_items)
     if boundary is not None:
         check_boundary(folder, boundary)
@@ -99,7 +100,7 @@ def check_ids(folder: Path) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def check_order(written: Written, num_users: int, num_items: int) -> None:
+def check_order(written: WrittenInteractions, num_users: int, num_items: int) -> None:
     """Indices exist, users stand together, positions count from 0, time never runs backwards."""
     name = written.folder / INTERACTIONS_FILE
     if (written.item_N == 0).any():
@@ -129,7 +130,7 @@ def check_boundary(folder: Path, boundary: float) -> None:
                            f"{boundary} are outside the test part, first in row {int(np.argmax(late)):,}; {_DEFECT}")
 
 
-def check_training(written: Written) -> None:
+def check_training(written: WrittenInteractions) -> None:
     """``train.arrow`` holds the training rows, all of them, in their order, and nothing else."""
     users, sequences = training_sequences(written.folder / TRAIN_FILE)
     if not np.array_equal(np.repeat(users, sequences.lengths), written.user_N[written.train_N]) or not np.array_equal(
@@ -138,10 +139,10 @@ def check_training(written: Written) -> None:
                            f"{_DEFECT}")
 
 
-def check_histories(written: Written) -> None:
+def check_histories(written: WrittenInteractions) -> None:
     """The histories that profiles are written from are the training rows: users, items, times and signals."""
     histories = pq.read_table(written.folder / HISTORIES_FOLDER)
-    lengths = pc.list_value_length(histories[ITEMS]).to_numpy()
+    lengths = row_lengths(histories[ITEMS])
     want = {USER_IDX: written.user_N[written.train_N], ITEMS: written.item_N[written.train_N]}
     have = {USER_IDX: np.repeat(histories[USER_IDX].to_numpy(), lengths),
             ITEMS: pc.list_flatten(histories[ITEMS]).to_numpy()}
@@ -155,7 +156,7 @@ def check_histories(written: Written) -> None:
                            f"{INTERACTIONS_FILE}; {_DEFECT}")
 
 
-def check_cases(written: Written, file: str, whole_users: bool) -> None:
+def check_cases(written: WrittenInteractions, file: str, whole_users: bool) -> None:
     """Histories are their user's first rows, targets the row after, and no target is a training row.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from models.ragged import offsets_of
 from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import hashes
 from pipeline.prepare.raw import UNTIMED
@@ -130,7 +131,7 @@ class Users:
     def of(cls, users_N: np.ndarray) -> Users:
         """From the dense, sorted user column."""
         counts = np.bincount(users_N) if len(users_N) else np.zeros(0, np.int64)
-        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        return cls(offsets_of(counts))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

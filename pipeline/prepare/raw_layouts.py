@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ConfigError, StorageError, illegal
+from models.ragged import offsets_of
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.synthetic import blocks, item_ids, user_ids
 from pipeline.prepare.synthetic_catalogue import Catalogue, Stream, catalogue, random
@@ -142,7 +143,7 @@ def _sessions(config: SyntheticSource, items: Catalogue) -> Iterator[pl.DataFram
         shown = pc.binary_join_element_wise(pa.array(before_N), quoted.take(pa.array(part.items_N)), "")
         is_last_N = np.zeros(len(part.items_N), bool)
         is_last_N[ends_B - 1] = True
-        offsets = pa.array(np.concatenate([[0], np.cumsum(part.lengths_B - 1)]), pa.int32())
+        offsets = pa.array(offsets_of(part.lengths_B - 1), pa.int32())
         lists = pa.ListArray.from_arrays(offsets, shown.filter(pa.array(~is_last_N)))
         yield _frame(prev_items=pc.binary_join_element_wise(pc.binary_join(lists, ""), "]", ""),
                      next_item=names.take(pa.array(part.items_N[is_last_N])),

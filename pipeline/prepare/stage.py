@@ -16,7 +16,7 @@ from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.definition import COLD_COLUMNS, COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
 from pipeline.prepare.encoding import encode
-from pipeline.prepare.entities import Described, describe, item_text, tag_texts, without_text
+from pipeline.prepare.entities import EntityTable, describe, item_text, tag_texts, without_text
 from pipeline.prepare.filters import apply_filters
 from pipeline.prepare.guards import check_written
 from pipeline.prepare.ordering import Users, in_time, renumber, tied
@@ -25,7 +25,7 @@ from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stats import statistics
 from pipeline.prepare.times import PER_SECOND
-from pipeline.prepare.writing import Kept
+from pipeline.prepare.writing import KeptInteractions
 from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.work.progress import say, took
@@ -68,8 +68,8 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     user_N, user_ids = renumber(found.users, encoded.user_ids)
     item_N, item_ids = renumber(found.items, encoded.item_ids, earlier.items if earlier else None)
     extended = {"extends": {"artifact": config.extends, **earlier.check(user_ids, item_ids)}} if earlier else {}
-    kept = Kept(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals, found.reviews, user_ids,
-                item_ids)
+    kept = KeptInteractions(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals,
+                            found.reviews, user_ids, item_ids)
     counts: dict[str, Any] = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
     if encoded.file_order:
         counts["rows_without_time"] = encoded.untimed
@@ -100,7 +100,7 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
     return stats, digest_ids(item_ids.to_arrow())
 
 
-def _with_tags(items: Described, raw: RawTables, kept: Kept, parts: Split) -> Described:
+def _with_tags(items: EntityTable, raw: RawTables, kept: KeptInteractions, parts: Split) -> EntityTable:
     """The items' texts, with the users' tags as a last field where the source has them."""
     if raw.tags is None:
         return items

@@ -10,10 +10,10 @@ import numpy as np
 from pipeline.prepare.config import SplitConfig
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, CaseRows, Split
-from pipeline.prepare.writing import Kept
+from pipeline.prepare.writing import KeptInteractions
 
 
-def statistics(kept: Kept, split: Split, config: SplitConfig, tied_N: np.ndarray | None) -> dict[str, Any]:
+def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N: np.ndarray | None) -> dict[str, Any]:
     """Counts and shares of the kept interactions and their split.
 
     Args:
@@ -45,7 +45,7 @@ def statistics(kept: Kept, split: Split, config: SplitConfig, tied_N: np.ndarray
     return found | _began_before(kept.users, split)
 
 
-def _of_cases(kept: Kept, cases: CaseRows, trained: np.ndarray, trained_items: np.ndarray,
+def _of_cases(kept: KeptInteractions, cases: CaseRows, trained: np.ndarray, trained_items: np.ndarray,
               tied_N: np.ndarray | None) -> dict[str, Any]:
     cold = trained_items[kept.item_N[cases.targets]] == 0
     repeated = _repeated(kept, cases)
@@ -59,7 +59,7 @@ def _of_cases(kept: Kept, cases: CaseRows, trained: np.ndarray, trained_items: n
     }
 
 
-def _repeated(kept: Kept, cases: CaseRows) -> np.ndarray:
+def _repeated(kept: KeptInteractions, cases: CaseRows) -> np.ndarray:
     """bool [C]: the target stands in its own history."""
     target_M = np.zeros(len(kept.users), kept.item_N.dtype)
     target_M[cases.users] = kept.item_N[cases.targets]

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.ragged import offsets_of
 from pipeline.prepare.definition import HISTORIES_FOLDER, INTERACTIONS_FILE, ITEMS_FILE, TRAIN_FILE, USERS_FILE
 from pipeline.prepare.entities import text_maps
 from pipeline.prepare.ordering import Users
@@ -53,7 +54,7 @@ _PARTS = pa.array([TRAIN, VALIDATION, TEST])
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptInteractions:
     """The interactions that stay, sorted by user and time, with their final indices."""
 
     users: Users
@@ -75,12 +76,12 @@ class Kept:
         return len(self.item_N)
 
 
-def write_interactions(folder: Path, kept: Kept, split: Split) -> None:
+def write_interactions(folder: Path, kept: KeptInteractions, split: Split) -> None:
     """``interactions.parquet``, one row group per million rows."""
     _write_groups(folder / INTERACTIONS_FILE, _interaction_groups(kept, split))
 
 
-def write_users(folder: Path, kept: Kept, split: Split, described: pl.DataFrame) -> None:
+def write_users(folder: Path, kept: KeptInteractions, split: Split, described: pl.DataFrame) -> None:
     """``users.parquet`` with the attributes of ``described``."""
     counts = np.bincount(kept.user_N[split.parts == TRAIN_CODE], minlength=len(kept.users))
     _write_groups(folder / USERS_FILE, (
@@ -89,7 +90,7 @@ def write_users(folder: Path, kept: Kept, split: Split, described: pl.DataFrame)
         for s in _slices(len(kept.users), _TEXT_ROWS)))
 
 
-def write_items(folder: Path, kept: Kept, split: Split, described: pl.DataFrame) -> None:
+def write_items(folder: Path, kept: KeptInteractions, split: Split, described: pl.DataFrame) -> None:
     """``items.parquet`` with the texts of ``described``."""
     counts = np.bincount(kept.item_N[split.parts == TRAIN_CODE], minlength=len(kept.item_ids) + 1)[1:]
     _write_groups(folder / ITEMS_FILE, (
@@ -100,13 +101,13 @@ def write_items(folder: Path, kept: Kept, split: Split, described: pl.DataFrame)
         for s in _slices(len(kept.item_ids), _TEXT_ROWS)))
 
 
-def write_training(folder: Path, kept: Kept, split: Split, history_rows: int) -> None:
+def write_training(folder: Path, kept: KeptInteractions, split: Split, history_rows: int) -> None:
     """``train.arrow`` and the parts of ``histories/``, ``history_rows`` users each."""
     mask = split.parts == TRAIN_CODE
     lengths = np.bincount(kept.user_N[mask], minlength=len(kept.users))
     users = np.flatnonzero(lengths)
     values = kept.item_N[mask]
-    offsets = np.concatenate([[0], np.cumsum(lengths[users])])
+    offsets = offsets_of(lengths[users])
     write_arrow(folder / TRAIN_FILE, pa.table({USER_IDX: pa.array(users), ITEMS: _lists(offsets, values)}))
     (folder / HISTORIES_FOLDER).mkdir()
     rows = np.flatnonzero(mask)
@@ -124,19 +125,19 @@ def write_training(folder: Path, kept: Kept, split: Split, history_rows: int) ->
         pq.write_table(pa.table(columns), folder / HISTORIES_FOLDER / f"part-{number:05d}.parquet")
 
 
-def write_cases(path: Path, kept: Kept, cases: CaseRows) -> None:
+def write_cases(path: Path, kept: KeptInteractions, cases: CaseRows) -> None:
     """``validation.arrow`` or ``test.arrow``: whole histories and their targets."""
     starts = kept.users.starts[cases.users]
     edges = np.zeros(len(kept) + 1, np.int8)
     edges[starts] += 1
     edges[cases.targets] -= 1
     inside = np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
-    offsets = np.concatenate([[0], np.cumsum(cases.targets - starts)])
+    offsets = offsets_of(cases.targets - starts)
     write_arrow(path, pa.table({USER_IDX: pa.array(cases.users), HISTORY: _lists(offsets, kept.item_N[inside]),
                                 TARGET: pa.array(kept.item_N[cases.targets])}))
 
 
-def _interaction_groups(kept: Kept, split: Split) -> Iterator[pa.Table]:
+def _interaction_groups(kept: KeptInteractions, split: Split) -> Iterator[pa.Table]:
     for s in track(_slices(len(kept), _GROUP_ROWS), "prepare: writing interactions", "rows", len(kept), _length):
         users, rows = kept.user_N[s].astype(np.int64), np.arange(s.start, s.stop)
         columns = {USER_IDX: pa.array(users), ITEM_IDX: pa.array(kept.item_N[s]), TIMESTAMP: _seconds(kept, s),
@@ -156,13 +157,13 @@ def _write_groups(path: Path, groups: Iterator[pa.Table]) -> None:
             writer.write_table(group)
 
 
-def _seconds(kept: Kept, rows: slice | np.ndarray) -> pa.Array:
+def _seconds(kept: KeptInteractions, rows: slice | np.ndarray) -> pa.Array:
     if kept.second_N is None:
         return pa.nulls(len(kept.item_N[rows]), pa.int64())
     return pa.array(kept.second_N[rows])
 
 
-def _signals(kept: Kept, rows: slice | np.ndarray) -> pa.Array:
+def _signals(kept: KeptInteractions, rows: slice | np.ndarray) -> pa.Array:
     if kept.signal_N is None:
         return pa.nulls(len(kept.item_N[rows]), pa.float32())
     return pa.array(kept.signal_N[rows], from_pandas=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from models.ragged import offsets_of
 from pipeline.profile import fields as f
 from pipeline.profile.candidates import Candidates, Tokens, joined, lists_of
 from pipeline.profile.features import Kind
@@ -151,7 +152,7 @@ class _Collector:
 
     def _title_features(self, tokens: Tokens, number_W: np.ndarray, number_of_phrase: dict[int, int]) -> np.ndarray:
         """Per item the term that spells its whole title (one or two words), else -1."""
-        starts = np.concatenate([[0], np.cumsum(self._token_counts)])[:-1]
+        starts = offsets_of(self._token_counts)[:-1]
         result = np.full(len(starts), -1, np.int32)
         for item, (start, count) in enumerate(zip(starts.tolist(), self._title_counts, strict=True)):
             if count > 4:

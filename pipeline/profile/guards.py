@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import LeakageError
+from pipeline.store.arrow import row_lengths
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ITEM_IDX, ITEMS, SPLIT, TRAIN, USER_IDX
 
@@ -50,5 +51,5 @@ def _training_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]
 def _history_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for file in prepared.storage.files(prepared.relative("histories")):
         for batch in prepared.storage.read_batches(file, [USER_IDX, ITEMS]):
-            lengths = pc.fill_null(pc.list_value_length(batch[ITEMS]), 0).to_numpy(zero_copy_only=False)
+            lengths = row_lengths(batch[ITEMS])
             yield np.repeat(batch[USER_IDX].to_numpy(), lengths), pc.list_flatten(batch[ITEMS]).to_numpy()

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import ArtifactError
+from models.ragged import offsets_of
 from pipeline.profile.config import Angle
+from pipeline.store.arrow import row_lengths
 from pipeline.store.columns import ITEMS, SIGNALS, USER_IDX
 
 RECENT_SHARE = 3
@@ -39,10 +41,10 @@ class Histories:
             ArtifactError: items and signals of a user do not go together.
         """
         items, signals = table[ITEMS].combine_chunks(), table[SIGNALS].combine_chunks()
-        offsets = _offsets(items.value_lengths().fill_null(0).to_numpy())
-        if not items.value_lengths().fill_null(0).equals(signals.value_lengths().fill_null(0)):
+        lengths_N = row_lengths(items)
+        if not np.array_equal(lengths_N, row_lengths(signals)):
             raise ArtifactError(f"histories: {ITEMS} and {SIGNALS} differ in length; run prepare again")
-        return cls(table[USER_IDX].to_numpy(), offsets, items.flatten().to_numpy().astype(np.int32),
+        return cls(table[USER_IDX].to_numpy(), offsets_of(lengths_N), items.flatten().to_numpy().astype(np.int32),
                    signals.flatten().to_numpy(zero_copy_only=False).astype(np.float32))
 
     def __len__(self) -> int:
@@ -66,12 +68,12 @@ class Histories:
     def keep(self, mask_M: np.ndarray) -> Histories:
         """The same users with only the marked interactions."""
         lengths = np.bincount(self.owner_M[mask_M], minlength=len(self))
-        return Histories(self.users_N, _offsets(lengths), self.items_M[mask_M], self.signals_M[mask_M])
+        return Histories(self.users_N, offsets_of(lengths), self.items_M[mask_M], self.signals_M[mask_M])
 
     def take(self, mask_N: np.ndarray) -> Histories:
         """Only the marked users."""
         mask_M = np.repeat(mask_N, self.lengths_N)
-        return Histories(self.users_N[mask_N], _offsets(self.lengths_N[mask_N]), self.items_M[mask_M],
+        return Histories(self.users_N[mask_N], offsets_of(self.lengths_N[mask_N]), self.items_M[mask_M],
                          self.signals_M[mask_M])
 
     def last(self, count_N: np.ndarray | int) -> Histories:
@@ -90,6 +92,3 @@ class Histories:
         np.maximum.at(best_N, self.owner_M[known_M], self.signals_M[known_M])
         return self.keep(known_M & (self.signals_M == best_N[self.owner_M]))
 
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

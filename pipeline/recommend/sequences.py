@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import DataError, illegal
+from models.ragged import offsets_of
 from models.sequences import Sequences
 from pipeline.api.filters import text_id
 from pipeline.api.items import Items
@@ -29,7 +30,7 @@ _SHAPE = ('{"items": ["a", "b"]}, oldest first; beside it may stand "user_id" an
 
 
 @dataclass(frozen=True)
-class Asked:
+class NamedHistories:
     """Who is to get a list, and from which history."""
 
     names: list[str]
@@ -40,7 +41,7 @@ class Asked:
     """int32, items of each that it does not know."""
 
 
-def read_sequences(path: Path, items: Items) -> Asked:
+def read_sequences(path: Path, items: Items) -> NamedHistories:
     """New sequences of a file.
 
     Raises:
@@ -58,8 +59,8 @@ def read_sequences(path: Path, items: Items) -> Asked:
             raise DataError(f"{where}: {exc}") from exc
     if not rows:
         raise DataError(illegal(str(path), "no rows", f"one sequence per row: {_SHAPE}"))
-    known = items.known(rows)
-    return Asked(names, known.sequences, known.unknown_N)
+    indexed = items.indexed(rows)
+    return NamedHistories(names, indexed.sequences, indexed.unknown_N)
 
 
 def _in_time(row: dict[str, Any]) -> list[Any]:
@@ -110,7 +111,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: not UTF-8 at byte {exc.start}; save it as UTF-8") from exc
 
 
-def run_histories(prepared: Artifact, history: Literal["all", "evaluated"], chosen: Sequence[str] | None) -> Asked:
+def run_histories(prepared: Artifact, history: Literal["all", "evaluated"], chosen: Sequence[str] | None
+                  ) -> NamedHistories:
     """Histories of a run's users.
 
     Args:
@@ -128,8 +130,7 @@ def run_histories(prepared: Artifact, history: Literal["all", "evaluated"], chos
     else:
         interactions = prepared.read_table("interactions.parquet", [USER_IDX, ITEM_IDX])  # by user, then time
         counts_M = np.bincount(numbers(interactions[USER_IDX]), minlength=len(names))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_M)])
-        sequences, users_N = Sequences(numbers(interactions[ITEM_IDX]), offsets), np.arange(len(names))
+        sequences, users_N = Sequences(numbers(interactions[ITEM_IDX]), offsets_of(counts_M)), np.arange(len(names))
     own = [names[user] for user in users_N.tolist()]
     if chosen is not None:
         place = {name: index for index, name in enumerate(own)}
@@ -143,13 +144,13 @@ def run_histories(prepared: Artifact, history: Literal["all", "evaluated"], chos
     if not own:
         raise DataError(illegal("users", 0, "1 or more", "the run has no test users: use recommend.history=all"
                                 if history == "evaluated" else "name some"))
-    return Asked(own, sequences, np.zeros(len(own), np.int32))
+    return NamedHistories(own, sequences, np.zeros(len(own), np.int32))
 
 
 def taken(sequences: Sequences, rows: np.ndarray) -> Sequences:
     """Some sequences, in the order of ``rows``."""
     lists = [sequences[row] for row in rows.tolist()]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(values) for values in lists], dtype=np.int64)])
+    offsets = offsets_of([len(values) for values in lists])
     return Sequences(np.concatenate([np.zeros(0, np.int32), *lists]).astype(np.int32), offsets)
 
 

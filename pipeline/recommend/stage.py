@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.ragged import offsets_of
 from models.sequences import Sequences
 from pipeline.api.filters import Filter
 from pipeline.api.loading import of_artifact, of_folder
 from pipeline.api.recommender import Recommender
 from pipeline.recommend.config import RecommendConfig
-from pipeline.recommend.sequences import Asked
+from pipeline.recommend.sequences import NamedHistories
 from pipeline.store import rows
+from pipeline.store.arrow import row_lengths
 from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.columns import ITEMS, ROW_ID, USER_ID
 from pipeline.work.mapping import map_rows
@@ -56,9 +58,9 @@ class RecommendActor:
         self._recommender, self._k, self._filter = model.load(), k, chosen
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        found = self._recommender.recommend_known(_sequences(batch), batch[UNKNOWN].to_numpy(), self._k, self._filter)
+        found = self._recommender.recommend_indexed(_sequences(batch), batch[UNKNOWN].to_numpy(), self._k, self._filter)
         there_NK = found.items_NK > 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(there_NK.sum(1))]).astype(np.int32))
+        offsets = pa.array(offsets_of(there_NK.sum(1)).astype(np.int32))
         return pa.table({
             ROW_ID: batch[ROW_ID], USER_ID: batch[USER_ID],
             ITEMS: pa.ListArray.from_arrays(offsets, pa.array(found.items_NK[there_NK])),
@@ -66,7 +68,8 @@ class RecommendActor:
             POPULAR: pa.array(found.popular_N), UNKNOWN: batch[UNKNOWN]})
 
 
-def recommend(config: RecommendConfig, model: Model, asked: Asked, chosen: Filter, out: ArtifactDir) -> Artifact:
+def recommend(config: RecommendConfig, model: Model, asked: NamedHistories, chosen: Filter, out: ArtifactDir
+              ) -> Artifact:
     """Answer every sequence. Ray must be running where ``config.execution.actors`` is 1 or more.
 
     Raises:
@@ -93,7 +96,7 @@ def recommend(config: RecommendConfig, model: Model, asked: Asked, chosen: Filte
     return out.commit({"num_in": len(ids), "num_out": len(ids), "num_rejected": 0}, COLUMNS, info=stats)
 
 
-def _write_sequences(asked: Asked, out: ArtifactDir, part_rows: int) -> None:
+def _write_sequences(asked: NamedHistories, out: ArtifactDir, part_rows: int) -> None:
     """What the actors read; parts that an earlier call has written are the same."""
     offsets = asked.sequences.offsets
     for number, start in enumerate(range(0, len(asked.names), part_rows)):
@@ -108,6 +111,4 @@ def _write_sequences(asked: Asked, out: ArtifactDir, part_rows: int) -> None:
 
 def _sequences(batch: pa.Table) -> Sequences:
     column = batch[ITEMS].combine_chunks()
-    lengths = pc.list_value_length(column).to_numpy()
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    return Sequences(column.flatten().to_numpy().astype(np.int32), offsets)
+    return Sequences(column.flatten().to_numpy().astype(np.int32), offsets_of(row_lengths(column)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 
@@ -35,3 +36,8 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def one_array(column: pa.ChunkedArray) -> pa.Array:
     """A column of at least one chunk as one array, zero-copy for one chunk."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def row_lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Entries of each row of a column of lists, int64 [N]; a null list has none."""
+    return numbers(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)

@@ -25,7 +25,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from configs.files import flatten
 from pipeline.store import leases
-from pipeline.store.leases import Lease, Taken
+from pipeline.store.leases import Lease, LeaseTaken
 
 SCHEMA_VERSION = 1
 
@@ -233,12 +233,12 @@ def begin(storage: Storage, key: StageKey, resume: bool = False) -> ArtifactDir:
     with the same settings. Without it a fresh attempt starts and unfinished ones are removed.
 
     Raises:
-        Taken: another live process builds this artifact.
+        LeaseTaken: another live process builds this artifact.
     """
     return _open(storage, key, resume, leases.take(storage, _lease(key), key.folder))
 
 
-def find_or_begin(storage: Storage, key: StageKey, resume: bool, tell: Callable[[Taken], None]
+def find_or_begin(storage: Storage, key: StageKey, resume: bool, tell: Callable[[LeaseTaken], None]
                   ) -> Artifact | ArtifactDir:
     """The finished artifact, or else a folder to build it in; while another process builds it, its end is awaited.
 

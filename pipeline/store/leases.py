@@ -30,7 +30,7 @@ _BEATS = 6
 """Heartbeats within the time after which a silent holder counts as dead."""
 
 
-class Taken(ArtifactError):
+class LeaseTaken(ArtifactError):
     """Another live process holds the lease."""
 
     def __init__(self, what: str, path: str, owner: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def take(storage: Storage, path: str, what: str) -> Lease:
     """Take a lease, over from a dead holder if need be.
 
     Raises:
-        Taken: a live process holds it, this one included.
+        LeaseTaken: a live process holds it, this one included.
     """
     record = mine()
     if storage.is_local:
@@ -105,7 +105,7 @@ def take(storage: Storage, path: str, what: str) -> Lease:
         with _alone(storage, path):
             found = _read(storage, path)
             if found is not None and alive(found, storage.lease_timeout_s):
-                raise Taken(what, storage.path(path), found)
+                raise LeaseTaken(what, storage.path(path), found)
             storage.write_json(path, record)
         if storage.is_local:
             return Lease(storage, path, record)
@@ -114,7 +114,7 @@ def take(storage: Storage, path: str, what: str) -> Lease:
             return Lease(storage, path, record)
 
 
-def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[Taken], None],
+def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[LeaseTaken], None],
                  done: Callable[[], bool]) -> Lease | None:
     """Take a lease once its holder has given it back or died; None as soon as ``done`` (what it built is there).
 
@@ -124,7 +124,7 @@ def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[Taken],
     while not done():
         try:
             lease = take(storage, path, what)
-        except Taken as taken:
+        except LeaseTaken as taken:
             if not told:
                 tell(taken)
             told = True

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from models.ragged import offsets_of
 from pipeline.train.seeds import Stream, generator
 
 
@@ -74,7 +75,7 @@ class Sampler:
         """Batches of different sizes in random order."""
         order = rng.permutation(len(self))
         sizes = np.diff(self._edges)[order]
-        edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        edges = offsets_of(sizes)
         source = np.repeat(self._edges[:-1][order] - edges[:-1], sizes) + np.arange(len(rows_N))
         return EpochOrder(rows_N[source], edges)
 

@@ -82,8 +82,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
-                _Held, fn_constructor_kwargs={"actor": actor, "arguments": dict(arguments)}, batch_format="pyarrow",
-                batch_size=min(execution.batch_rows, block_rows),
+                _DeferredActor, fn_constructor_kwargs={"actor": actor, "arguments": dict(arguments)},
+                batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
                 max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
         with _shown(out, folder, block_rows, num_rows, label, unit):
@@ -128,7 +128,7 @@ def _done_ids(out: ArtifactDir, folder: str, context: Any) -> Any:
     return manager.load_checkpoint(out.path(rows_of(folder)), out.storage.filesystem)[0]
 
 
-class _Held:
+class _DeferredActor:
     """An actor whose constructor's own error waits for the first batch: of a task Ray hands on the error itself."""
 
     def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any]) -> None:

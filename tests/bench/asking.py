@@ -16,7 +16,7 @@ from pipeline.work.hub import ModelFiles
 from tests.bench.ratings import write_grown, write_ratings
 from tests.bench.sections import Section
 from tests.bench.workshop import Workshop, done, kill_when
-from tests.scripted_llm import GOOD, Asked, Faulty, Reply, ScriptedServer, scripted_server
+from tests.scripted_llm import GOOD, Faulty, ReceivedRequest, Reply, ScriptedServer, scripted_server
 from tests.tiny_llm import make_tokenizer
 from tests.tools import TINY
 
@@ -44,7 +44,7 @@ def _plan(section: Section, workshop: Workshop, tokenizer: Path) -> None:
     """What is planned against what is sent; one answer in five is bad and asked for again."""
     chat = ChatTokenizer("t", ModelFiles(str(tokenizer)))
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         return Reply("" if asked.seed == 0 and asked.chance < 0.2 else f"{GOOD} Their mark is {asked.chance}.")
 
     with scripted_server(script, count=lambda messages: len(chat.ids(messages))) as server:

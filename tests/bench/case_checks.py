@@ -108,7 +108,8 @@ CHECKS: Final[dict[str, Check]] = {
         _THINGS, orders={f"u{int(user):02d}": order for user, order in _NUMBERS.items()})),
     "05-jsonl-bom": _READ,
     "06-csv-gz-badutf8": Check(2, (rf"{_ERROR}.*byte 100 \(0xe9\) is not UTF-8", r"prepare\.source\.encoding")),
-    "06-csv-gz-latin1": _READ,
+    "06-csv-gz-latin1": Check(0, (_ALL,), read=Read(orders={
+        user: ["café" if item == "i1" else item for item in items] for user, items in _ORDERS.items()})),
     "06-jsonl-gz": _READ,
     "07-bracket-path": _READ,
     "08-directory": _READ,

@@ -25,7 +25,7 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.work.hub import ModelFiles
-from tests.scripted_llm import GOOD, GOOD_RECORD, Asked, Faulty, Reply, scripted_server
+from tests.scripted_llm import GOOD, GOOD_RECORD, Faulty, ReceivedRequest, Reply, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
@@ -101,7 +101,7 @@ def test_bad_answers_server_errors_and_a_hang(storage: Storage, tokenizer: Path,
 def test_the_schema_is_sent_and_the_record_told(storage: Storage, tokenizer: Path) -> None:
     prepared = make_text_prepared(storage, users=20, textless=0)
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         return Reply("no record at all" if asked.seed == 0 and asked.chance < 0.5 else json.dumps(GOOD_RECORD))
 
     with scripted_server(script) as server:
@@ -151,7 +151,7 @@ def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strateg
     chat = ChatTokenizer("t", ModelFiles(str(tokenizer)))
     prepared = make_text_prepared(storage, users=12, textless=0, longest=120 if strategy == "agg_after" else 60)
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         # No two answers are the same, for users whose merges are the same share the request.
         return Reply("" if asked.seed == 0 and asked.chance < 0.3 else f"{GOOD} Their mark is {asked.chance}.")
 
@@ -204,7 +204,7 @@ def test_a_refused_key_stops_the_stage_and_keeps_what_was_answered(storage: Stor
                                                                    where: ActorExecution) -> None:
     valid = {"now": False}
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         """The key runs out while half of the first batch waits for its answer."""
         return Reply() if valid["now"] or asked.chance < 0.5 else Reply(status=401, wait_s=0.5)
 

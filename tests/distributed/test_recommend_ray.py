@@ -9,7 +9,7 @@ from cluster.storage import Storage
 from models.config import SASRecConfig
 from pipeline.api.filters import Filter
 from pipeline.recommend.config import RecommendConfig
-from pipeline.recommend.sequences import Asked
+from pipeline.recommend.sequences import NamedHistories
 from pipeline.recommend.stage import Model, recommend
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
@@ -22,7 +22,7 @@ def test_two_actors_give_the_lists_of_this_process(ray_cluster: None, storage: S
     trained = train_arm(storage, make_prepared(storage), None, settings,
                         SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1), "plain")
     sequences = make_sequences(users=90)
-    asked = Asked([f"u{i}" for i in range(90)], sequences, np.zeros(90, np.int32))
+    asked = NamedHistories([f"u{i}" for i in range(90)], sequences, np.zeros(90, np.int32))
 
     def lists(actors: int) -> Artifact:
         execution = ActorExecution(actors=actors, num_cpus=0.5, batch_rows=20, block_rows=20)

@@ -23,7 +23,7 @@ from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import USER_IDX
-from tests.scripted_llm import Asked, Reply, ScriptedServer, scripted_server
+from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer
 
@@ -124,7 +124,7 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, config: ProfileCon
 def test_a_killed_asker_is_replaced(tmp_path: Path, config: ProfileConfig) -> None:
     killed = threading.Event()
 
-    def script(asked: Asked) -> Reply:  # from a third on, nothing is answered before the kill: it meets requests
+    def script(asked: ReceivedRequest) -> Reply:  # from a third on, nothing is answered before the kill
         return Reply(wait_s=0.3 if killed.is_set() or len(server.asked) <= USERS // 3 else 60.0)
 
     with scripted_server(script) as server:

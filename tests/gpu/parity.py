@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
-from models.matching import Teaching, match
+from models.matching import TeacherScores, match
 from models.ranking import rank_users, recommend
 from models.scoring import EncoderScorer
 from models.sequences import Cases
@@ -127,7 +127,7 @@ def matching(device: torch.device, temperature: float) -> Compared:
     def matched(where: torch.device) -> tuple[list[float], dict[str, Tensor]]:
         hidden_ND, weights_VD, states_NE, table_VE = (x.detach().to(where) for x in inputs)
         leaves = {"states": hidden_ND.requires_grad_(), "table": weights_VD.requires_grad_()}
-        found = match(hidden_ND, weights_VD, targets_N.to(where), Teaching(states_NE, table_VE), 0.7, temperature)
+        found = match(hidden_ND, weights_VD, targets_N.to(where), TeacherScores(states_NE, table_VE), 0.7, temperature)
         found.objective.backward()
         return [float(value.detach()) for value in found], {name: leaf.grad.cpu() for name, leaf in leaves.items()}
 

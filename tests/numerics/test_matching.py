@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import matching
-from models.matching import Teaching, match
+from models.matching import TeacherScores, match
 
 
-def _inputs(positions: int, items: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Teaching]:
+def _inputs(positions: int, items: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, TeacherScores]:
     generator = torch.Generator().manual_seed(positions * 1000 + items)
     hidden_ND, weights_VD = (torch.randn(n, 16, generator=generator) * scale for n in (positions, items))
     states_NE, table_VE = (torch.randn(n, 24, generator=generator) * scale for n in (positions, items))
     rows_N = torch.randint(0, items, (positions,), generator=generator)
-    return hidden_ND.requires_grad_(), weights_VD.requires_grad_(), rows_N, Teaching(states_NE, table_VE)
+    return hidden_ND.requires_grad_(), weights_VD.requires_grad_(), rows_N, TeacherScores(states_NE, table_VE)
 
 
-def _dense(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teaching, weight: float, tau: float
+def _dense(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: TeacherScores, weight: float, tau: float
            ) -> tuple[Tensor, Tensor, Tensor]:
     scores_NV = (hidden_ND @ weights_VD.T).double()
     teacher_NV = (teaching.states_NE @ teaching.table_VE.T).double()
@@ -56,7 +56,7 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
 
 def test_a_student_that_agrees_with_its_teacher_learns_nothing() -> None:
     hidden_ND, weights_VD, rows_N, _ = _inputs(50, 90)
-    found = match(hidden_ND, weights_VD, rows_N, Teaching(hidden_ND.detach(), weights_VD.detach()), 1.0)
+    found = match(hidden_ND, weights_VD, rows_N, TeacherScores(hidden_ND.detach(), weights_VD.detach()), 1.0)
     gradients = torch.autograd.grad(found.objective, (hidden_ND, weights_VD))
     assert float(found.matching) == pytest.approx(0, abs=1e-4)
     assert max(float(g.abs().max()) for g in gradients) < 1e-5
@@ -65,10 +65,10 @@ def test_a_student_that_agrees_with_its_teacher_learns_nothing() -> None:
 def test_the_mean_logits_of_two_members_are_one_wider_member() -> None:
     """(h1·w1 + h2·w2) / 2 is one product of the states side by side."""
     hidden_ND, weights_VD, rows_N, first = _inputs(30, 60)
-    second = Teaching(first.states_NE.flip(0), first.table_VE.flip(0))
+    second = TeacherScores(first.states_NE.flip(0), first.table_VE.flip(0))
     mean_NV = (first.states_NE @ first.table_VE.T + second.states_NE @ second.table_VE.T) / 2
-    both = Teaching(torch.cat([first.states_NE, second.states_NE], 1) / 2,
+    both = TeacherScores(torch.cat([first.states_NE, second.states_NE], 1) / 2,
                     torch.cat([first.table_VE, second.table_VE], 1))
-    eye = Teaching(mean_NV, torch.eye(60))
+    eye = TeacherScores(mean_NV, torch.eye(60))
     together, dense = (match(hidden_ND, weights_VD, rows_N, x, 1.0).matching for x in (both, eye))
     torch.testing.assert_close(together, dense, rtol=1e-5, atol=1e-4)

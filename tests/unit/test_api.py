@@ -31,7 +31,7 @@ from pipeline.train.config import TrainConfig, TrainExecution
 from tests.builders import make_prepared, train_arm
 from tests.students import ALL, NUM_ITEMS, build
 from tests.tools import ROOT
-from tests.unit.test_foreign_student import Taught
+from tests.unit.test_foreign_student import DistilledNextItNet
 
 MODEL = SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1)
 CATEGORY_OF = {f"item-{i + 1}": f"category {i % 3}" for i in range(40)}
@@ -155,9 +155,9 @@ def test_who_has_no_known_item_gets_the_most_popular(served: Recommender, traine
     pl.DataFrame({"items": [["1", "2"], ["3"]]})["items"], pa.array([[1, 2], [3]]),
     pa.chunked_array([[["1", "2"]], [["3"]]]), iter([["1", "2"], ["3"]])], ids=lambda value: type(value).__name__)
 def test_sequences_of_every_form_are_the_same(sequences: Any) -> None:
-    known = catalogue().known(sequences)
-    assert [row.tolist() for row in known.sequences] == [[1, 2], [3]]
-    assert known.unknown_N.tolist() == [0, 0]
+    indexed = catalogue().indexed(sequences)
+    assert [row.tolist() for row in indexed.sequences] == [[1, 2], [3]]
+    assert indexed.unknown_N.tolist() == [0, 0]
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -176,7 +176,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "days that are none": (lambda r: Filter(new_days=0), "filter.new_days: got 0; legal: a number of days above 0"),
     "days in words": (lambda r: Filter(active_days="30"), "filter.active_days: got '30'; legal: a number of days"),
     "days without times": (
-        lambda r: Recommender(Taught(NUM_ITEMS, 8).eval(), catalogue()).recommend([["1"]], filter=Filter(new_days=30)),
+        lambda r: Recommender(DistilledNextItNet(NUM_ITEMS, 8).eval(), catalogue()).recommend(
+            [["1"]], filter=Filter(new_days=30)),
         "filter.new_days: got 30, and no interaction of the model's data has a time; leave it out"),
     "similar to nothing": (lambda r: r.similar_items("item-400"), "item: got 'item-400'; legal: one of the 40 items"),
     "score of nothing": (lambda r: r.score(["x"], ["item-1"]), "the model knows no item of the sequence"),
@@ -217,7 +218,7 @@ def test_every_student_answers(name: str) -> None:
 
 
 def test_a_foreign_module_answers() -> None:
-    encoder = Taught(NUM_ITEMS, 8).eval()
+    encoder = DistilledNextItNet(NUM_ITEMS, 8).eval()
     found = Recommender(encoder, catalogue()).recommend([[3, 1]], k=1, filter=Filter(seen=False))
     with torch.no_grad():
         best = int((encoder.user_states_BD(torch.tensor([[3, 1]])) @ encoder.item_weights_VD().T).argmax()) + 1

@@ -28,7 +28,7 @@ from pipeline.store.artifacts import (
     find_or_begin,
     open_artifact,
 )
-from pipeline.store.leases import Taken
+from pipeline.store.leases import LeaseTaken
 
 KEY = StageKey("demo", 1, {"alpha": 0.4, "names": ["a"]}, {"prepare": "0" * 16}, {"raw.csv": "1" * 32})
 LEASE = f"{KEY.folder}/lease.json"
@@ -157,7 +157,7 @@ def test_the_key_is_kept_with_an_unfinished_attempt(storage: Storage) -> None:
 
 def test_a_second_builder_is_refused_or_waits_for_the_first(storage: Storage) -> None:
     first, told = _built(storage), []
-    with pytest.raises(Taken, match=rf"process {os.getpid()} on .* is at work on it; wait for it, stop it"):
+    with pytest.raises(LeaseTaken, match=rf"process {os.getpid()} on .* is at work on it; wait for it, stop it"):
         begin(storage, KEY)
     timer = threading.Timer(0.3, lambda: first.commit({"num_out": 3}))
     timer.start()
@@ -203,7 +203,7 @@ def test_a_fresh_start_removes_dead_attempts(storage: Storage) -> None:
 def test_another_hosts_work_is_left_alone_until_it_has_been_silent_for_too_long(storage: Storage) -> None:
     out = _built(storage)
     _abandon(storage, out, DEAD | {"host": "elsewhere", "beat": time.time() - storage.lease_timeout_s + 60})
-    with pytest.raises(Taken, match="on elsewhere"):
+    with pytest.raises(LeaseTaken, match="on elsewhere"):
         begin(storage, KEY, resume=True)
     storage.write_json(LEASE, DEAD | {"host": "elsewhere", "beat": time.time() - storage.lease_timeout_s - 1})
     assert begin(storage, KEY, resume=True).attempt == out.attempt

@@ -19,7 +19,7 @@ from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stage import prepare
-from pipeline.prepare.writing import Kept
+from pipeline.prepare.writing import KeptInteractions
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.columns import COUNT, ITEM_IDX
@@ -28,16 +28,17 @@ from tests.sequences import generate
 ITEMS = 80
 
 
-def data(users: int = 300) -> tuple[Kept, Split]:
+def data(users: int = 300) -> tuple[KeptInteractions, Split]:
     """Sequences with a leave-one-out split."""
     found = generate(users, ITEMS, seed=2)
     user_N = np.repeat(np.arange(users), found.lengths).astype(np.int32)
-    kept = Kept(Users.of(user_N), user_N, found.values, None, np.arange(len(user_N), dtype=np.float32), None,
+    signals_N = np.arange(len(user_N), dtype=np.float32)
+    kept = KeptInteractions(Users.of(user_N), user_N, found.values, None, signals_N, None,
                 pl.Series([f"u{u}" for u in range(users)]), pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]))
     return kept, split(LeaveOneOutSplit(), kept.users, None, 0)
 
 
-def train_counts(kept: Kept, parts: Split) -> np.ndarray:
+def train_counts(kept: KeptInteractions, parts: Split) -> np.ndarray:
     return np.bincount(kept.item_N[parts.parts == TRAIN_CODE], minlength=ITEMS + 1)
 
 

@@ -51,7 +51,7 @@ class NextItNet(nn.Module):
         return self.to_items(self.states(items))
 
 
-class Taught(NextItNet):
+class DistilledNextItNet(NextItNet):
     """The same parameters behind ``SequenceEncoder``; the states of block k are caught on their way."""
 
     num_items, max_length, hidden_dim = NUM_ITEMS, MAX_LENGTH, 8
@@ -82,7 +82,7 @@ class Taught(NextItNet):
 def taught(layer: int, loss: MSEDistillation | InfoNCEDistillation | None = None) -> DistilledRecommender:
     torch.manual_seed(0)
     config = DistillationConfig(loss=loss or MSEDistillation(), layer=layer)
-    return DistilledRecommender(Taught(NUM_ITEMS, 8), SoftmaxLoss(), config, PROFILE_DIM, 1, 0)
+    return DistilledRecommender(DistilledNextItNet(NUM_ITEMS, 8), SoftmaxLoss(), config, PROFILE_DIM, 1, 0)
 
 
 @pytest.mark.parametrize("loss", [MSEDistillation(), InfoNCEDistillation()], ids=lambda loss: loss.kind)
@@ -126,7 +126,7 @@ def test_it_is_ranked_like_any_other() -> None:
         assert ranks[row] == 1 + (scores_V > scores_V[10 + row]).sum()
 
 
-class WithoutLayers(Taught):
+class WithoutLayers(DistilledNextItNet):
     """It ignores the layer that it is asked for."""
 
     def forward(self, inputs_BL: Tensor, layer: int | None = None) -> Encoded:  # type: ignore[override]

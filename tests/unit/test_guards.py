@@ -25,7 +25,7 @@ from pipeline.prepare.config import (
     SplitConfig,
     TableSource,
 )
-from pipeline.prepare.guards import Written, check_cases, check_written
+from pipeline.prepare.guards import WrittenInteractions, check_cases, check_written
 from pipeline.prepare.stage import prepare
 from pipeline.profile.guards import check_training_part
 from pipeline.store import artifacts
@@ -136,7 +136,7 @@ def test_validation_user_in_training(built: tuple[Artifact, SplitConfig]) -> Non
                                              ("sessions", "test.arrow")])
 def test_held_out_user_whom_every_file_calls_training(tmp_path: Path, storage: Storage, split: str, file: str) -> None:
     artifact = build(tmp_path, storage, SPLITS[split])
-    written = Written.read(artifact.local("."))
+    written = WrittenInteractions.read(artifact.local("."))
     check_cases(written, file, whole_users=True)
     user = int(open_arrow(artifact.local(file))[USER_IDX][0].as_py())
     with pytest.raises(LeakageError, match=f"user {user} is held out whole but has training rows"):

@@ -17,7 +17,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.store import leases
 from pipeline.store.artifacts import Artifact, StageKey, begin, find, find_or_begin
-from pipeline.store.leases import Taken, take
+from pipeline.store.leases import LeaseTaken, take
 
 PATH = "work/lease.json"
 DEAD = leases.mine() | {"pid": 2**22 + 1, "created": 0.0}
@@ -30,7 +30,7 @@ def _storage(root: Path, timeout_s: float = 300.0) -> Storage:
 
 def test_one_holder_at_a_time(storage: Storage) -> None:
     lease = take(storage, PATH, "the work")
-    with pytest.raises(Taken, match=f"the work: process {os.getpid()} on .*; wait for it, stop it, or delete"):
+    with pytest.raises(LeaseTaken, match=f"the work: process {os.getpid()} on .*; wait for it, stop it, or delete"):
         take(storage, PATH, "the work")
     lease.release()
     lease.release()
@@ -79,7 +79,7 @@ def _take(root: Path, start: Any, results: Any) -> None:
     start.wait()
     try:
         lease = take(storage, PATH, "the work")
-    except Taken:
+    except LeaseTaken:
         results.put(False)
         return
     results.put(lease.held())
@@ -133,7 +133,7 @@ def test_a_lease_deleted_by_hand_keeps_nobody_from_committing(storage: Storage) 
 def _count(root: str, number: int, start: Any, results: Any) -> None:
     storage = _storage(Path(root))
     start.wait()
-    told: list[Taken] = []
+    told: list[LeaseTaken] = []
     found = find_or_begin(storage, KEY, False, told.append)
     if isinstance(found, Artifact):
         results.put(("found", found.read_json("who.json")))

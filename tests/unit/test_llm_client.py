@@ -19,7 +19,7 @@ from pipeline.profile.llm.inference import ERROR
 from pipeline.profile.llm.ledger import FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, TEXT
 from pipeline.profile.llm.openai import Client, OpenAIBackend, _retry_after_s, _RetryableError
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
-from tests.scripted_llm import Asked, Reply, ScriptedServer, scripted_server
+from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_server
 
 KEY = "sk-very-secret"
 
@@ -94,7 +94,7 @@ def test_requests_that_are_all_refused_alike_end_the_stage_and_single_ones_do_no
 
 
 def test_retry_after_is_obeyed() -> None:
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         return Reply("good") if asked.number else Reply(status=429, headers={"Retry-After": "1"})
 
     with scripted_server(script) as server:
@@ -220,7 +220,7 @@ def test_what_was_answered_before_the_end_is_saved() -> None:
             assert client._session is not None
             await client.close()
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: ReceivedRequest) -> Reply:
         if asked.seed == 3:
             return Reply(status=402, wait_s=0.2)
         return Reply(wait_s=60) if asked.seed == 2 else Reply("good")

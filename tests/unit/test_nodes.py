@@ -50,7 +50,7 @@ def test_nodes_that_are_there_count_beside_those_of_the_autoscaler() -> None:
     assert reachable({"GPU": 4.0}, {"GPU": 4.0}, {"GPU": 2}) == {"GPU": 4.0}
 
 
-class Asked(Exception):
+class BundlesAsked(Exception):
     """The autoscaler was asked for this."""
 
 
@@ -148,10 +148,10 @@ def test_every_stage_with_actors_asks_and_waits(monkeypatch: pytest.MonkeyPatch,
                                                 asked: list[dict[str, float]]) -> None:
     def ask(bundles: Any) -> None:
         if bundles:
-            raise Asked(bundles)
+            raise BundlesAsked(bundles)
 
     Cluster(monkeypatch, [{"CPU": 1.0}], {"CPU": 64, "GPU": 64}, ask)
-    with pytest.raises(Asked) as caught:
+    with pytest.raises(BundlesAsked) as caught:
         work()
     assert caught.value.args == (asked,)
 

@@ -10,7 +10,7 @@ from configs.errors import DataError, TrainingError
 from models import products, ranking
 from models.config import SASRecConfig
 from models.ordering import tie_order
-from models.products import Ahead, Catalogue, Seen, Tiles, exact_scores
+from models.products import Catalogue, ItemsAhead, Seen, Tiles, exact_scores
 from models.ranking import rank_users, recommend
 from models.scoring import EncoderScorer
 from models.sequences import Cases, Sequences
@@ -80,7 +80,7 @@ def test_scores_that_fp32_cannot_tell_apart_are_told_apart() -> None:
     none = np.zeros(0, np.int64)
     tiles = Tiles(states_ND, catalogue, Seen(none, none), 1, 128)
     assert (tiles.scores_BC(slice(0, 1), slice(0, 100)) == 1.0).all()
-    ahead = Ahead(tiles, np.array([250]))
+    ahead = ItemsAhead(tiles, np.array([250]))
     for users, items in tiles:
         ahead.add(tiles.scores_BC(users, items), users, items)
     assert ahead.result()[0].tolist() == [count - 251]

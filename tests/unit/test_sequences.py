@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,10 @@ from models.config import (
     SoftmaxLoss,
 )
 from models.distilled import DistilledRecommender
+from models.ragged import offsets_of
 from models.sequences import MIN_SAVED, Batch, Piece, Sequences, pieces
 from models.students import build_encoder
+from pipeline.store.arrow import row_lengths
 
 
 @given(st.lists(st.integers(0, 60), max_size=400).map(sorted))
@@ -67,3 +71,15 @@ def test_pieces_change_neither_losses_nor_gradients() -> None:
         assert one.num_positions == two.num_positions and one.num_profiled == two.num_profiled > 0
         torch.testing.assert_close(one.total, two.total)
         torch.testing.assert_close(one_grads, two_grads, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_different_lengths() -> None:
+    assert offsets_of([2, 0, 3]).tolist() == [0, 2, 2, 5]
+    assert offsets_of(np.array([2], np.int32)).dtype == np.int64 and offsets_of([]).tolist() == [0]
+
+
+@pytest.mark.parametrize("lists", [
+    pa.array([[1, 2], None, []]),
+    pa.chunked_array([pa.array([[1, 2]]), pa.array([None, []], pa.list_(pa.int64()))])])
+def test_a_null_list_has_no_entries(lists: pa.Array | pa.ChunkedArray) -> None:
+    assert row_lengths(lists).tolist() == [2, 0, 0] and row_lengths(lists[1:]).tolist() == [0, 0]

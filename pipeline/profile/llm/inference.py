@@ -43,7 +43,7 @@ class Backend(Protocol):
     def in_flight(self) -> int:
         """Most requests that are under way, or answered and not yet saved."""
 
-    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+    def answers(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:
         """Ask every request; yields what ``save`` returns, as it comes.
 
         Every request is handed to ``save`` once, in a batch of answers, by the process that asks or the one after it:
@@ -76,8 +76,8 @@ class Failures:
 
 
 @dataclass(frozen=True)
-class Save:
-    """Answers to the ledger, failures to the attempt."""
+class AnswerSaver:
+    """Writes answers to the ledger, failures to the attempt."""
 
     ledger: Ledger
     failures: Failures
@@ -118,7 +118,8 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
     progress = AnswerProgress(f"profile: pass {number + 1}", total)
     try:
         with progress:
-            for saved in backend.answers(Unanswered(out, source, np.sort(done)), Save(ledger, failures, out.attempt)):
+            saver = AnswerSaver(ledger, failures, out.attempt)
+            for saved in backend.answers(Unanswered(out, source, np.sort(done)), saver):
                 for row in saved.to_pylist():
                     progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
     finally:

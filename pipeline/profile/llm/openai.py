@@ -26,7 +26,7 @@ import pyarrow as pa
 from configs.errors import ConfigError, ResourceError
 from pipeline.profile.llm.completion import Completion, OddAnswerError, read_completion, storable
 from pipeline.profile.llm.config import OpenAIEngine
-from pipeline.profile.llm.inference import ERROR, Save, drained
+from pipeline.profile.llm.inference import ERROR, AnswerSaver, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 from pipeline.profile.llm.unanswered import Unanswered
@@ -75,13 +75,13 @@ class OpenAIBackend:
     def start(self) -> str:
         return f"asking {self.config.model} at {self.config.base_url}"
 
-    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+    def answers(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:
         execution = self.config.execution
         if execution.actors:
             return drained(lambda: self._stream(requests, save), [{"CPU": execution.num_cpus}] * execution.actors)
         return self._here(requests, save)
 
-    def _stream(self, requests: Unanswered, save: Save) -> Dataset:
+    def _stream(self, requests: Unanswered, save: AnswerSaver) -> Dataset:
         import ray.data
 
         execution = self.config.execution
@@ -92,7 +92,7 @@ class OpenAIBackend:
                 compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
                 max_concurrency=execution.concurrent_batches)
 
-    def _here(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+    def _here(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:
         """Ask in this process, as one actor would."""
         tables = requests.tables(self.config.execution.batch_size)
         client = Client(self, save)
@@ -158,7 +158,7 @@ class _RefusedError(Exception):
 class Client:
     """Asks and saves, in a Ray actor or in this process; several batches are under way at once."""
 
-    def __init__(self, backend: OpenAIBackend, save: Save) -> None:
+    def __init__(self, backend: OpenAIBackend, save: AnswerSaver) -> None:
         self._backend, self._save = backend, save
         self._execution = backend.config.execution
         self._url = f"{backend.config.base_url}/chat/completions"

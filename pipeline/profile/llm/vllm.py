@@ -14,7 +14,7 @@ import pyarrow as pa
 from cluster.machine import cpu_count
 from pipeline.profile.llm import cpu
 from pipeline.profile.llm.config import VLLMEngine
-from pipeline.profile.llm.inference import ERROR, Save, drained
+from pipeline.profile.llm.inference import ERROR, AnswerSaver, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
 from pipeline.profile.llm.unanswered import HELPERS, Unanswered
@@ -56,10 +56,10 @@ class VLLMBackend:
         return (f"starting vLLM on CPUs, {self._threads()} threads each: {self.config.model} is loaded{compiled} "
                 "first, half a minute or more" + (f"; {_SLOW_BF16}" if slow else ""))
 
-    def answers(self, requests: Unanswered, save: Save) -> Iterator[pa.Table]:
+    def answers(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:
         return drained(lambda: self._stream(requests, save), self._bundles() * self.config.execution.replicas)
 
-    def _stream(self, requests: Unanswered, save: Save) -> Dataset:
+    def _stream(self, requests: Unanswered, save: AnswerSaver) -> Dataset:
         _quiet()
         import ray.data
         from ray.data.llm import build_processor

@@ -1,0 +1,14 @@
+"""Rows of different lengths, end to end in one flat array. Imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def offsets_of(lengths_N: ArrayLike) -> np.ndarray:
+    """Where rows of these lengths begin, and where the last one ends: int64 [N + 1]."""
+    lengths_N = np.asarray(lengths_N, np.int64)
+    offsets = np.zeros(len(lengths_N) + 1, np.int64)
+    np.cumsum(lengths_N, out=offsets[1:])
+    return offsets
