@@ -1,8 +1,8 @@
 """Configuration files: where they are, and the mappings that they and their parents hold.
 
 A file may start from another one with ``extends: relative/path.yaml``, or from several, ``extends: [a.yaml, b.yaml]``,
-the later over the earlier; nested mappings merge, and a mapping whose ``kind`` differs replaces the inherited one whole,
-so that no field of the other variant lingers.
+the later over the earlier; nested mappings merge, and a mapping whose ``kind`` differs replaces the inherited one
+whole, so that no field of the other variant lingers.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 
 from models.candidates import Candidates, place_in_row
 from models.ordering import largest
-from models.products import Pairs, Tiles, exact_scores, fp32_scores
+from models.products import Catalogue, Pairs, Tiles, exact_scores, fp32_scores
 
 _SPARE = 8
 """Candidates kept beyond the list, so that rounding at its border is almost always covered."""
@@ -105,10 +105,14 @@ class BestItems:
         return np.flatnonzero(close_N & ~open_N), np.flatnonzero(open_N)
 
     def _order(self, lists_NK: np.ndarray, rows_P: np.ndarray, columns_P: np.ndarray) -> None:
-        """Put each user's best of the given columns into the list."""
-        catalogue = self._tiles.catalogue
-        scores_P = exact_scores(self._tiles.states_ND, catalogue.items_VD, rows_P, columns_P)
-        order = np.lexsort((catalogue.place_V[columns_P], -scores_P, rows_P))
-        rows_P, place_P = rows_P[order], place_in_row(rows_P[order])
-        kept = place_P < self._top_k
-        lists_NK[rows_P[kept], place_P[kept]] = columns_P[order][kept]
+        put_best(lists_NK, self._tiles.states_ND, self._tiles.catalogue, rows_P, columns_P)
+
+
+def put_best(lists_NK: np.ndarray, states_ND: torch.Tensor, catalogue: Catalogue, rows_P: np.ndarray,
+             columns_P: np.ndarray) -> None:
+    """Put each user's best K of the given columns into the user's list."""
+    scores_P = exact_scores(states_ND, catalogue.items_VD, rows_P, columns_P)
+    order = np.lexsort((catalogue.place_V[columns_P], -scores_P, rows_P))
+    rows_P, place_P = rows_P[order], place_in_row(rows_P[order])
+    kept = place_P < lists_NK.shape[1]
+    lists_NK[rows_P[kept], place_P[kept]] = columns_P[order][kept]

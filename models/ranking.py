@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError, illegal
-from models.best import BestItems
+from models.best import BestItems, put_best
 from models.blocks import rank_blocks
 from models.products import TILE_ITEMS, TILE_USERS, Catalogue, ItemsAhead, Seen, Tiles, exact_scores
 from models.rough_scores import RoughScores
@@ -119,7 +119,7 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
                 best.add_pairs(*rough.above(best.bars_B(users), users, items), users, items)
             else:
                 best.add(tiles.scores_BC(users, items), users, items)
-        return _lists(best.unseen(), tiles, choice)
+        return _lists(best.unseen(), tiles.states_ND, catalogue, choice)
 
     nothing = Lists(np.zeros((0, top_k), np.int32), np.zeros((0, top_k)))
     if not len(catalogue):
@@ -128,13 +128,36 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
     return Lists(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _lists(columns_NK: np.ndarray, tiles: Tiles, choice: Choice | None) -> Lists:
+def recommend_found(scorer: EncoderScorer, histories: Sequences, top_k: int,
+                    search: Callable[[np.ndarray, int], np.ndarray], *, filter_seen: bool = True, tie_seed: int = 0
+                    ) -> Lists:
+    """:func:`recommend` among the items that a search finds, asked for as many more as the longest history holds.
+
+    Args:
+        search: states fp32 [N, D] and a count C → items [N, C], 1…n, 0 where none was found.
+    """
+    everyone, catalogue = np.arange(len(histories)), scorer.catalogue(tie_seed)
+    states_ND = _finite_states(scorer, catalogue, Cases(everyone, histories, np.zeros(0, np.int32)), everyone)
+    longest = int(histories.lengths.max(initial=0)) if filter_seen else 0
+    found_NC = search(states_ND.numpy(), min(top_k + longest, len(catalogue)))
+    rows_P, places_P = np.nonzero(found_NC)
+    columns_P = found_NC[rows_P, places_P] - 1
+    if filter_seen:
+        seen, width = _seen_pairs(histories, everyone, None), len(catalogue)
+        new_P = ~np.isin(rows_P * width + columns_P, seen.rows_P * width + seen.columns_P)
+        rows_P, columns_P = rows_P[new_P], columns_P[new_P]
+    columns_NK = np.full((len(histories), top_k), -1)
+    put_best(columns_NK, states_ND, catalogue, rows_P, columns_P)
+    return _lists(columns_NK, states_ND, catalogue, None)
+
+
+def _lists(columns_NK: np.ndarray, states_ND: Tensor, catalogue: Catalogue, choice: Choice | None) -> Lists:
     """Items and scores of columns of the catalogue, -1 where there is none."""
     rows_P, places_P = np.nonzero(columns_NK >= 0)
     columns_P = columns_NK[rows_P, places_P]
     items_NK, scores_NK = np.zeros(columns_NK.shape, np.int32), np.full(columns_NK.shape, np.nan)
     items_NK[rows_P, places_P] = columns_P + 1 if choice is None else choice.items_C[columns_P]
-    scores_NK[rows_P, places_P] = exact_scores(tiles.states_ND, tiles.catalogue.items_VD, rows_P, columns_P)
+    scores_NK[rows_P, places_P] = exact_scores(states_ND, catalogue.items_VD, rows_P, columns_P)
     return Lists(items_NK, scores_NK)
 
 

@@ -60,11 +60,12 @@ class NearestItems:
         """Write ``items.faiss``."""
         _faiss().write_index(self._index, str(folder / INDEX))
 
-    def search(self, states_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items (int64 [N, K], 0 where none was found) and inner products (fp32 [N, K]), best first."""
+    def search(self, states_ND: np.ndarray, k: int) -> np.ndarray:
+        """Items of the largest inner products, int64 [N, K]; 0 where none was found."""
         wide = _faiss().SearchParametersHNSW(efSearch=max(k, _SEARCH_WIDTH))
-        scores_NK, places_NK = self._index.search(np.ascontiguousarray(states_ND, np.float32), k, params=wide)
-        return places_NK + 1, scores_NK
+        _, places_NK = self._index.search(np.ascontiguousarray(states_ND, np.float32), k, params=wide)
+        found: np.ndarray = places_NK + 1
+        return found
 
 
 def available() -> bool:

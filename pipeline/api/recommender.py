@@ -17,10 +17,10 @@ from configs.errors import DataError, ResourceError, illegal
 from models.matmul import HAS_BF16
 from models.products import exact_scores
 from models.protocols import SequenceEncoder
-from models.ranking import SHARD_USERS, Choice, Lists
+from models.ranking import SHARD_USERS, Choice, Lists, recommend_found
 from models.ranking import recommend as best_lists
 from models.scoring import EncoderScorer
-from models.sequences import Sequences, flat_histories
+from models.sequences import Sequences
 from models.threads import on_threads
 from pipeline.api.filters import Filter, text_id
 from pipeline.api.items import Items
@@ -98,8 +98,8 @@ class Recommender:
 
         def of_shard(start: int) -> Lists:  # the shards of `evaluate`, so that lists are its own to the last bit
             if nearest is not None:
-                return _nearest_lists(self._scorer, nearest, sequences.part(start, start + SHARD_USERS), int(k),
-                                      asked.seen)
+                return recommend_found(self._scorer, sequences.part(start, start + SHARD_USERS), int(k), nearest.search,
+                                       filter_seen=asked.seen)
             return best_lists(self._scorer, sequences.part(start, start + SHARD_USERS), int(k),
                               filter_seen=asked.seen, precision=self._precision, choice=choice)
 
@@ -185,24 +185,6 @@ class Recommender:
         items_K[: len(ordered[:k])] = ordered[:k]
         scores_K[: len(ordered[:k])] = self.items.counts_V[ordered[:k] - 1]
         return items_K, scores_K
-
-
-def _nearest_lists(scorer: EncoderScorer, nearest: NearestItems, sequences: Sequences, k: int, seen: bool) -> Lists:
-    """As :func:`models.ranking.recommend`, from an index, asked for as many more as the longest sequence holds."""
-    states_ND = scorer.states(sequences, np.arange(len(sequences))).cpu().numpy()
-    longest = int(sequences.lengths.max(initial=0)) if seen else 0
-    items_NC, scores_NC = nearest.search(states_ND, min(k + longest, scorer.num_items))
-    out_NC = items_NC == 0
-    if seen:
-        rows, items, _ = flat_histories(sequences, np.arange(len(sequences)))
-        cells_NC = np.arange(len(sequences))[:, None] * (scorer.num_items + 1) + items_NC
-        out_NC |= np.isin(cells_NC, rows * (scorer.num_items + 1) + items)
-    first = np.argsort(out_NC, axis=1, kind="stable")[:, :k]
-    items_NK, scores_NK, out_NK = (np.take_along_axis(found, first, 1) for found in (items_NC, scores_NC, out_NC))
-    lists = np.zeros((len(sequences), k), np.int32), np.full((len(sequences), k), np.nan, np.float32)
-    lists[0][:, : items_NK.shape[1]] = np.where(out_NK, 0, items_NK)
-    lists[1][:, : items_NK.shape[1]] = np.where(out_NK, np.nan, scores_NK)
-    return Lists(*lists)
 
 
 def _in_order(work: Any, starts: list[int]) -> list[Lists]:
