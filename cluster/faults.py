@@ -13,22 +13,22 @@ from pathlib import Path
 from configs.errors import MentorecError, StorageError
 
 STORAGE = "storage.uri"
-_ROOM = "make room there or set storage.uri to another place; the same command then goes on"
+_ROOM = "make room there or set {place} to another place; the same command then goes on"
 _REASONS: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _ROOM),
     errno.EDQUOT: ("your disk quota is spent", _ROOM),
-    errno.EROFS: ("the file system is read-only", "set storage.uri to a place that can be written"),
-    errno.EACCES: ("no permission", "change its owner or mode, or set storage.uri to a folder of your own"),
-    errno.EPERM: ("no permission", "change its owner or mode, or set storage.uri to a folder of your own"),
+    errno.EROFS: ("the file system is read-only", "set {place} to a place that can be written"),
+    errno.EACCES: ("no permission", "change its owner or mode, or set {place} to a folder of your own"),
+    errno.EPERM: ("no permission", "change its owner or mode, or set {place} to a folder of your own"),
     errno.EIO: ("the device reports an input/output error", "check the disk; the same command goes on elsewhere"),
-    errno.ENOTDIR: ("a part of the path is a file", "set storage.uri to a folder"),
-    errno.EISDIR: ("a folder is in the way", "remove it, or set storage.uri to another place"),
-    errno.ENAMETOOLONG: ("the path is too long", "set storage.uri to a shorter one"),
+    errno.ENOTDIR: ("a part of the path is a file", "set {place} to a folder"),
+    errno.EISDIR: ("a folder is in the way", "remove it, or set {place} to another place"),
+    errno.ENAMETOOLONG: ("the path is too long", "set {place} to a shorter one"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.EFBIG: ("the file would be larger than allowed", "raise the limit (ulimit -f)"),
     errno.ESTALE: ("the network file system lost it", "mount it anew; the same command goes on"),
 }
-"""Error number → cause and remedy."""
+"""Error number → cause and remedy; ``{place}`` is what a person sets to write elsewhere."""
 _WORDS = {
     "no space left on device": errno.ENOSPC, "os error 28": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT,
     "read-only file system": errno.EROFS, "permission denied": errno.EACCES, "outofdiskerror": errno.ENOSPC,
@@ -45,8 +45,8 @@ def explained(exc: OSError, path: str) -> str:
     """One line for a failed write at ``path``: the true cause, and the remedy that fits it."""
     number = _number(exc)
     if number is None:
-        return f"{path} cannot be written: {_line(exc)}; set storage.uri to another place"
-    return _message(number, path)
+        return f"{path} cannot be written: {_line(exc)}; set {STORAGE} to another place"
+    return _message(number, path, STORAGE)
 
 
 def cause(exc: BaseException, path: str) -> str:
@@ -75,7 +75,7 @@ def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError |
             return None  # it says what it has to say
         number = _number(found)
         if number is not None:
-            return StorageError(_message(number, _named(found) or root).replace(STORAGE, place))
+            return StorageError(_message(number, _named(found) or root, place))
         pending += [getattr(found, "cause", None), found.__cause__, found.__context__]  # Ray's task errors have `cause`
     return None
 
@@ -119,8 +119,8 @@ def _named(exc: BaseException) -> str | None:
     return found[1].rstrip(".)]") if found else None
 
 
-def _message(number: int, path: str) -> str:
-    return f"{path} cannot be written: {_reason(number, path)}; {_REASONS[number][1]}"
+def _message(number: int, path: str, place: str) -> str:
+    return f"{path} cannot be written: {_reason(number, path)}; {_REASONS[number][1].format(place=place)}"
 
 
 def _reason(number: int, path: str) -> str:

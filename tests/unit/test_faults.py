@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_the_path_is_not_taken_from_a_remote_traceback() -> None:
     assert str(fault(RuntimeError(text), "/root")).startswith("/root cannot be written: the disk is full")
     named = text.replace("bytes to file", "to '/disk/rows/part-0.parquet'")
     assert str(fault(RuntimeError(named), "/root")).startswith("/disk/rows/part-0.parquet cannot be written")
+
+
+def test_the_remedy_names_the_place_and_the_path_stays_as_it_is() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/storage.uri/x")
+    assert re.fullmatch(r"/data/storage\.uri/x cannot be written: the disk is full.*; make room there or set HOME to "
+                        r"another place; the same command then goes on", str(fault(full, "/r", "HOME")))
+    assert "set storage.uri to another place" in str(fault(full, "/r"))
 
 
 def test_what_is_no_refusal_of_a_disk_stays_as_it_is() -> None:
