@@ -69,8 +69,9 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
         _tell_unknown(unknown, len(ids), what, str(ids[int(np.argmin(has_row))]), known)
     repeated = rows.height - first.height
     if repeated:
-        say(f"prepare: note: the {what} table has {_rows(repeated, 'further ')} of {what}s that it had before; the "
-            "first of each counts")
+        example = str(ids[int(rows[_INDEX].filter(rows[_INDEX].is_duplicated()).min())])
+        say(f"prepare: note: the {what} table has {_rows(repeated, 'further ')} of {what}s that it had before (such as "
+            f"{example!r}); the first of each counts")
     if missing:
         counts = ", ".join(f"{count:,} in {name}" for name, count in missing.items())
         say(f"prepare: note: cells of the {what} table that are a word for a missing value count as empty: {counts}; "

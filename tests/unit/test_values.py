@@ -126,11 +126,12 @@ def test_unknown_items_are_told_with_both_sides_and_refused_where_all_are(tmp_pa
                                                                           capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "items.csv").write_text("item_id,title\nzz,Other\n1,One\n1,Again\n")
     raw = read_source(csv_table(tmp_path, [f"u,1,{SECOND}"], items=str(tmp_path / "items.csv")))
-    assert describe(pl.Series(["1", "2"]), raw.items, ITEM_ID, raw).unknown == 1
+    found = describe(pl.Series(["1", "2"]), raw.items, ITEM_ID, raw)
+    assert (found.unknown, found.repeated, found.table[TITLE].to_list()) == (1, 1, ["One", None])
     told = capsys.readouterr().err
     assert "prepare: warning: 1 of the 2 items is not in the item table (such as '2'; the table has 3 rows, the " \
            "first of 'zz')" in told
-    assert "1 further row of items that it had before" in told
+    assert "1 further row of items that it had before (such as '1'); the first of each counts" in told
     describe(pl.Series(["1", *map(str, range(100, 110))]), raw.items, ITEM_ID, raw)
     assert "prepare: warning: 10 of the 11" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"2 of the 2 items are not in the item table \(such as '8'; .* describes none"):
