@@ -18,6 +18,7 @@ import typer
 
 from pipeline.commands.ending import STOPPED, Terminated, terminable
 from pipeline.stages import STAGES
+from pipeline.work.hub import fix_cache_folders
 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file, or the name of a shipped one.")]
@@ -322,6 +323,7 @@ def main(args: Sequence[str] | None = None) -> None:
     _prepare_streams()
     try:
         _check_working_folder()
+        fix_cache_folders()
         with terminable():
             code = app(args=list(sys.argv[1:] if args is None else args) or ["--help"], prog_name="mentorec",
                        standalone_mode=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 import threading
@@ -225,3 +226,15 @@ def test_a_gguf_file_becomes_a_folder_that_loads(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut.gguf: transformers cannot read it"):
         list(fetch(str(tmp_path / "cut.gguf"), tmp_path / "other", None))
     assert not (tmp_path / "other").exists()
+
+
+def test_relative_folders_of_the_hubs_cache_count_from_the_first_working_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "models/hub")
+    monkeypatch.setenv("HF_HUB_CACHE", "/elsewhere")
+    hub.fix_cache_folders()
+    assert os.environ["HF_HOME"] == str(tmp_path / "models" / "hub") and os.environ["HF_HUB_CACHE"] == "/elsewhere"
+    monkeypatch.delenv("HF_HOME")
+    hub.fix_cache_folders()
+    assert "HF_HOME" not in os.environ
