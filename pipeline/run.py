@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,8 @@ class RunResult:
     """None when the run stopped before its report."""
 
 
-def run(config: RunConfig, until: str | None = None, confirmed: bool = False, before: str | None = None) -> RunResult:
+def run(config: RunConfig, until: str | None = None, confirmed: bool = False, before: str | None = None,
+        on_plan: Callable[[list[PlannedStep]], None] = lambda planned: None) -> RunResult:
     """Find or build every artifact up to stage ``until`` (None: all, then the report).
 
     Ray is started only when a stage that needs it must be built. Calling it again goes on where it stopped.
@@ -45,6 +46,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     Args:
         confirmed: a planned price above ``profile.max_cost_without_confirm`` was agreed to.
         before: only what the step of this label is built from; without a report.
+        on_plan: is given the planned steps before anything is built or written.
 
     Raises:
         MentorecError: of the stage that cannot go on; finished artifacts stay.
@@ -55,6 +57,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     result = RunResult(folder)
     with told(storage.base), _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
         planned = plan(config, storage, until, before)
+        on_plan(planned)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from cluster.faults import told
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from configs.loader import dump, validate
@@ -90,12 +89,11 @@ def prove(proof: Proof, confirmed: bool = False) -> RunResult:
         ConfigError: a proof of this name was begun with other settings.
         MentorecError: of the stage that cannot go on.
     """
-    storage = Storage.from_config(proof.config.storage)
-    steps = plan(proof.config, storage)
-    with told(storage.base):
-        fix(proof, storage)
-    say(f"prove: {len(proof.family)} comparisons, {trainings(steps)}")
-    return run(proof.config, confirmed=confirmed)
+    def begin(steps: list[PlannedStep]) -> None:
+        fix(proof, Storage.from_config(proof.config.storage))
+        say(f"prove: {len(proof.family)} comparisons, {trainings(steps)}")
+
+    return run(proof.config, confirmed=confirmed, on_plan=begin)
 
 
 def dry_run_lines(proof: Proof) -> Iterator[str]:

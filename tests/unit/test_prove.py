@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+import pipeline.plan
+import pipeline.run
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from configs.loader import dump, load
 from pipeline.config import RunConfig
 from pipeline.family import compared
-from pipeline.plan import plan, steps
-from pipeline.prove.proof import Proof, derive, dry_run_lines, fix, trainings
+from pipeline.plan import keys, plan, steps
+from pipeline.prove.proof import Proof, derive, dry_run_lines, fix, prove, trainings
 
 RECIPES = """recipes={
   text: {train: {item_init: {kind: text}}},
@@ -177,6 +179,23 @@ def test_a_dry_run_says_arms_seeds_comparisons_and_trainings(tmp_path: Path) -> 
     epochs = 2 * (20 + 4 * 20 + 4 * 40 + 5 * 10 + 90) + 4 * 20
     assert f"{each} trainings, 0 of them there; {epochs} epochs to come at most" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_proof_is_planned_once_and_fixed_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                    ) -> None:
+    def counted(*given: Any) -> Any:
+        plans.append(given)
+        return keys(*given)
+
+    def stop(*given: Any) -> None:
+        raise InterruptedError
+
+    plans: list[Any] = []
+    monkeypatch.setattr(pipeline.plan, "keys", counted)
+    monkeypatch.setattr(pipeline.run, "_build", stop)
+    with pytest.raises(InterruptedError):
+        prove(derive(config(tmp_path)))
+    assert len(plans) == 1 and (tmp_path / "runs/x-proof/proof.json").is_file()
 
 
 def test_one_training_of_two_arms_counts_once(tmp_path: Path) -> None:
