@@ -40,7 +40,7 @@ def test_plan_price_and_profiles(config: Path) -> None:
     assert first.returncode == 0 and "run `mentorec prepare` with this configuration first" in first.stdout
     assert cli_here("prepare", "-q", "-c", str(config)).returncode == 0
     planned = cli_here("profile", "--dry-run", "-c", str(config))
-    found = re.search(r"at most ([\d.,]+) GPU-hours at 1,000 tokens/s; price ([\d.,]+)", planned.stdout)
+    found = re.search(r"at most ([\d.,]+) hours at 1,000 tokens/s; price ([\d.,]+)", planned.stdout)
     assert found is not None, planned.stdout + planned.stderr
     assert float(found[2].replace(",", "")) == pytest.approx(36 * float(found[1].replace(",", "")), rel=0.1)
     with scripted_server() as server:

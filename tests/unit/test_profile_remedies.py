@@ -8,7 +8,7 @@ import pytest
 
 from cluster.storage import Storage
 from pipeline.profile.llm import progress
-from pipeline.profile.llm.config import OpenAIEngine, OpenAIExecution
+from pipeline.profile.llm.config import OpenAIEngine, OpenAIExecution, VLLMEngine
 from pipeline.profile.llm.cost import Estimate
 from pipeline.profile.llm.ledger import Ledger
 from pipeline.profile.llm.progress import AnswerProgress
@@ -56,7 +56,11 @@ def test_a_plan_takes_the_speed_that_was_measured_where_none_is_set(storage: Sto
     ledger.remember_speed(412.34)
     engine = OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t")
     measured = replace(Estimate.nothing(engine, ledger.speed), asked=1000, asked_tokens=450_000)
-    assert list(measured.lines())[-1].startswith("at most 2.93 GPU-hours at 412 tokens/s, as the latest answers came; ")
+    assert list(measured.lines())[-1].startswith("at most 2.93 hours at 412 tokens/s, as the latest answers came; ")
+    for num_gpus, hours in ((1, "5.86 GPU-hours"), (0, "2.93 hours")):  # two engines, on GPUs or on the machine's CPUs
+        vllm = VLLMEngine(model="m", execution={"replicas": 2, "num_gpus": num_gpus})
+        planned = replace(Estimate.nothing(vllm, ledger.speed), asked=1000, asked_tokens=450_000)
+        assert list(planned.lines())[-1].startswith(f"at most {hours} at 412 tokens/s")
     unknown = Estimate.nothing(engine)
     assert list(unknown.lines())[-1].startswith("hours: known after the first answers")
     told = Estimate.nothing(engine.model_copy(update={"execution": OpenAIExecution(tokens_per_second=7)}), ledger.speed)

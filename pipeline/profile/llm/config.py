@@ -51,13 +51,13 @@ class CostConfig(Config):
     tokens_per_second: float | None = Field(default=None, gt=0)
     """Prompt and output tokens that all replicas together work off in a second; None: no time is estimated."""
     price_per_hour: float | None = Field(default=None, ge=0)
-    """Of one GPU (of the whole endpoint where there is none to count), in the currency of
+    """Of one GPU (where there is none to count, of the whole endpoint or machine), in the currency of
     `profile.max_cost_without_confirm`."""
 
     @property
     def gpus(self) -> float:
-        """What the price is multiplied by."""
-        return 1.0
+        """That are counted: none of an endpoint."""
+        return 0.0
 
 
 class LLMConfig(Config):
@@ -123,8 +123,8 @@ class VLLMExecution(CostConfig):
 
     @property
     def gpus(self) -> float:
-        """Of all engines; on CPUs the machine counts as one."""
-        return self.replicas * self.tensor_parallel * self.num_gpus or 1.0
+        """Of all engines; 0 on CPUs."""
+        return self.replicas * self.tensor_parallel * self.num_gpus
 
     @property
     def in_flight(self) -> int:

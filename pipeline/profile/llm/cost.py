@@ -29,6 +29,7 @@ class Estimate:
     """Whether the speed is that of the ledger's latest answers; else it is the configuration's."""
     price_per_hour: float | None
     gpus: float
+    """0: none is counted, hours are those of the endpoint or the machine."""
     first: int = 0
     """Requests of the first pass."""
     first_known: int = 0
@@ -89,18 +90,18 @@ class Estimate:
         return self.requests_bound * self.max_tokens
 
     @property
-    def gpu_hours(self) -> float | None:
-        """At most."""
+    def hours(self) -> float | None:
+        """At most, of all GPUs together where there are some; None: no speed is known."""
         if self.tokens_per_second is None:
             return None
-        return (self.prompt_bound + self.output_bound) / self.tokens_per_second / 3600 * self.gpus
+        return (self.prompt_bound + self.output_bound) / self.tokens_per_second / 3600 * (self.gpus or 1)
 
     @property
     def price(self) -> float | None:
         """At most."""
-        if self.gpu_hours is None or self.price_per_hour is None:
+        if self.hours is None or self.price_per_hour is None:
             return None
-        return self.gpu_hours * self.price_per_hour
+        return self.hours * self.price_per_hour
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -108,12 +109,13 @@ class Estimate:
                f"{self.asked:,} requests, {self.asked_tokens:,} prompt tokens")
         yield (f"at most, with merges and {self.retries} retries of each: {self.requests_bound:,} requests, "
                f"{self.prompt_bound:,} prompt tokens, {self.output_bound:,} output tokens")
-        if self.gpu_hours is None:
+        if self.hours is None:
             yield "hours: known after the first answers, or set engine.execution.tokens_per_second"
             return
         money = "price: set engine.execution.price_per_hour" if self.price is None else f"price {self.price:,.2f}"
         source = ", as the latest answers came" if self.measured else ""
-        yield f"at most {self.gpu_hours:,.2f} GPU-hours at {self.tokens_per_second:,.0f} tokens/s{source}; {money}"
+        unit = "GPU-hours" if self.gpus else "hours"
+        yield f"at most {self.hours:,.2f} {unit} at {self.tokens_per_second:,.0f} tokens/s{source}; {money}"
 
     def demand_confirmation(self, limit: float | None) -> None:
         """
