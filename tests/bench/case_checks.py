@@ -133,7 +133,7 @@ CHECKS: Final[dict[str, Check]] = {
     "15-id-spaces": Check(0, (_ALL,), read=Read({f"i{item}": f"Thing {item}" for item in range(8)}, orders=_ORDERS)),
     "17-headerless": Check(
         2, (rf"{_ERROR}.*the first line looks like data: .*prepare\.source\.columns=",),
-        left_open="reading it by positions (tests/unit/test_forms.py)"),
+        left_open="reading it by positions (tests/unit/test_columns.py)"),
     "17-tab-word": _READ,
     "17-two-char-separator": _READ,
     "19-seq-csvlist": Check(2, (rf"{_ERROR}.*line 1 \('0,0,1,2,3,4'\)",)),
