@@ -13,30 +13,40 @@ TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu bench-llm-rejects \
-	bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx
+.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu \
+	bench-llm-rejects bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx bench-serve
 
 help:
-	@echo "make demo           set up, run the demo: minutes on two cores"
-	@echo "make demo-llm       set up vLLM for CPUs, fetch SmolLM2, run the demo with profiles that it writes: less than half an hour"
-	@echo "make test           set up, vLLM for CPUs included, run every test"
-	@echo "make test-llm       set up, vLLM for CPUs included, run the tests of the LLM engines"
-	@echo "make check          set up, run ruff, mypy, and the unit tests (import direction among them)"
-	@echo "make acceptance     set up, show what is promised through the command line; figures go to docs/results"
-	@echo "make bench-prepare  set up, prepare 20 million generated rows: seconds and peak memory"
-	@echo "make bench-llm      set up vLLM for CPUs, measure the profile stage against vLLM alone and transformers"
-	@echo "make bench-llm-cpu  set up vLLM for CPUs, fetch SmolLM2, measure which settings of vLLM pay on this CPU: half an hour"
-	@echo "make bench-llm-rejects  set up vLLM for CPUs, fetch three small models, count what the gate rejects: hours"
-	@echo "make bench-peers    set up, train and rank beside RecTools, RePlay and RecBole: hours (docs/benchmarks.md)"
-	@echo "make bench-train    set up, what distilling, workers and serving cost: a quarter of an hour"
-	@echo "make bench-ann      set up, kinds of indexes of the items of a trained run: RUN=results/runs/demo"
-	@echo "make bench-onnx     set up, ONNX beside torch for every student: half an hour"
-	@echo "make bench-rank     set up, ways to rank: a quarter of an hour"
-	@echo "make bench-scale    set up, growth with users and items: a few minutes"
-	@echo "make bench-losses   set up, sampled losses beside the full softmax, trained to the end: an hour"
-	@echo "make bench-m2       set up, every stage at the size of Amazon-M2: a quarter of an hour and UMAP's time"
-	@echo "make setup          only the environment, in $(VENV)"
-	@echo "make clean          remove the environment and caches; results stay"
+	@echo "make demo                set up, run the demo: minutes on two cores"
+	@echo "make demo-llm            set up vLLM for CPUs, fetch SmolLM2, run the demo with profiles that it"
+	@echo "                         writes: less than half an hour"
+	@echo "make test                set up, vLLM for CPUs included, run every test"
+	@echo "make test-llm            set up, vLLM for CPUs included, run the tests of the LLM engines"
+	@echo "make check               set up, run ruff, mypy, and the unit tests (import direction among them)"
+	@echo "make acceptance          set up, show what is promised through the command line; figures go to"
+	@echo "                         docs/results"
+	@echo "make bench-prepare       set up, prepare 20 million generated rows: seconds and peak memory"
+	@echo "make bench-llm           set up vLLM for CPUs, measure the profile stage against vLLM alone and"
+	@echo "                         transformers"
+	@echo "make bench-llm-cpu       set up vLLM for CPUs, fetch SmolLM2, measure which settings of vLLM pay"
+	@echo "                         on this CPU: half an hour"
+	@echo "make bench-llm-rejects   set up vLLM for CPUs, fetch three small models, count what the gate"
+	@echo "                         rejects: hours"
+	@echo "make bench-peers         set up, train and rank beside RecTools, RePlay and RecBole: hours"
+	@echo "                         (docs/benchmarks.md)"
+	@echo "make bench-train         set up, what distilling, workers and serving cost: a quarter of an hour"
+	@echo "make bench-ann           set up, kinds of indexes of the items of a trained run:"
+	@echo "                         RUN=results/runs/demo"
+	@echo "make bench-onnx          set up, ONNX beside torch for every student: half an hour"
+	@echo "make bench-serve         set up, the service asked by many clients, and under damage"
+	@echo "make bench-rank          set up, ways to rank: a quarter of an hour"
+	@echo "make bench-scale         set up, growth with users and items: a few minutes"
+	@echo "make bench-losses        set up, sampled losses beside the full softmax, trained to the end: an"
+	@echo "                         hour"
+	@echo "make bench-m2            set up, every stage at the size of Amazon-M2: a quarter of an hour and"
+	@echo "                         UMAP's time"
+	@echo "make setup               only the environment, in $(VENV)"
+	@echo "make clean               remove the environment and caches; results stay"
 
 setup: $(INSTALLED)
 
@@ -99,7 +109,7 @@ bench-llm-rejects: setup-llm
 	$(BIN)/python -m tests.bench.llm_rejects --folder results/bench-llm-rejects
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
-bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-onnx: setup
+bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-onnx bench-serve: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 bench-ann: setup
