@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from pipeline.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -39,8 +42,11 @@ evaluate:
 report: {bootstrap_samples: 100, sample_users: 3}
 """
 """A complete run of seconds, without Ray; its storage is up to the caller."""
-ON_RAY = ("profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40}", "encode.execution={actors: 1, num_cpus: 0.5}")
-"""The same run with Ray's actors."""
+ON_RAY = ("profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40}", "encode.execution={actors: 1, num_cpus: 0.5}",
+          "reduce.fit_rows=90", "train.execution={num_workers: 1, cpus_per_worker: 0.5, threads_per_worker: 1}",
+          "evaluate.execution.workers=1")
+"""The same run with Ray's actors, workers and tasks in every stage that has them."""
+_OURS = re.compile(rf"(?:error|{'|'.join(STAGES)})(?:/[\w-]+)*: [^\r]+")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -71,6 +77,19 @@ def cli_here(*args: str) -> subprocess.CompletedProcess[str]:
         finally:
             set_quiet(False)
     return subprocess.CompletedProcess(list(args), int(str(code or 0)), out.getvalue(), err.getvalue())
+
+
+def strays(printed: str) -> list[str]:
+    """The lines on stderr that are not ours: each begins with its stage, or is indented below one that does.
+
+    A bar that is drawn anew over its line is not ours either.
+    """
+    found, below_ours = [], False
+    for line in printed.removesuffix("\n").split("\n") if printed else []:
+        below_ours = _OURS.fullmatch(line) is not None or (below_ours and re.fullmatch("  [^\r]+", line) is not None)
+        if not below_ours:
+            found.append(line)
+    return found
 
 
 def write_table(folder: Path, rename: bool = False) -> str:

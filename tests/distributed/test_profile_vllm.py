@@ -26,6 +26,7 @@ from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model
+from tests.tools import strays
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
 pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
@@ -66,11 +67,14 @@ def check_conserved(artifact: Artifact, users: int, angles: tuple[str, ...] = ("
     assert all(row[PROFILE].strip() for row in told) and all(row[REASON] for row in refused)
 
 
-def test_long_histories_and_angles_through_ray_data_llm(storage: Storage, model: Path) -> None:
-    """One level of merging: vLLM is loaded for each pass."""
+def test_long_histories_and_angles_through_ray_data_llm(storage: Storage, model: Path,
+                                                        capfd: pytest.CaptureFixture[str]) -> None:
+    """One level of merging: vLLM is loaded for each pass. Neither it nor Ray says a word."""
     config = config_of(vllm_engine(model, gate={"enabled": False, "retries": 0}, long_history={
         "strategy": "agg_after", "max_prompt_tokens": 1600}), angles=("overall", "recent"))
     check_long_histories(storage, config, levels=1)
+    printed = capfd.readouterr()
+    assert (strays(printed.err), printed.out) == ([], "")
 
 
 def check_long_histories(storage: Storage, config: ProfileConfig, levels: int) -> None:

@@ -16,7 +16,7 @@ import yaml
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
-from tests.tools import ON_RAY, cli_here
+from tests.tools import ON_RAY, cli_here, strays
 
 HEAVY = ("torch", "ray", "polars", "vllm", "umap", "sentence_transformers", "matplotlib", "scipy", "sklearn",
          "transformers", "optuna", "pandas")
@@ -226,7 +226,9 @@ def test_a_stage_that_is_no_part_of_the_run_is_named(tiny_config: Path) -> None:
     assert "profile is no part of this run: arms holds only plain" in process.stderr
 
 
-def test_an_interrupt_ends_with_130_and_a_hint(tiny_config: Path) -> None:
+@pytest.mark.parametrize(("sent", "code", "said"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_ends_a_command_in_one_line(tiny_config: Path, sent: signal.Signals, code: int, said: str) -> None:
     command = [sys.executable, "-m", "pipeline", "train", "-c", str(tiny_config), "train.epochs=5000", "arms=[plain]"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -235,13 +237,21 @@ def test_an_interrupt_ends_with_130_and_a_hint(tiny_config: Path) -> None:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline, "training did not begin"
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130, stderr
-    assert stderr.endswith("interrupted; the same command goes on\n")
-    assert "Traceback" not in stderr
+    assert process.returncode == code, stderr
+    *before, last = stderr.splitlines()
+    assert last == f"{said}; the same command goes on"
+    assert strays("\n".join(before)) == []
+
+
+def test_a_dry_run_of_what_cannot_run_says_so_alone(tiny_config: Path) -> None:
+    source = "prepare.source={kind: table, interactions: /no.csv}"
+    process = cli_here("run", "--dry-run", "-c", str(tiny_config), source)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: prepare.source: no file /no.csv") and process.stderr.count("\n") == 1
 
 
 def test_generate_writes_a_raw_layout_that_prepare_reads(tiny_config: Path, tmp_path: Path) -> None:

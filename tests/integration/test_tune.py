@@ -1,9 +1,11 @@
-"""A search through the real command line: leaderboard, best configuration, resumption after a killed driver."""
+"""A search through the real command line: leaderboard, best configuration, resumption after a killed driver, and what
+it says under ``--quiet``."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +16,12 @@ import pytest
 
 from configs.loader import load
 from pipeline.config import RunConfig
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, Cli
 from tests.tools import cli_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ALPHAS = (0.1, 0.6)
+RATES = (0.001, 0.003)
+DIVERGES = 1e30
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ run: {tiny_config.name}
 search: {{kind: grid}}
 asha: null
 space:
-  train.alpha: {{kind: choice, values: {list(ALPHAS)}}}
+  train.optimizer.lr: {{kind: choice, values: {[*RATES, DIVERGES]}}}
 """)
     return path
 
@@ -45,10 +48,24 @@ def finished_trials(storage: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in storage.glob("artifacts/train/*/manifest.json")}
 
 
-def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path,
-                                                                ray_cluster: None) -> None:
+def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None:
+    """Results alone on stdout; on stderr a line for the trial that failed, which summary and leaderboard have too."""
+    assert re.fullmatch(r"tune: trial \d of 3 failed \(train\.optimizer\.lr=1e\+30\): step \d+ \(epoch 1\): .*"
+                        r"became NaN or Inf; .*\n", search.stderr), search.stderr
+    *table, summary, page = search.stdout.splitlines()
+    assert table[0].split() == ["ndcg@10", "status", "epochs", "seconds", "train.optimizer.lr"]
+    assert [line.split()[1] for line in table[2:]] == ["finished", "finished", "failed"]
+    folder = storage / "tune" / "search"
+    assert summary == f"3 trials, 1 failed; the best: {folder}/best.yaml"
+    assert page == f"page: {folder}/search.html"
+    last = leaderboard(storage)[-1]
+    assert (last["status"], float(last["train.optimizer.lr"]), last["metric"]) == ("failed", DIVERGES, "")
+    assert "became NaN or Inf" in last["reason"]
+
+
+def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path, cli: Cli) -> None:
     storage = tmp_path / "storage"
-    slower = "overrides=[train.epochs=60]"
+    slower = "overrides=[train.epochs=60, train.gradient_clip=null]"
     driver = subprocess.Popen([sys.executable, "-m", "pipeline", "tune", "--config", str(search_config), slower],
                               cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -61,20 +78,21 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     before = finished_trials(storage)
-    assert 0 < len(before) < len(ALPHAS)
+    assert 0 < len(before) < len(RATES)
 
-    again = cli_here("tune", "--config", str(search_config), slower)
+    again = cli("tune", "--quiet", "--config", str(search_config), slower, timeout_s=600)
     assert again.returncode == 0, again.stderr
+    check_quiet(again, storage)
     after = finished_trials(storage)
     assert before.items() <= after.items()
     rows = leaderboard(storage)
-    assert sorted(float(r["train.alpha"]) for r in rows) == sorted(ALPHAS)
-    assert {r["fingerprint"] for r in rows} == set(after)
-    scores = [float(r["metric"]) for r in rows]
+    assert sorted(float(r["train.optimizer.lr"]) for r in rows) == [*RATES, DIVERGES]
+    assert {r["fingerprint"] for r in rows[:-1]} == set(after)
+    scores = [float(r["metric"]) for r in rows[:-1]]
     assert scores == sorted(scores, reverse=True)
 
     best = load(RunConfig, storage / "tune" / "search" / "best.yaml")
-    assert best.train.alpha == float(rows[0]["train.alpha"])
+    assert best.train.optimizer.lr == float(rows[0]["train.optimizer.lr"])
     assert best.name == "search-best"
 
     other = cli_here("tune", "--config", str(search_config), "seed=5", slower)
