@@ -2,7 +2,8 @@
 
 FOLDER holds groups, a group holds cases and ``expected.md``, a table of ``case``, ``today`` (the outcome before) and
 ``must``; a case holds its input and ``cmd``, a shell script that is given ``$DIR`` (a copy of the case) and ``$OUT``
-(an empty folder). Writes ``docs/results/cases.md``: what was, what must be, and what is.
+(an empty folder). Writes ``docs/results/cases.md``: what was, what must be, and what is. Finished cases are kept in
+``bench-cases.json`` beside it, so that the same command goes on; ``--again`` runs them anew.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
-from pipeline.work.provenance import provenance
 from tests.bench.case_checks import CHECKS
-from tests.bench.pages import RESULTS, origin, table, verdict
+from tests.bench.ledger import Ledger
+from tests.bench.pages import RESULTS, table, verdict
 from tests.tools import ROOT
 
 _TOLD: Final = re.compile(r"^(error|warning|prepare: (note|warning|[\d,]+ users)|.*: exit \d+$)")
@@ -69,26 +69,29 @@ class Outcome:
 
 
 def main() -> None:
-    """Run every case of the groups, print a line for each, write the table after each."""
+    """Run every case of the groups that was not run, write the page after each, and print what is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="*", help="pattern of group/case")
-    parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds per case")
-    parser.add_argument("--result", type=Path, default=RESULTS / "cases.md")
+    parser.add_argument("--again", action="store_true", help="run also what was run")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     cases = [cmd.parent for cmd in sorted(given.folder.glob("*/*/cmd"))
              if fnmatch(f"{cmd.parent.parent.name}/{cmd.parent.name}", given.only)]
-    found: dict[str, dict[str, Outcome]] = {}
-    with ThreadPoolExecutor(given.jobs) as pool:
-        for case, outcome in zip(cases, pool.map(lambda case: run(case, given.timeout), cases), strict=True):
-            found.setdefault(case.parent.name, {})[case.name] = outcome
-            print(f"{case.parent.name}/{case.name}: {'; '.join([f'exit {outcome.code}', *outcome.faults])}", flush=True)
-            given.result.write_text(report(given.folder, found), encoding="utf-8")
-    print(f"written: {given.result}")
-    failed = sum(outcome.as_expected is False for outcomes in found.values() for outcome in outcomes.values())
-    if failed:
-        sys.exit(f"{failed} cases are not as expected")
+    ledger = Ledger("cases", given.results, given.again)
+    for case in cases:
+        ledger.run(f"{case.parent.name}/{case.name}", lambda case=case: asdict(run(case, given.timeout)))
+        (given.results / "cases.md").write_text(report(given.folder, ledger), encoding="utf-8")
+    wrong = {name: outcome.faults for name, outcome in outcomes(ledger).items() if outcome.as_expected is False}
+    for name, faults in wrong.items():
+        print(f"{name}: {'; '.join(faults)}")
+    sys.exit(f"{len(wrong)} cases are not as expected" if wrong else 0)
+
+
+def outcomes(ledger: Ledger) -> dict[str, Outcome]:
+    """By group/case, in the order of names."""
+    return {name: Outcome(**figures) for name, figures in sorted(ledger.figures().items())}
 
 
 def run(case: Path, timeout_s: float) -> Outcome:
@@ -154,13 +157,16 @@ def _patterns(cases: str) -> Iterator[str]:
         yield f"{number}*{part.strip()}" if part.strip().startswith("-") else part.strip()
 
 
-def report(folder: Path, found: dict[str, dict[str, Outcome]]) -> str:
+def report(folder: Path, ledger: Ledger) -> str:
     """The Markdown page."""
-    outcomes = [outcome for cases in found.values() for outcome in cases.values()]
-    codes = Counter(outcome.code for outcome in outcomes)
-    verdicts = Counter(outcome.as_expected for outcome in outcomes)
-    lines = ["# Inputs that must work, or fail well", "", origin(provenance()), "",
-             f"{len(outcomes)} cases: {', '.join(f'exit {code}: {count}' for code, count in sorted(codes.items()))}; "
+    found: dict[str, dict[str, Outcome]] = {}
+    for name, outcome in outcomes(ledger).items():
+        group, _, case = name.partition("/")
+        found.setdefault(group, {})[case] = outcome
+    every = [outcome for cases in found.values() for outcome in cases.values()]
+    codes, verdicts = Counter(each.code for each in every), Counter(each.as_expected for each in every)
+    lines = ["# Inputs that must work, or fail well", "", ledger.origin(), "",
+             f"{len(every)} cases: {', '.join(f'exit {code}: {count}' for code, count in sorted(codes.items()))}; "
              f"as expected: {verdicts[True]}, not as expected: {verdicts[False]}, not checked: {verdicts[None]}. Each "
              "case's own command runs on a copy of it; a case of several commands has the exit code of its last. What "
              "is checked stands in `tests/bench/case_checks.py`: exit code, what is printed, what is written, values "

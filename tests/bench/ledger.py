@@ -56,14 +56,14 @@ class Ledger:
             "# Benchmarks\n\nWritten by the commands themselves, section by section. Every run with its figures stands "
             "in `results/bench-*.json`.\n")
         start, end = f"<!-- bench-{self.name}: written by its command -->", f"<!-- end of bench-{self.name} -->"
-        section = f"{start}\n{text.strip()}\n\n{self._source()}\n{end}"
+        section = f"{start}\n{text.strip()}\n\n{self.origin()}\n{end}"
         if start in content:
             content = content[: content.index(start)] + section + content[content.index(end) + len(end) :]
         else:
             content = f"{content.rstrip()}\n\n{section}\n"
         page.write_text(content, encoding="utf-8")
 
-    def _source(self) -> str:
+    def origin(self) -> str:
         """One line: commands, dates, commits, machines and versions of the runs."""
         sources = [run["provenance"] for run in self.runs.values()]
         if not sources:
