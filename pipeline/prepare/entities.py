@@ -69,7 +69,7 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
         _tell_unknown(unknown, len(ids), what, str(ids[int(np.argmin(has_row))]), known)
     repeated = rows.height - first.height
     if repeated:
-        example = str(ids[int(rows[_INDEX].filter(rows[_INDEX].is_duplicated()).min())])
+        example = str(ids[int(np.flatnonzero(np.bincount(rows[_INDEX].to_numpy()) > 1)[0])])
         say(f"prepare: note: the {what} table has {_rows(repeated, 'further ')} of {what}s that it had before (such as "
             f"{example!r}); the first of each counts")
     if missing:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's names for its settings (``mallopt(3)``)."""
-_KEPT_BYTES, _LARGEST_BYTES = 2**28, 2**25
-"""What may lie free before the system gets it back, and the largest piece that is treated so, glibc's own limit."""
+_SETTINGS = {"MMAP_THRESHOLD": (-3, 2**30), "TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**28)}
+"""glibc's settings, their numbers (``mallopt(3)``) and bytes, a C int there: the largest piece that does not go back to
+the system by itself, what may lie free at the end of the heap, and by how much the heap grows."""
+_OLD_LARGEST_BYTES = 2**25
+"""The most that older ones take as the first of them; a larger value is refused."""
 
-FROM_THE_START = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33),
-                  "MALLOC_TOP_PAD_": str(2**28)}
-"""The same by the environment, for a process that others start: a language model's steps take more at a time."""
+FROM_THE_START = {f"MALLOC_{name}_": str(value) for name, (_, value) in _SETTINGS.items()}
+"""The same by the environment, for a process that others start."""
 
 
 def keep_freed_memory() -> None:
@@ -23,5 +23,6 @@ def keep_freed_memory() -> None:
     changes.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(_MMAP_THRESHOLD, _LARGEST_BYTES)
-        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        for number, value in _SETTINGS.values():
+            if not library.mallopt(number, value):
+                library.mallopt(number, _OLD_LARGEST_BYTES)
