@@ -81,7 +81,7 @@ def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError |
 
 
 @contextmanager
-def told(root: str, place: str = STORAGE) -> Iterator[None]:
+def storage_errors(root: str, place: str = STORAGE) -> Iterator[None]:
     """Turn the refusals of a disk inside the block into a StorageError; arguments as for :func:`fault`.
 
     Raises:

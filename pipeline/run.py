@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.connect import connect
-from cluster.faults import told
+from cluster.faults import storage_errors
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
@@ -55,7 +55,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     storage = Storage.from_config(config.storage)
     folder = run_folder(config)
     result = RunResult(folder)
-    with told(storage.base), _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
+    with storage_errors(storage.base), _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
         planned = plan(config, storage, until, before)
         on_plan(planned)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))

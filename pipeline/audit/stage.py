@@ -52,8 +52,8 @@ def audit(config: AuditConfig, prepared: Artifact, encoded: Artifact, encoded_it
     removed_N, whole_N = candidates(cases, len(items)), np.full(len(cases), len(items))
     figures: dict[str, Any] = {
         "cutoff": config.cutoff, **facts, "items": len(items),
-        "items_without_text": int((~audited.items.told_V).sum()),
-        "targets_without_text": int((~audited.items.told_V[cases.targets - 1]).sum()),
+        "items_without_text": int((~audited.items.described_V).sum()),
+        "targets_without_text": int((~audited.items.described_V[cases.targets - 1]).sum()),
         "cold_targets": int((audited.counts_V[cases.targets - 1] == 0).sum()), "angles": list(audited.profiles.angles),
         "bootstrap": {"resamples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed},
     }
@@ -73,8 +73,8 @@ def _chosen(config: AuditConfig, cases: Cases, audited: AuditInputs, prepared: A
             ) -> tuple[Cases, dict[str, Any]]:
     """The cases of users with a profile and a training item with text, and how many were left out and why."""
     profiled_N = audited.profiled(cases.users)
-    told_N = audited.items.told(cases.histories)
-    able = np.flatnonzero(profiled_N & told_N)
+    with_text_N = audited.items.with_text(cases.histories)
+    able = np.flatnonzero(profiled_N & with_text_N)
     if len(able) < 2:
         kind = prepared.manifest.info.get("split")
         raise DataError(f"audit: {len(able)} of {len(cases):,} validation users have a profile and a training item "
@@ -86,7 +86,7 @@ def _chosen(config: AuditConfig, cases: Cases, audited: AuditInputs, prepared: A
     return cases.take(able), {
         "users": len(able), "validation_users": len(cases),
         "left_out": {"no profile": int((~profiled_N).sum()), "no training item with text": int(
-            (profiled_N & ~told_N).sum()), "not sampled": int((profiled_N & told_N).sum()) - len(able)}}
+            (profiled_N & ~with_text_N).sum()), "not sampled": int((profiled_N & with_text_N).sum()) - len(able)}}
 
 
 def _ranks(config: AuditConfig, cases: Cases, audited: AuditInputs) -> dict[str, tuple[np.ndarray, np.ndarray]]:

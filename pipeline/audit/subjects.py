@@ -31,26 +31,26 @@ class ItemTexts:
 
     vectors_VE: np.ndarray
     """fp32, of length 1; zeros where an item has no text."""
-    told_V: np.ndarray
+    described_V: np.ndarray
     """bool: has a text."""
 
     @classmethod
     def read(cls, table: VectorTable, num_items: int) -> ItemTexts:
         """From the vectors of `encode/items`."""
         found = unit_rows(table.gather(np.arange(len(table))))
-        vectors_VE, told_V = np.zeros((num_items, found.shape[1]), np.float32), np.zeros(num_items, bool)
-        vectors_VE[table.owners_N - 1], told_V[table.owners_N - 1] = found, True
-        return cls(vectors_VE, told_V)
+        vectors_VE, described_V = np.zeros((num_items, found.shape[1]), np.float32), np.zeros(num_items, bool)
+        vectors_VE[table.owners_N - 1], described_V[table.owners_N - 1] = found, True
+        return cls(vectors_VE, described_V)
 
-    def told(self, histories: Sequences) -> np.ndarray:
+    def with_text(self, histories: Sequences) -> np.ndarray:
         """bool [B]: which histories hold an item with text."""
-        weights_BV = weighted_histories(histories, np.arange(len(histories)), 0.0, len(self.told_V))
-        found: np.ndarray = (weights_BV @ self.told_V.astype(np.float32)) > 0
+        weights_BV = weighted_histories(histories, np.arange(len(histories)), 0.0, len(self.described_V))
+        found: np.ndarray = (weights_BV @ self.described_V.astype(np.float32)) > 0
         return found
 
     def means(self, histories: Sequences) -> np.ndarray:
         """fp32 [B, E]: the mean of each history's distinct items that have a text."""
-        weights_BV = weighted_histories(histories, np.arange(len(histories)), 0.0, len(self.told_V))
+        weights_BV = weighted_histories(histories, np.arange(len(histories)), 0.0, len(self.described_V))
         return np.asarray(weights_BV @ self.vectors_VE, np.float32)
 
 
@@ -120,4 +120,4 @@ class AuditInputs:
 
     def _cosine(self, users_BE: np.ndarray) -> Cosine:
         return Cosine(torch.from_numpy(unit_rows(users_BE).astype(np.float32)),
-                      torch.from_numpy(self.items.vectors_VE), torch.from_numpy(~self.items.told_V))
+                      torch.from_numpy(self.items.vectors_VE), torch.from_numpy(~self.items.described_V))

@@ -172,10 +172,10 @@ def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name 
     from pipeline.commands.invocation import open_run, print_lines
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
-    from cluster.faults import told
+    from cluster.faults import storage_errors
     from pipeline.export.folder import export as write
 
-    with told(folder):
+    with storage_errors(folder):
         print_lines(write(run, folder, run_config.storage, arm, seed, licence, onnx, ann, overwrite))
 
 

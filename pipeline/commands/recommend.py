@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster.connect import connect
-from cluster.faults import told
+from cluster.faults import storage_errors
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from pipeline.api.filters import Filter
@@ -50,7 +50,7 @@ def recommend(config: RunConfig, output: str, model: Path | None = None, sequenc
     _check_options(model, sequences, users, user)
     out, name = check_output(output, config.storage)
     storage = Storage.from_config(config.storage)
-    with told(storage.base):
+    with storage_errors(storage.base):
         chosen, digests = _filter(settings)
         if model is not None:
             served = of_folder(model)

