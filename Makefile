@@ -80,7 +80,7 @@ SIDE_BY_SIDE := tests/unit tests/numerics tests/integration tests/faults/test_da
 ALONE := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(SIDE_BY_SIDE)))
 
 test: setup-llm
-	$(PYTEST) --durations=15 -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(SIDE_BY_SIDE)
+	$(PYTEST) --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE)
 	$(PYTEST) --durations=15 $(ALONE)
 
 test-llm: setup-llm

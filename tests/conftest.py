@@ -18,11 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes a file's tests stay together, those that load a language model come one at a time, and
-    the files marked `slow` begin first, so that no core is idle at the end."""
-    for item in items:
-        group = "llm" if item.get_closest_marker("llm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The files marked `slow` begin first, so that with several processes no core is idle at the end."""
     items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
