@@ -50,8 +50,8 @@ def _disks(section: Section, workshop: Workshop) -> None:
                 told = said.refused(f"{workshop.folder}/disk/results", "cannot ", CAUSE[met.kind])
                 section.check(f"{trial.name} on {met}", "exit 2, one line that tells path and cause",
                               f"exit {said.code}: {' '.join(said.stderr.splitlines()[-1:])}", told)
-            section.check(f"{trial.name} again, with nothing in its way", "exit 0", f"exit {found.again.code}",
-                          found.again.code == 0)
+            section.check(f"{trial.name} again, with nothing in its way", "exit 0",
+                          " ".join([f"exit {found.again.code}", *found.again.errors]), found.again.code == 0)
         answers, lost = USERS, 2 * BATCH
         section.check(f"answers that the ledger was given for {answers} users",
                       f"at most {lost} asked again: the two batches that could not be saved",
