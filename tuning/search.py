@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,6 +128,7 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
     trainable = ray_tune.with_resources(ray_tune.with_parameters(trial, fixed=fixed), resources)
     experiment = storage.path(f"{folder}/ray")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback; the leaderboard has its line
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of a restored search it prints a table, also with verbose=0
     if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
         say(f"tune: going on with {experiment}")
         tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,

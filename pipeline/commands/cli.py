@@ -18,7 +18,7 @@ import typer
 
 from pipeline.commands.ending import STOPPED, Terminated, terminable
 from pipeline.stages import STAGES
-from pipeline.work.hub import fix_cache_folders
+from pipeline.work.cache_folders import fix_cache_folders
 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file, or the name of a shipped one.")]

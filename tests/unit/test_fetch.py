@@ -18,7 +18,7 @@ import pytest
 from configs.errors import ConfigError, DataError, MissingExtraError, ResourceError
 from pipeline.fetch import download, gguf
 from pipeline.fetch.fetch import fetch, listing
-from pipeline.work import hub, packaged
+from pipeline.work import cache_folders, hub, packaged
 from pipeline.work.packaged import RECORD, PackagedModel
 
 CONTENT = b"GGUF and the rest of a file" * 1000
@@ -233,8 +233,8 @@ def test_relative_folders_of_the_hubs_cache_count_from_the_first_working_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", "models/hub")
     monkeypatch.setenv("HF_HUB_CACHE", "/elsewhere")
-    hub.fix_cache_folders()
+    cache_folders.fix_cache_folders()
     assert os.environ["HF_HOME"] == str(tmp_path / "models" / "hub") and os.environ["HF_HUB_CACHE"] == "/elsewhere"
     monkeypatch.delenv("HF_HOME")
-    hub.fix_cache_folders()
+    cache_folders.fix_cache_folders()
     assert "HF_HOME" not in os.environ

@@ -36,4 +36,4 @@ def test_a_worker_on_a_full_disk_says_so() -> None:
     told = _explain(failed, TrainExecution(), "/data/ray")
     assert isinstance(told, StorageError) and "/data/ray/checkpoint cannot be written: the disk is full" in str(told)
     broken = _explain(WorkerGroupError("failed", {0: ValueError("odd")}), TrainExecution(), "/data/ray")
-    assert isinstance(broken, TrainingError) and "restarts did not help: {0: 'odd'}" in str(broken)
+    assert isinstance(broken, TrainingError) and "restarts did not help: {0: 'ValueError: odd'}" in str(broken)
