@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.storage import Storage
-from models.config import ModelConfig
+from models.config import ModelConfig, SASRecConfig
 from models.sequences import Sequences
 from pipeline.prepare.definition import COLD, COLD_FILE
 from pipeline.store import artifacts
@@ -165,6 +165,26 @@ def train_arm(storage: Storage, prepared: Artifact, targets: Artifact | None, co
     except BaseException:
         out.release()
         raise
+
+
+def export_untrained(folder: Path, model: SASRecConfig, items: pa.Table, fingerprint: str, seed: int = 0,
+                     ann: bool = False) -> Path:
+    """An exported folder of a model that was never trained, with an index of its items where asked for.
+
+    Args:
+        items: the columns of a catalogue (``pipeline.api.items.COLUMNS``).
+    """
+    from models.students import build_encoder
+    from pipeline.api.nearest import NearestItems
+    from pipeline.train.export import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    student = build_encoder(model, len(items), seed)
+    if ann:
+        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
+    save_model(folder, student.state_dict(), model, items[ITEM_ID],
+               {"fingerprint": fingerprint, **({"ann": {}} if ann else {})}, items)
+    return folder
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.tools import ROOT, cli, cli_here
+from tests.tools import ROOT, asking_run, cli, cli_here
 
 _LARGE = "size=512m,nr_inodes=100k"
 _TIMEOUT_S = 900
@@ -93,17 +93,9 @@ class Outcome:
 
 def asking(run: str, url: str, tokenizer: Path, batch: int) -> str:
     """The same run under another name, with profiles that a server writes; ``batch`` answers are saved at a time."""
-    return run.replace("name: tiny", "name: asked").replace("  form: short\n", f"""  form: long
-  engine:
-    kind: openai
-    base_url: {url}
-    model: m
-    tokenizer: {tokenizer}
-    max_model_len: 4096
-    sampling: {{max_tokens: 250}}
-    gate: {{language: false}}
-    execution: {{actors: 0, batch_size: {batch}, concurrent_batches: 1}}
-""")
+    return asking_run(run.replace("name: tiny", "name: asked"), url, tokenizer,
+                      f"actors: 0, batch_size: {batch}, concurrent_batches: 1", "sampling: {max_tokens: 250}",
+                      "gate: {language: false}")
 
 
 def can_mount() -> bool:

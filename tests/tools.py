@@ -48,6 +48,28 @@ ON_RAY = ("profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40}", "encod
 """The same run with Ray's actors, workers and tasks in every stage that has them."""
 _OURS = re.compile(rf"(?:error|{'|'.join(STAGES)})(?:/[\w-]+)*: [^\r]+")
 
+def asking_run(run: str, url: str, tokenizer: Path, execution: str, *engine: str) -> str:
+    """A run whose profiles are long and written by a server.
+
+    Args:
+        run: settings of a run with short keyword profiles, such as ``TINY``.
+        execution: of the engine, as in a flow mapping: ``batch_size: 4``.
+        engine: further lines of the engine's settings.
+    """
+    lines = "\n    ".join([*engine, f"execution: {{{execution}}}"])
+    changed = run.replace("  form: short\n", f"""  form: long
+  engine:
+    kind: openai
+    base_url: {url}
+    model: m
+    tokenizer: {tokenizer}
+    max_model_len: 4096
+    {lines}
+""")
+    assert changed != run
+    return changed
+
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -192,10 +192,11 @@ class Items:
 
 def catalogue(prepared: Artifact) -> pa.Table:
     """``COLUMNS`` of a `prepare` artifact, in item order; times of all interactions, held-out ones too."""
-    items = pl.DataFrame(prepared.read_table(ITEMS_FILE, [ITEM_IDX, ITEM_ID, TITLE, CATEGORY, COUNT]))
-    times = pl.DataFrame(prepared.read_table(INTERACTIONS_FILE, [ITEM_IDX, TIMESTAMP])).group_by(ITEM_IDX).agg(
-        pl.col(TIMESTAMP).min().alias(FIRST_TIME), pl.col(TIMESTAMP).max().alias(LAST_TIME))
-    return items.join(times, ITEM_IDX, "left").sort(ITEM_IDX).select(COLUMNS).to_arrow()
+    items = prepared.read_table(ITEMS_FILE, [ITEM_IDX, ITEM_ID, TITLE, CATEGORY, COUNT])
+    times = prepared.read_table(INTERACTIONS_FILE, [ITEM_IDX, TIMESTAMP]).group_by(ITEM_IDX).aggregate(
+        [(TIMESTAMP, "min"), (TIMESTAMP, "max")]).select([ITEM_IDX, f"{TIMESTAMP}_min", f"{TIMESTAMP}_max"])
+    times = times.rename_columns([ITEM_IDX, FIRST_TIME, LAST_TIME])
+    return items.join(times, ITEM_IDX).sort_by(ITEM_IDX).select(list(COLUMNS))
 
 
 def as_lists(sequences: Any) -> Sequence[Any]:

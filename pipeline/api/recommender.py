@@ -86,7 +86,7 @@ class Recommender:
         return self.recommend_indexed(indexed.sequences, indexed.unknown_N, k, filter, approximate)
 
     def recommend_indexed(self, sequences: Sequences, unknown_N: np.ndarray, k: int = 10, filter: Filter | None = None,
-                        approximate: bool = False) -> Recommendations:
+                          approximate: bool = False) -> Recommendations:
         """:meth:`recommend` for sequences of items 1…n; ``unknown_N``: items that were left out of each, int32."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
             raise DataError(illegal("k", k, f"a whole number, 1…{MAX_K:,}"))

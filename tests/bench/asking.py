@@ -18,7 +18,7 @@ from tests.bench.sections import Section
 from tests.bench.workshop import Workshop, done, kill_when
 from tests.scripted_llm import GOOD, Faulty, ReceivedRequest, Reply, ScriptedServer, scripted_server
 from tests.tiny_llm import make_tokenizer
-from tests.tools import TINY
+from tests.tools import TINY, asking_run
 
 _LONG = "prepare.source={kind: synthetic, users: 60, items: 300, mean_length: 30}"
 USERS, ITEMS, BATCH, CONCURRENT = 600, 2000, 10, 2
@@ -135,18 +135,8 @@ def _grown(section: Section, workshop: Workshop, tokenizer: Path, source: str) -
 
 def _args(workshop: Workshop, name: str, server: ScriptedServer, tokenizer: Path, *overrides: str,
           engine: str = "gate: {language: false}") -> tuple[str, ...]:
-    text = TINY.replace("profile:\n  form: short\n", f"""profile:
-  form: long
-  engine:
-    kind: openai
-    base_url: {server.url}
-    model: m
-    tokenizer: {tokenizer}
-    max_model_len: 4096
-    sampling: {{max_tokens: 250}}
-    {engine}
-    execution: {{batch_size: {BATCH}, concurrent_batches: {CONCURRENT}, num_cpus: 0.25, backoff_s: 0.01}}
-""")
+    execution = f"batch_size: {BATCH}, concurrent_batches: {CONCURRENT}, num_cpus: 0.25, backoff_s: 0.01"
+    text = asking_run(TINY, server.url, tokenizer, execution, "sampling: {max_tokens: 250}", engine)
     return "-c", str(workshop.config(name, text)), *overrides
 
 

@@ -31,12 +31,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.config import SASRecConfig
-from models.students import build_encoder
 from pipeline.api import load
-from pipeline.train.export import save_model
 from tests.bench.ledger import Ledger
 from tests.bench.pages import RESULTS, table, verdict
 from tests.bench.peers.environments import Environment, made
+from tests.builders import export_untrained
 from tests.tools import ROOT, command
 
 ITEMS, K, HISTORIES = 334_060, 10, 200
@@ -69,14 +68,11 @@ def main() -> None:
 
 def write_model(folder: Path, items: int, fingerprint: str, seed: int) -> Path:
     """An exported folder of an untrained SASRec."""
-    folder.mkdir(parents=True, exist_ok=True)
     ids = [f"B{n:09d}" for n in range(1, items + 1)]
     rows = pa.table({"item_id": ids, "title": [f"Item number {n}" for n in range(items)], "category": [None] * items,
                      "train_count": np.arange(items), "first_time": pa.nulls(items, pa.int64()),
                      "last_time": pa.nulls(items, pa.int64())})
-    student = build_encoder(MODEL, items, seed)
-    save_model(folder, student.state_dict(), MODEL, rows["item_id"], {"fingerprint": fingerprint}, rows)
-    return folder
+    return export_untrained(folder, MODEL, rows, fingerprint, seed)
 
 
 def write_questions(folder: Path, models: tuple[Path, ...], items: int) -> Path:
@@ -129,12 +125,12 @@ def asked_by(clients: int, seconds: int, locust: Path, url: str, questions: Path
     if done.returncode or not (found := json.loads(done.stdout)):
         raise RuntimeError(f"locust had no answer: {done.stderr[-2000:]}")
     found = found[0]
-    waits = np.repeat(*map(np.array, zip(*((float(ms), count) for ms, count in found["response_times"].items()),
-                                         strict=True)))
+    counts = {float(ms): count for ms, count in found["response_times"].items()}
+    waits = np.repeat(list(counts), list(counts.values()))
     with Path(f"{prefix}_failures.csv").open() as rows:
         failures = {row["Error"]: int(row["Occurrences"]) for row in csv.DictReader(rows)}
-    return {"requests": found["num_requests"], "p50_ms": float(np.percentile(waits, 50)),
-            "p99_ms": float(np.percentile(waits, 99)), "longest_ms": round(found["max_response_time"], 1),
+    return {"requests": found["num_requests"], "p50_ms": round(float(np.percentile(waits, 50)), 1),
+            "p99_ms": round(float(np.percentile(waits, 99)), 1), "longest_ms": round(found["max_response_time"], 1),
             "slow": int((waits > SLOW_MS).sum()), "failures": failures,
             "requests_per_second": round(found["num_requests"] / (
                 found["last_request_timestamp"] - found["start_time"]))}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.scripted_llm import scripted_server
 from tests.tiny_llm import make_tokenizer
-from tests.tools import TINY, cli_here
+from tests.tools import TINY, asking_run, cli_here
 
 pytestmark = pytest.mark.llm
 
@@ -18,18 +18,9 @@ pytestmark = pytest.mark.llm
 def config(tmp_path: Path) -> Path:
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     file = tmp_path / "run.yaml"
-    text = TINY.replace("profile:\n  form: short\n", f"""profile:
-  form: long
-  engine:
-    kind: openai
-    base_url: http://127.0.0.1:9/v1
-    model: m
-    tokenizer: {tokenizer}
-    max_model_len: 4096
-    gate: {{language: false}}
-    execution: {{actors: 0, batch_size: 40, tokens_per_second: 1000, price_per_hour: 36}}
-""")
-    assert text != TINY
+    text = asking_run(TINY, "http://127.0.0.1:9/v1", tokenizer,
+                      "actors: 0, batch_size: 40, tokens_per_second: 1000, price_per_hour: 36",
+                      "gate: {language: false}")
     file.write_text(f"{text}\nstorage: {{uri: {tmp_path / 'storage'}}}\n")
     return file
 

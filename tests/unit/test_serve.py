@@ -18,13 +18,11 @@ from fastapi.testclient import TestClient
 
 from configs.errors import ArtifactError, ConfigError, DataError, MentorecError
 from models.config import SASRecConfig
-from models.students import build_encoder
 from pipeline.api import Filter, load
-from pipeline.api.nearest import NearestItems
 from pipeline.serve.answers import Answer, Answers, Question
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.http import build_app
-from pipeline.train.export import save_model
+from tests.builders import export_untrained
 from tests.tools import ROOT
 
 MODEL = SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1)
@@ -35,17 +33,11 @@ def write_model(folder: Path, fingerprint: str, seed: int = 0, ann: bool = False
     """An exported folder of an untrained model, with an index of its items where asked for."""
     import pyarrow as pa
 
-    folder.mkdir(exist_ok=True)
     ids = [f"item-{i}" for i in range(1, ITEMS + 1)]
     table = pa.table({"item_id": ids, "title": [f"Title {i}" for i in range(1, ITEMS)] + [None],
                       "category": [f"c{i % 3}" for i in range(ITEMS)], "train_count": list(range(ITEMS)),
                       "first_time": [86_400 * i for i in range(ITEMS)], "last_time": [86_400 * ITEMS] * ITEMS})
-    student = build_encoder(MODEL, ITEMS, seed)
-    if ann:
-        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
-    save_model(folder, student.state_dict(), MODEL, table["item_id"],
-               {"fingerprint": fingerprint, **({"ann": {}} if ann else {})}, table)
-    return folder
+    return export_untrained(folder, MODEL, table, fingerprint, seed, ann)
 
 
 @pytest.fixture(scope="module")
