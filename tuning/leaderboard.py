@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ REASON = "reason"
 """Column: why a trial failed."""
 _SHOWN = 10
 _REASON_WIDTH = 300
+_RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*: ", re.MULTILINE)
+"""Before the words of an error, at the end of a traceback."""
 
 
 def row(result: Any, space: Iterable[str]) -> dict[str, Any]:
@@ -96,24 +99,21 @@ class TrialLines:
     def _tell(self, trial: Any, number: int) -> None:
         values = ", ".join(f"{name}={value}" for name, value in chosen(trial.config).items())
         if trial.status == "ERROR":
-            error = _error(trial)
-            complain(f"tune: trial {number} of {self._total} failed ({values}): "
-                     f"{reason(error) if error else 'see its folder'}")
+            complain(f"tune: trial {number} of {self._total} failed ({values}): {_reason_in_file(trial)}")
         else:
             value = trial.last_result.get("best")
             shown = "no metric" if value is None else f"{self._metric} {value:.4f}"
             say(f"tune: trial {number} of {self._total}: {shown} ({values})")
 
 
-def _error(trial: Any) -> BaseException | None:
-    """What a trial raised. Ray Tune writes it on this machine at once, and to the search's folder some time later."""
-    from ray import cloudpickle
-
-    file = trial.pickled_error_file
+def _reason_in_file(trial: Any) -> str:
+    """Why a trial failed, from the traceback that Ray Tune writes on this machine at once, and to the search's folder
+    some time later."""
+    file = trial.error_file
     if file is None or not Path(file).is_file():
-        return None
-    raised: BaseException = cloudpickle.loads(Path(file).read_bytes())
-    return raised
+        return "see its folder"
+    raised = _RAISED.split(Path(file).read_text(encoding="utf-8", errors="replace"))[-1]
+    return shorten(" ".join(raised.split()), _REASON_WIDTH)
 
 
 def watch(told: TrialLines) -> Any:

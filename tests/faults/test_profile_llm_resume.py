@@ -27,7 +27,7 @@ from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer
 
-pytestmark = pytest.mark.llm
+pytestmark = [pytest.mark.llm, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 USERS = 120
 ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=60, block_rows=60)
@@ -144,7 +144,7 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> ProfileConfig:
     pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
     return ProfileConfig(execution=ACTORS, engine={
         "kind": "vllm", "model": str(make_model(tmp_path_factory.mktemp("model"))), "max_model_len": 2048,
-        "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 400, "ignore_eos": True},
+        "gate": {"enabled": False, "retries": 0}, "sampling": {"max_tokens": 150, "ignore_eos": True},
         "execution": {"num_gpus": 0, "num_cpus": 0.5, "batch_size": 4, "concurrent_batches": 2,
                       "engine_kwargs": {"enforce_eager": True, "max_num_seqs": 8}}})
 

@@ -68,16 +68,17 @@ def test_a_reason_is_one_line() -> None:
 
 def trial(name: str, status: str, best: float | None = None, error: Path | None = None) -> Any:
     return SimpleNamespace(trial_id=name, status=status, config={"train.alpha": "0.3"}, last_result={"best": best},
-                           pickled_error_file=error and str(error))
+                           error_file=error and str(error))
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: bool
                                                      ) -> None:
-    from ray import cloudpickle
-
-    raised = tmp_path / "error.pkl"
-    raised.write_bytes(cloudpickle.dumps(from_worker(TrainingError("no\nmore"))))
+    raised = tmp_path / "error.txt"
+    raised.write_text("".join(
+        f"Failure # {attempt} (occurred at 2026-01-01)\n\x1b[36mray::ImplicitFunc.train()\x1b[39m (pid=1, ip=::1)\n"
+        f'  File "trial.py", line 3, in trial\n    raise it\nconfigs.errors.TrainingError: {words}\n'
+        for attempt, words in enumerate(("old", "no\nmore"))))
     set_quiet(quiet)
     told = TrialLines(4, "ndcg@10")
     earlier = trial("a", "TERMINATED", 0.1)
