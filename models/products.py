@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.items_VD)
+
+    @cached_property
+    def rounded_VD(self) -> Tensor:
+        """The item vectors in bf16, made when first asked for."""
+        return self.items_VD.bfloat16()
 
 
 def exact_scores(states_ND: Tensor, items_VD: Tensor, rows_P: np.ndarray, columns_P: np.ndarray) -> np.ndarray:
@@ -96,7 +102,7 @@ class Tiles:
         self._scores = torch.empty(self.users * self.items)
         norms_N = torch.linalg.vector_norm(states_ND, dim=1).double().numpy()
         # A sum of D products in any order, fused or not (Higham, Accuracy and Stability, §3.1), with room to spare.
-        self._slack_N = 2 * (states_ND.shape[1] + 2) * _rounding() * norms_N
+        self._slack_N = 2 * (states_ND.shape[1] + 2) * fp32_rounding() * norms_N
         place_P = seen.columns_P // self.items * len(states_ND) + seen.rows_P
         order_P = np.argsort(place_P, kind="stable")
         self._place_P, self._rows_P, self._columns_P = place_P[order_P], seen.rows_P[order_P], seen.columns_P[order_P]
@@ -229,5 +235,6 @@ def _above(values: np.ndarray) -> np.ndarray:
     return np.nextafter(values.astype(np.float32), np.float32(np.inf))
 
 
-def _rounding() -> float:
+def fp32_rounding() -> float:
+    """Of one operation in an fp32 product, as torch is set."""
     return FP32_ROUNDING if torch.get_float32_matmul_precision() == "highest" else BF16_ROUNDING

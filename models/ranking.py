@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import DataError, illegal
+from models import few_users
 from models.best import BestItems, put_best
 from models.blocks import rank_blocks
 from models.products import TILE_ITEMS, TILE_USERS, Catalogue, ItemsAhead, Seen, Tiles, exact_scores
@@ -111,7 +112,11 @@ def recommend(scorer: EncoderScorer, histories: Sequences, top_k: int, *, filter
         seen = _seen_pairs(histories, indices, None) if filter_seen else Seen(no_pairs, no_pairs)
         if choice is not None:
             seen = _among(seen, choice.items_C)
-        tiles = Tiles(_finite_states(scorer, catalogue, nobody, indices), catalogue, seen, TILE_USERS, TILE_ITEMS)
+        states_ND = _finite_states(scorer, catalogue, nobody, indices)
+        if few_users.serves(len(states_ND), top_k, catalogue):
+            found_NK = few_users.best_of_few(states_ND, catalogue, seen, top_k, precision)
+            return _lists(found_NK, states_ND, catalogue, choice)
+        tiles = Tiles(states_ND, catalogue, seen, TILE_USERS, TILE_ITEMS)
         best = BestItems(tiles, top_k)
         rough = RoughScores(tiles) if precision == "bf16" else None
         for users, items in tiles:

@@ -94,12 +94,14 @@ class EncoderScorer:
     def without_dropout(self) -> Iterator[None]:
         """Evaluation mode inside the block. Where several threads ask for states, one block encloses them all: the mode
         is the module's, and the first thread to leave a block of its own would switch it back under the others."""
-        was_training = self._module.training
+        if not self._module.training:  # to walk through its parts takes as long as to read a history
+            yield
+            return
         self._module.eval()
         try:
             yield
         finally:
-            self._module.train(was_training)
+            self._module.train()
 
     def scores(self, states: Tensor, start: int, stop: int) -> Tensor:
         """fp32 [B, stop - start]."""

@@ -42,6 +42,8 @@ ITEMS, K, HISTORIES = 334_060, 10, 200
 MODEL = SASRecConfig(hidden_dim=64, num_blocks=2, num_heads=1, max_length=50)
 CLIENTS, DAMAGED_CLIENTS, P99_TARGET_MS, SLOW_MS = (1, 8, 64), 8, 25, 1000
 WARM_UP_S = 10
+PROXIES = {"ray": {}, "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
+"""Who hands requests to a replica → what the service's environment holds."""
 LOCUST = Environment("locust", "locust==2.47.0", (("locust==2.47.0",),))
 
 
@@ -59,9 +61,10 @@ def main() -> None:
     locust = made(LOCUST, asked.folder / "environments")
     first, second = (write_model(asked.folder / name, asked.items, name, seed) for seed, name in enumerate(("a", "b")))
     questions = write_questions(asked.folder, (first, second), asked.items)
-    for clients in CLIENTS:
-        ledger.run(f"clients-{clients}", partial(of_clients, clients, asked, locust, first, questions))
-        _write(ledger)
+    for proxy in PROXIES:
+        for clients in CLIENTS:
+            ledger.run(f"{proxy}-{clients}", partial(of_clients, clients, proxy, asked, locust, first, questions))
+            _write(ledger)
     ledger.run("damage", partial(of_damage, asked, locust, questions))
     _write(ledger)
 
@@ -86,7 +89,7 @@ def write_questions(folder: Path, models: tuple[Path, ...], items: int) -> Path:
 
 
 @contextlib.contextmanager
-def service(model: Path, *overrides: str) -> Iterator[tuple[str, psutil.Process]]:
+def service(model: Path, *overrides: str, proxy: str = "ray") -> Iterator[tuple[str, psutil.Process]]:
     """`mentorec serve` in a process of its own: its address, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -94,7 +97,8 @@ def service(model: Path, *overrides: str) -> Iterator[tuple[str, psutil.Process]
     url = f"http://127.0.0.1:{port}"
     log = model.parent / "service.log"
     with log.open("w") as out, subprocess.Popen(command("serve", str(model), f"port={port}", *overrides), cwd=ROOT,
-                                                stdout=out, stderr=out) as process:
+                                                env={**os.environ, **PROXIES[proxy]}, stdout=out, stderr=out
+                                                ) as process:
         try:
             deadline = time.monotonic() + 300
             while True:
@@ -136,13 +140,15 @@ def asked_by(clients: int, seconds: int, locust: Path, url: str, questions: Path
                 found["last_request_timestamp"] - found["start_time"]))}
 
 
-def of_clients(clients: int, asked: argparse.Namespace, locust: Path, model: Path, questions: Path) -> dict[str, Any]:
+def of_clients(clients: int, proxy: str, asked: argparse.Namespace, locust: Path, model: Path, questions: Path
+               ) -> dict[str, Any]:
     """One replica, some seconds of warm-up, then the measurement."""
-    with service(model) as (url, top):
+    with service(model, proxy=proxy) as (url, top):
         asked_by(clients, WARM_UP_S, locust, url, questions)
         found = asked_by(clients, asked.seconds, locust, url, questions)
         memory = [each.memory_info().rss for each in replicas(top)]
-    return {"items": asked.items, "clients": clients, **found, "replica_gib": [round(rss / 2**30, 2) for rss in memory]}
+    return {"items": asked.items, "proxy": proxy, "clients": clients, **found,
+            "replica_gib": [round(rss / 2**30, 2) for rss in memory]}
 
 
 def of_damage(asked: argparse.Namespace, locust: Path, questions: Path) -> dict[str, Any]:
@@ -197,19 +203,23 @@ def malformed(url: str, bodies: int) -> dict[str, int]:
 
 def _write(ledger: Ledger) -> None:
     found = ledger.figures()
-    by_clients: list[Mapping[str, Any]] = [found[f"clients-{n}"] for n in CLIENTS if f"clients-{n}" in found]
+    names = [f"{proxy}-{clients}" for proxy in PROXIES for clients in CLIENTS]
+    by_clients: list[Mapping[str, Any]] = [found[name] for name in names if name in found]
     text = f"""## The service
 
 `mentorec serve` of an untrained SASRec (width 64, two blocks) over {by_clients[0]['items']:,} items, one replica,
-lists of {K}; locust's clients on the same cores. Every list was compared with the one that `load` gives.
+lists of {K}; locust's clients on the same cores. Every list was compared with the one that `load` gives. The proxy is
+Ray Serve's own, or HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`), which Ray brings.
 
-""" + table(("clients", "requests/s", "p50, ms", "p99, ms", "longest, ms", "failed or wrong", "replica, GiB"), [
-        (row["clients"], row["requests_per_second"], row["p50_ms"], row["p99_ms"], row["longest_ms"],
+""" + table(
+        ("proxy", "clients", "requests/s", "p50, ms", "p99, ms", "longest, ms", "failed or wrong", "replica, GiB"), [
+        (row["proxy"], row["clients"], row["requests_per_second"], row["p50_ms"], row["p99_ms"], row["longest_ms"],
          sum(row["failures"].values()), ", ".join(map(str, row["replica_gib"]))) for row in by_clients])
-    at_8 = found.get("clients-8")
-    if at_8:
-        text += (f"\n\n- p99 at 8 clients: {at_8['p99_ms']:.0f} ms (target {P99_TARGET_MS}): "
-                 f"{verdict(at_8['p99_ms'] <= P99_TARGET_MS)}")
+    text += "\n"
+    for proxy in PROXIES:
+        if at_8 := found.get(f"{proxy}-8"):
+            text += (f"\n- p99 at 8 clients, {proxy}: {at_8['p99_ms']:.0f} ms (target {P99_TARGET_MS}): "
+                     f"{verdict(at_8['p99_ms'] <= P99_TARGET_MS)}")
     damage = found.get("damage")
     if damage:
         failed = "; ".join(f"{kind}: {count}" for kind, count in damage["failures"].items()) or "none"

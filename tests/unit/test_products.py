@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configs.errors import DataError, TrainingError
-from models import products, ranking
+from models import few_users, products, ranking
 from models.config import SASRecConfig
 from models.ordering import tie_order
 from models.products import Catalogue, ItemsAhead, Seen, Tiles, exact_scores
@@ -69,6 +69,28 @@ def test_recommended_lists_equal_a_full_sort(precision: str, num_items: int, twi
         unseen = [item for item in everything if item not in set(history.tolist())]
         assert found[row].tolist() == (unseen + [0] * k)[:k]
         assert everyone[row].tolist() == everything[:k]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("scores_at_once", [1, 1 << 14, 1 << 24])
+@pytest.mark.parametrize("change", ["none", "lengths", "negative", "twins"])
+def test_a_few_users_get_the_lists_that_many_get(precision: str, scores_at_once: int, change: str,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, cases, k = scorer_of(5001, twins=400 if change == "twins" else 0), cases_of(50, 5001), 12
+    if change == "lengths":
+        scorer.items_VD = scorer.items_VD * torch.logspace(-3, 2, 5001)[torch.randperm(5001), None]
+    if change == "negative":  # every score of every user
+        away_D = scorer.states(cases.histories, np.arange(50)).mean(0)
+        scorer.items_VD = scorer.items_VD - 1000 * away_D
+    best_of_few, blocks = few_users.best_of_few, []
+    monkeypatch.setattr(few_users, "_SCORES", scores_at_once)
+    monkeypatch.setattr(few_users, "best_of_few", lambda *given: blocks.append(1) or best_of_few(*given))
+    few = recommend(scorer, cases.histories, k, precision=precision)  # type: ignore[arg-type]
+    monkeypatch.setattr(few_users, "FEW_USERS", 0)
+    many = recommend(scorer, cases.histories, k)
+    assert blocks == [1]
+    assert few.items_NK.tolist() == many.items_NK.tolist() and few.scores_NK.tolist() == many.scores_NK.tolist()
+    assert change != "negative" or few.scores_NK.max() < 0
 
 
 def test_scores_that_fp32_cannot_tell_apart_are_told_apart() -> None:
