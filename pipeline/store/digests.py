@@ -47,23 +47,34 @@ class DigestCache:
 
     def file(self, path: Path) -> str:
         """The digest of a file, read again only when the filesystem says that it changed."""
-        state = _state(path)
-        if state in self._known:
-            return self._known[state]
-        digest = digest_file(path)
-        changed_ns = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-        if _state(path) == state and time.time_ns() - changed_ns > _SETTLED_NS:
-            self._remember(state, digest)
+        digest, new = self._digest(path)
+        if new:
+            self._save(new)
         return digest
 
     def folder(self, path: Path) -> str:
         """The digest of a folder: of its files' relative names and bytes, hidden files left out."""
         hasher = hashlib.blake2b(digest_size=16)
         inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        new: dict[str, str] = {}
         for name in inside:
             if not any(part.startswith(".") for part in name.parts):
-                hasher.update(f"{name.as_posix()}\0{self.file(path / name)}\n".encode())
+                digest, found = self._digest(path / name)
+                new |= found
+                hasher.update(f"{name.as_posix()}\0{digest}\n".encode())
+        if new:
+            self._save(new)
         return hasher.hexdigest()
+
+    def _digest(self, path: Path) -> tuple[str, dict[str, str]]:
+        """A file's digest, and what is to be remembered of it."""
+        state = _state(path)
+        if state in self._known:
+            return self._known[state], {}
+        digest = digest_file(path)
+        changed_ns = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+        settled = _state(path) == state and time.time_ns() - changed_ns > _SETTLED_NS
+        return digest, {state: digest} if settled else {}
 
     def _load(self) -> dict[str, str]:
         if self._storage is None or not self._storage.exists(CACHE_FILE):
@@ -74,12 +85,16 @@ class DigestCache:
             return {}  # a cache: what it held is computed again
         return {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
 
-    def _remember(self, state: str, digest: str) -> None:
-        path = state.rsplit("|", 4)[0]
+    def _save(self, new: dict[str, str]) -> None:
+        paths = {_path(state) for state in new}
         known: dict[str, Any] = {**self._load(), **self._known}
-        self._known = {k: v for k, v in known.items() if k.rsplit("|", 4)[0] != path} | {state: digest}
+        self._known = {state: digest for state, digest in known.items() if _path(state) not in paths} | new
         if self._storage is not None:
             self._storage.write_json(CACHE_FILE, self._known)
+
+
+def _path(state: str) -> str:
+    return state.rsplit("|", 4)[0]
 
 
 def _state(path: Path) -> str:

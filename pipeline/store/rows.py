@@ -39,7 +39,8 @@ def checkpoint_of(folder: str) -> str:
 
 def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: int, folder: str = RAW
                  ) -> Iterator[pa.Table]:
-    """The mapped rows in id order, ``part_rows`` at a time; one part is in memory at once.
+    """The mapped rows in id order, ``part_rows`` at a time; one part is in memory at once, read from those blocks alone
+    that may hold some of it.
 
     What comes out depends on ``ids`` and the rows alone, never on blocks, actors or interruptions.
 
@@ -51,10 +52,14 @@ def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: i
         ArtifactError: an id is missing, stands twice, or is none of ``ids``.
     """
     dataset = pads.dataset(out.path(folder), format="parquet", filesystem=out.storage.filesystem)
+    blocks = list(dataset.get_fragments())
+    first_F, last_F = _reach(blocks, id_column)
     for start in range(0, len(ids), part_rows):
         expected = ids[start:start + part_rows]
         id_field = pads.field(id_column)
-        part = dataset.to_table(filter=(id_field >= int(expected[0])) & (id_field <= int(expected[-1])))
+        near = [blocks[i] for i in np.flatnonzero((first_F <= expected[-1]) & (last_F >= expected[0]))]
+        part = pads.FileSystemDataset(near, dataset.schema, dataset.format, dataset.filesystem).to_table(
+            filter=(id_field >= int(expected[0])) & (id_field <= int(expected[-1])))
         part = part.sort_by(id_column).combine_chunks()
         found = part[id_column].to_numpy()
         if not np.array_equal(found, expected):
@@ -65,6 +70,19 @@ def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: i
                 f"{missing[:3].tolist()}, {len(again)} twice {again[:3].tolist()}; delete the folder {out.folder} and "
                 "run again")
         yield part
+
+
+def _reach(blocks: list[pads.ParquetFileFragment], id_column: str) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest id of each block, from its footer; of one that does not tell, all ids."""
+    most = np.iinfo(np.int64)
+    first_F, last_F = np.full(len(blocks), most.max), np.full(len(blocks), most.min)
+    for place, block in enumerate(blocks):
+        for group in block.row_groups:
+            if group.num_rows:
+                told = (group.statistics or {}).get(id_column) or {"min": most.min, "max": most.max}
+                first_F[place] = min(first_F[place], told["min"])
+                last_F[place] = max(last_F[place], told["max"])
+    return first_F, last_F
 
 
 def remove_work(out: ArtifactDir) -> None:

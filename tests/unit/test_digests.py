@@ -111,6 +111,20 @@ def test_folder_digest_depends_on_names_and_bytes_but_not_on_hidden_files(tmp_pa
     assert DigestCache().folder(tmp_path) != first
 
 
+def test_a_folder_is_remembered_by_one_write(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    written, write = [], Storage.write_json
+    monkeypatch.setattr(Storage, "write_json", lambda *given: written.append(given[1]) or write(*given))
+    for number in range(20):
+        write_settled(model / f"part-{number}", b"%d" % number)
+    first = DigestCache(storage).folder(model)
+    seen = reads(monkeypatch)
+    assert DigestCache(storage).folder(model) == first
+    assert (written, seen) == ([CACHE_FILE], [])
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing: cannot be read \(No such file"):
         DigestCache().file(tmp_path / "nothing")

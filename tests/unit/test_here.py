@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.config import ActorExecution
@@ -51,6 +53,26 @@ def run(out: ArtifactDir, only: np.ndarray | None = None, block_rows: int = 7, *
 
 def found(out: ArtifactDir, ids: np.ndarray) -> pa.Table:
     return pa.concat_tables(rows.sorted_parts(out, "id", ids, 20))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["", "blocks do not tell"])
+def test_a_part_is_read_from_the_blocks_that_hold_it(out: ArtifactDir, monkeypatch: pytest.MonkeyPatch, told: bool
+                                                     ) -> None:
+    """Here a block holds ten ids in a row, but for one that both parts need, and one that is empty."""
+    blocks = {"c": [*range(10)], "b": [*range(10, 19)], "a": [19, *range(25, 40)], "d": [*range(20, 25)], "e": []}
+    folder = Path(out.path(rows.RAW))
+    folder.mkdir(parents=True)
+    for name, ids in blocks.items():
+        pq.write_table(pa.table({"id": pa.array(ids, pa.int64())}), folder / f"{name}.parquet", write_statistics=told)
+    read, dataset = [], rows.pads.FileSystemDataset
+
+    def spy(blocks: list[Any], *rest: Any) -> Any:
+        read.append("".join(sorted(Path(block.path).stem for block in blocks)))
+        return dataset(blocks, *rest)
+
+    monkeypatch.setattr(rows.pads, "FileSystemDataset", spy)
+    assert found(out, np.arange(40))["id"].to_pylist() == list(range(40))
+    assert read == (["abc", "ad"] if told else ["abcd", "abcd"])
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 1000])
