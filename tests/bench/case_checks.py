@@ -156,8 +156,8 @@ CHECKS: Final[dict[str, Check]] = {
     "42-storage-variable": Check(0, (), (_ERROR, r"\$SCRATCH"), ("scratch/results/artifacts/prepare/*/manifest.json",),
                                  left_open="an undefined variable (tests/unit/test_storage.py)"),
     "43-disk-full": Check(2, (
-        rf"{_ERROR}\$OUT/small.* the disk is full \([\d.]+ of 3 MiB free\)",
-        rf"{_ERROR}\$OUT/small.* the disk is full \([\d.]+ of 6 MiB free\)"), (rf"{_ERROR}(?!\$OUT/small)",),
+        rf"{_ERROR}\$OUT/small.* the disk is full \([\d.]+ of 3\.0 MiB free\)",
+        rf"{_ERROR}\$OUT/small.* the disk is full \([\d.]+ of 6\.0 MiB free\)"), (rf"{_ERROR}(?!\$OUT/small)",),
         left_open="every stage, and the same command with room (tests/faults/test_small_disk.py)"),
     "44-ascii-stdout": Check(0, (r"^prepare  built ", r"^prepare  reused ", r"^\?{7}  \?{5}"), (_ERROR,),
                              _built("prepare")),

@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="*", help="pattern of group/case")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per case")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds per case")
     parser.add_argument("--again", action="store_true", help="run also what was run")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
