@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cluster.faults import cause
 from configs.errors import ArtifactError, DataError, StorageError, TrainingError
 from pipeline.store.digests import digest_file
+from pipeline.store.tensors import save_file
 
 STATE = "state.json"
 DIGESTS = "digests.json"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from configs.errors import ArtifactError
@@ -21,6 +21,7 @@ from models.config import ModelConfig
 from models.students import build_encoder
 from pipeline.store.artifacts import digest_ids
 from pipeline.store.columns import ITEM_ID
+from pipeline.store.tensors import save_file
 
 WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
 TRAINING_ONLY = ("dropout", "mask_probability")

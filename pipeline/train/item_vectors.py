@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from configs.errors import DataError
 from pipeline.store.arrow import numbers
 from pipeline.store.columns import ITEM_IDX, VECTOR
+from pipeline.store.tensors import save_file
 from pipeline.train.config import TextControl
 from pipeline.train.seeds import Stream, generator
 from pipeline.work.shuffle import derangement, noise_like

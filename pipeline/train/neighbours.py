@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from configs.errors import DataError, illegal
 from pipeline.reduce.neighbors import nearest, unit_rows
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.columns import USER_IDX
+from pipeline.store.tensors import save_file
 from pipeline.train.targets import Targets
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from models.profile_reader import ProfileReader
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.columns import USER_IDX
+from pipeline.store.tensors import save_file
 from pipeline.train.targets import Targets
 
 READER = "profile_reader.safetensors"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
@@ -23,6 +22,7 @@ from models.students import build_encoder
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.store.tensors import save_file
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.collaborative import TrainingMatrix
