@@ -1,4 +1,4 @@
-"""`python -m tests.bench.fresh`: minutes of set-up, `make test` and `make demo` from a fresh clone of the last commit.
+"""`python -m tests.bench.fresh`: minutes of set-up, `make test`, `make demo` and `make demo-llm` from a fresh clone of the last commit.
 
 Every step's output is kept beside the clone, in ``--folder``. Writes ``docs/results/fresh-clone.{json,md}``.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from tests.bench.pages import RESULTS, table, write_page
 from tests.tools import ROOT
 
-STEPS = ("setup-llm", "test", "demo")
+STEPS = ("setup-llm", "test", "demo", "demo-llm")
 _COUNTS = re.compile(r"=+ (.*\b(?:passed|failed)\b.*) in ")
 
 
