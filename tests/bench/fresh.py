@@ -1,4 +1,4 @@
-"""`python -m tests.bench.fresh`: minutes of set-up, `make test`, `make demo` and `make demo-llm` from a fresh clone of the last commit.
+"""`python -m tests.bench.fresh`: minutes of set-up, `make test` and the demos from a fresh clone of the last commit.
 
 Every step's output is kept beside the clone, in ``--folder``. Writes ``docs/results/fresh-clone.{json,md}``.
 """
