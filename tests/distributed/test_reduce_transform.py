@@ -18,7 +18,6 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
 from tests.unit.test_reduce import encoded, targets
 
-pytestmark = pytest.mark.slow
 UMAP = UMAPReducer(components=3, neighbors=8, epochs=60, backend="umap-learn")
 
 

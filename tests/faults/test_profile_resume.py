@@ -21,7 +21,6 @@ from pipeline.store.columns import USER_IDX
 from tests.faults.profile_driver import CONFIG, USERS
 from tests.texts import make_text_prepared
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 IN_FLIGHT = 2 * 10 + 4 * 10
 """Rows that may be written about and not yet saved: a batch per actor, and blocks waiting to be written."""

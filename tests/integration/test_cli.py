@@ -230,7 +230,9 @@ def test_a_stage_that_is_no_part_of_the_run_is_named(tiny_config: Path) -> None:
     (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_ends_a_command_in_one_line(tiny_config: Path, sent: signal.Signals, code: int, said: str) -> None:
     command = [sys.executable, "-m", "pipeline", "train", "-c", str(tiny_config), "train.epochs=5000", "arms=[plain]"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored, where a shell began us behind it
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 240
         while not list((tiny_config.parent / "storage").glob("artifacts/train/*/attempts/*/metrics.jsonl")):
@@ -242,9 +244,9 @@ def test_a_signal_ends_a_command_in_one_line(tiny_config: Path, sent: signal.Sig
     finally:
         process.kill()
     assert process.returncode == code, stderr
-    *before, last = stderr.splitlines()
+    *earlier, last = stderr.splitlines()
     assert last == f"{said}; the same command goes on"
-    assert strays("\n".join(before)) == []
+    assert strays("\n".join(earlier)) == []
 
 
 def test_a_dry_run_of_what_cannot_run_says_so_alone(tiny_config: Path) -> None:
