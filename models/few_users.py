@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.best import put_best
-from models.products import BF16_ROUNDING, Catalogue, Seen, fp32_rounding
+from models.products import BF16_ERROR, Catalogue, Seen, fp32_error
 
 FEW_USERS = 64
 """From more users on, tiles are faster."""
@@ -62,9 +62,7 @@ def _rough_scores(states_BD: torch.Tensor, catalogue: Catalogue, precision: str)
 
 def _error(width: int, precision: str) -> float:
     """How far a rough score may be from the exact one, for vectors of length 1."""
-    if precision == "bf16":  # of both factors and the result, and of the sum in fp32
-        return 1.05 * BF16_ROUNDING * 1.5
-    return 2 * (width + 2) * fp32_rounding()
+    return 1.5 * BF16_ERROR if precision == "bf16" else fp32_error(width)  # the result is rounded to bf16 once more
 
 
 def _candidates(rough_BV: torch.Tensor, slack_B: torch.Tensor, catalogue: Catalogue, top_k: int

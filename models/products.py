@@ -29,6 +29,8 @@ _EXACT_PAIRS = 1 << 16
 """Pairs whose exact scores are made at once."""
 FP32_ROUNDING, BF16_ROUNDING = 2.0**-24, 2.0**-8
 """Of one operation in fp32; of both factors of a product in bf16."""
+BF16_ERROR = 1.05 * BF16_ROUNDING
+"""How far a product of two vectors of length 1 may be off where both are rounded to bf16 and sums are fp32."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class Tiles:
         self.users, self.items = tile_users, min(tile_items, MAX_ITEMS, len(catalogue))
         self._scores = torch.empty(self.users * self.items)
         norms_N = torch.linalg.vector_norm(states_ND, dim=1).double().numpy()
-        # A sum of D products in any order, fused or not (Higham, Accuracy and Stability, §3.1), with room to spare.
-        self._slack_N = 2 * (states_ND.shape[1] + 2) * fp32_rounding() * norms_N
+        self._slack_N = fp32_error(states_ND.shape[1]) * norms_N
         place_P = seen.columns_P // self.items * len(states_ND) + seen.rows_P
         order_P = np.argsort(place_P, kind="stable")
         self._place_P, self._rows_P, self._columns_P = place_P[order_P], seen.rows_P[order_P], seen.columns_P[order_P]
@@ -235,6 +236,8 @@ def _above(values: np.ndarray) -> np.ndarray:
     return np.nextafter(values.astype(np.float32), np.float32(np.inf))
 
 
-def fp32_rounding() -> float:
-    """Of one operation in an fp32 product, as torch is set."""
-    return FP32_ROUNDING if torch.get_float32_matmul_precision() == "highest" else BF16_ROUNDING
+def fp32_error(width: int) -> float:
+    """How far an fp32 product of vectors of this width and length 1 may be off, as torch is set."""
+    rounding = FP32_ROUNDING if torch.get_float32_matmul_precision() == "highest" else BF16_ROUNDING
+    # A sum of D products in any order, fused or not (Higham, Accuracy and Stability, §3.1), with room to spare.
+    return 2 * (width + 2) * rounding

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.products import BF16_ROUNDING, Tiles
+from models.products import BF16_ERROR, Tiles
 
 _LANES = 32
 """bf16 matrix units take inner sizes in multiples of this."""
@@ -34,7 +34,7 @@ class RoughScores:
         self._scores = torch.empty(tiles.users * tiles.items, dtype=torch.bfloat16)
         self._passes = np.empty(tiles.users * tiles.items, np.bool_)
         norms_N = torch.linalg.vector_norm(tiles.states_ND, dim=1).numpy()
-        self._slack_N = 1.05 * BF16_ROUNDING * norms_N
+        self._slack_N = BF16_ERROR * norms_N
 
     def above(self, bars_B: np.ndarray, users: slice, items: slice) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the tile that may hold a score above the row's bar: all that do, and some more."""

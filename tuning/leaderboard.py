@@ -38,6 +38,10 @@ def reason(error: BaseException) -> str:
     """Why a trial failed, in one line."""
     known = ours(error)
     text = str(known) if known is not None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return _line(text)
+
+
+def _line(text: str) -> str:
     return shorten(" ".join(text.split()), _REASON_WIDTH)
 
 
@@ -112,8 +116,9 @@ def _reason_in_file(trial: Any) -> str:
     file = trial.error_file
     if file is None or not Path(file).is_file():
         return "see its folder"
-    raised = _RAISED.split(Path(file).read_text(encoding="utf-8", errors="replace"))[-1]
-    return shorten(" ".join(raised.split()), _REASON_WIDTH)
+    latest = Path(file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2].strip()
+    before, *words = _RAISED.split(latest)
+    return _line(words[-1] if words else before.rpartition("\n")[2]) or "see its folder"
 
 
 def watch(told: TrialLines) -> Any:

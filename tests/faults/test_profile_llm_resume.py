@@ -171,7 +171,7 @@ def test_a_killed_vllm_engine_is_replaced_and_a_killed_driver_goes_on(tmp_path: 
     process.kill()
     process.wait()
     process.stderr.close()  # type: ignore[union-attr]
-    _, alive = psutil.wait_procs([engine], timeout=180)
+    _, alive = psutil.wait_procs([engine], timeout=60)
     assert not alive, "the engine ends with its driver"
     before = saved(storage)
     assert before < USERS

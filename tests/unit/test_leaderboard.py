@@ -71,6 +71,17 @@ def trial(name: str, status: str, best: float | None = None, error: Path | None 
                            error_file=error and str(error))
 
 
+@pytest.mark.parametrize(("latest", "told"), [("AssertionError\n", "AssertionError"), ("", "see its folder")])
+def test_an_error_without_words_is_told_by_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path, latest: str,
+                                                    told: str) -> None:
+    file = tmp_path / "error.txt"
+    file.write_text(f"Failure # 1 (earlier)\nValueError: old\nFailure # {latest and '2 (later)'}\n{latest}")
+    each = TrialLines(1, "ndcg@10")
+    each.look([trial("a", "RUNNING")])
+    each.look([trial("a", "ERROR", error=file)])
+    assert capsys.readouterr().err == f"tune: trial 1 of 1 failed (train.alpha=0.3): {told}\n"
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: bool
                                                      ) -> None:

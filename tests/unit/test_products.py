@@ -78,7 +78,8 @@ def test_a_few_users_get_the_lists_that_many_get(precision: str, scores_at_once:
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, cases, k = scorer_of(5001, twins=400 if change == "twins" else 0), cases_of(50, 5001), 12
     if change == "lengths":
-        scorer.items_VD = scorer.items_VD * torch.logspace(-3, 2, 5001)[torch.randperm(5001), None]
+        order_V = torch.randperm(5001, generator=torch.Generator().manual_seed(0))
+        scorer.items_VD = scorer.items_VD * torch.logspace(-3, 2, 5001)[order_V, None]
     if change == "negative":  # every score of every user
         away_D = scorer.states(cases.histories, np.arange(50)).mean(0)
         scorer.items_VD = scorer.items_VD - 1000 * away_D
