@@ -29,7 +29,7 @@ from tests.scripted_llm import GOOD, GOOD_RECORD, Faulty, ReceivedRequest, Reply
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_tokenizer
 
-pytestmark = [pytest.mark.llm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.llm, pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = ActorExecution(actors=0, batch_rows=20, block_rows=20)
 ON_RAY = ActorExecution(actors=1, num_cpus=0.5, batch_rows=20, block_rows=20)
 

@@ -29,7 +29,7 @@ from tests.tiny_llm import make_model
 from tests.tools import strays
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
-pytestmark = [pytest.mark.llm, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.llm, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=30, block_rows=30)
 HERE = ActorExecution(actors=0, batch_rows=30, block_rows=30)
 ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",

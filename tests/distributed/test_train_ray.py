@@ -21,7 +21,7 @@ from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
 from pipeline.train.keys import key
 from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 """Starting a worker group takes seconds on a quiet machine and minutes on a busy one."""
 ENDED_S = 60.0
 """All workers have ended so soon after one raised: seconds on a quiet machine."""

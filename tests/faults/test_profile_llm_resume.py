@@ -27,7 +27,7 @@ from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer
 
-pytestmark = pytest.mark.llm
+pytestmark = [pytest.mark.llm, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 USERS = 120
 ACTORS = ActorExecution(actors=1, num_cpus=0.5, batch_rows=60, block_rows=60)

@@ -15,7 +15,8 @@ from tests.small_disk import CAUSE, NO_FILES, PARTS, READ_ONLY, Obstacle, Outcom
 from tests.tiny_llm import make_tokenizer
 from tests.tools import ON_RAY, TINY
 
-pytestmark = pytest.mark.skipif(not can_mount(), reason="this user may not mount a tmpfs in a namespace of its own")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    not can_mount(), reason="this user may not mount a tmpfs in a namespace of its own")]
 SMALL = TINY.replace("users: 120", "users: 40")
 NO_ROOM, LITTLE, MORE = Obstacle("full", 0), Obstacle("full", 12), Obstacle("full", 24)
 MET: dict[str, tuple[Obstacle, ...]] = {
