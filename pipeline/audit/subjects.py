@@ -18,6 +18,7 @@ from pipeline.evaluate.baselines import Popularity
 from pipeline.evaluate.histories import weighted_histories
 from pipeline.reduce.neighbors import unit_rows
 from pipeline.reduce.vectors import VectorTable
+from pipeline.work.ascending import places
 from pipeline.work.shuffle import derangement
 
 PROFILE, SHUFFLED, HISTORY, POPULARITY, CHANCE = "profile", "shuffled", "history", "popularity", "chance"
@@ -115,8 +116,7 @@ class AuditInputs:
         angles = len(self.profiles.angles)
         known = self.profiles.owners_N * angles + self.profiles.angle_N
         wanted = users[:, None] * angles + np.arange(angles)
-        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        return np.where(known[place] == wanted, place, -1)
+        return places(known, wanted)
 
     def _cosine(self, users_BE: np.ndarray) -> Cosine:
         return Cosine(torch.from_numpy(unit_rows(users_BE).astype(np.float32)),

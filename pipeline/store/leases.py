@@ -28,6 +28,8 @@ SETTLE_S = 1.0
 _POLL_S = 0.5
 _BEATS = 6
 """Heartbeats within the time after which a silent holder counts as dead."""
+_MOST_S = 10.0
+"""Most seconds between heartbeats, which also carry the news of the work."""
 
 
 class LeaseTaken(ArtifactError):
@@ -44,9 +46,16 @@ class Lease:
 
     def __init__(self, storage: Storage, path: str, record: dict[str, Any]) -> None:
         self._storage, self._path, self._record = storage, path, record
+        self.news: Callable[[], str | None] = lambda: None
+        """How far the work is, for whoever reads the lease; asked at each heartbeat, in a thread of its own."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """What tells this holding of the lease from every other."""
+        return str(self._record["token"])
 
     def release(self) -> None:
         """Give it back; harmless when it is not held any more."""
@@ -67,11 +76,12 @@ class Lease:
         return found is not None and found.get("token") != self._record["token"]
 
     def _renew(self) -> None:
-        while not self._over.wait(self._storage.lease_timeout_s / _BEATS):
+        while not self._over.wait(min(self._storage.lease_timeout_s / _BEATS, _MOST_S)):
+            beat = {"beat": time.time(), "news": self.news()}
             try:
                 with _alone(self._storage, self._path):
                     if self.held():
-                        self._storage.write_json(self._path, self._record | {"beat": time.time()})
+                        self._storage.write_json(self._path, self._record | beat)
             except StorageError:
                 continue  # a full disk or a silent store: the work itself will say so, and the next beat may pass
 

@@ -20,6 +20,7 @@ from pipeline.store.arrow import numbers, one_array, open_arrow, write_arrow
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.config import Arm
 from pipeline.train.seeds import Stream, generator
+from pipeline.work.ascending import places
 from pipeline.work.shuffle import derangement, noise_like
 
 if TYPE_CHECKING:
@@ -102,10 +103,9 @@ class Targets:
         users_R = numbers(table[USER_IDX])
         vectors, present = table[VECTOR].chunk(0), table[PRESENT].chunk(0)
         num_angles = present.type.list_size
-        place_N = np.minimum(np.searchsorted(users_R, users_N), len(users_R) - 1)
         return cls(numbers(vectors.values).reshape(len(users_R), num_angles, -1),
                    numbers(present.values).reshape(len(users_R), num_angles).view(np.bool_),
-                   np.where(users_R[place_N] == users_N, place_N, -1))
+                   places(users_R, users_N))
 
     def mean_RP(self) -> np.ndarray:
         """fp32, each profiled user's own vectors averaged over the angles that there are."""

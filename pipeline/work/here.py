@@ -13,6 +13,7 @@ from cluster.config import ActorExecution
 from cluster.storage import Storage
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import checkpoint_of, rows_of
+from pipeline.work.ascending import held
 from pipeline.work.progress import Progress
 
 _OURS = "here-"
@@ -28,12 +29,13 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     names = out.storage.names(out.relative(saved))
     done = np.array([row for name in names for row in out.storage.read_table(
         out.relative(f"{saved}/{name}"), [id_column])[id_column].to_pylist()], np.int64)
+    done.sort()
     dataset = pads.dataset(storage.path(source), format="parquet", filesystem=storage.filesystem)
     wanted = None if only is None else pads.field(id_column).isin(pa.array(only))
     count, number = len(done), len(names)
     with Progress(label, num_rows, unit, done=count) as progress:
         for block in tables_of(dataset.to_batches(columns=columns, filter=wanted), execution.block_rows):
-            block = block.filter(pa.array(~np.isin(block[id_column].to_numpy(), done)))
+            block = block.filter(pa.array(~held(done, block[id_column].to_numpy())))
             if not block.num_rows:
                 continue
             mapped = []

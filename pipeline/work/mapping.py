@@ -18,6 +18,7 @@ from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
+from pipeline.work.ascending import held
 from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import Progress
@@ -148,9 +149,7 @@ def _among(batch: pa.Table, ids_ref: Any, id_column: str, kept: bool) -> pa.Tabl
     """The rows whose ids are in the ascending array behind ``ids_ref``, or those that are not."""
     import ray
 
-    known, ids = ray.get(ids_ref), batch[id_column].to_numpy()
-    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return batch.filter(pa.array((known[place] == ids) == kept))
+    return batch.filter(pa.array(held(ray.get(ids_ref), batch[id_column].to_numpy()) == kept))
 
 
 def _nothing_to_filter() -> type[Any]:

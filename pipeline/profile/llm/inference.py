@@ -19,6 +19,7 @@ from pipeline.profile.llm.requests import REQUEST
 from pipeline.profile.llm.unanswered import Unanswered
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
+from pipeline.work.ascending import held
 from pipeline.work.mapping import our_errors, quiet_context
 from pipeline.work.nodes import Resources, await_gpus
 from pipeline.work.progress import say
@@ -104,7 +105,7 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
     heads = np.concatenate([heads_of(out.storage.read_table(path, [REQUEST])[REQUEST].to_pylist())
                             for path in out.storage.files(out.relative(source))])
     done = np.union1d(heads[known.holds(heads)], failed)
-    total = int((~np.isin(heads, done)).sum())
+    total = int((~held(done, heads)).sum())
     marker = f"{folder}/asking.json"
     if out.storage.exists(out.relative(marker)):
         again = min(total, backend.in_flight)
@@ -119,7 +120,7 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
     try:
         with progress:
             saver = AnswerSaver(ledger, failures, out.attempt)
-            for saved in backend.answers(Unanswered(out, source, np.sort(done)), saver):
+            for saved in backend.answers(Unanswered(out, source, done), saver):
                 for row in saved.to_pylist():
                     progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
     finally:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from cluster.storage import Storage
 from pipeline.profile.llm.requests import REQUEST, Answer, Author
 from pipeline.store.arrow import open_arrow, write_arrow
+from pipeline.work.ascending import held
 
 FOLDER: Final = "ledger"
 TEXT: Final = "text"
@@ -181,11 +182,7 @@ class Index:
 
     def holds(self, heads_N: np.ndarray) -> np.ndarray:
         """bool [N]: which keys, given by their first halves, are answered."""
-        if not len(self):
-            return np.zeros(len(heads_N), bool)
-        place = np.minimum(np.searchsorted(self.head_K, heads_N), len(self) - 1)
-        found: np.ndarray = self.head_K[place] == heads_N
-        return found
+        return held(self.head_K, heads_N)
 
 
 class Lookup:

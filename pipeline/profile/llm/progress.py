@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.work.progress import duration, say
+from pipeline.work.progress import closed, duration, opened, say
 
 _FIRST_LINE_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 300.0
@@ -38,9 +38,11 @@ class AnswerProgress:
 
     def __enter__(self) -> AnswerProgress:
         self._thread.start()
+        opened(self.line)
         return self
 
     def __exit__(self, *_: object) -> None:
+        closed(self.line)
         self._over.set()
         self._thread.join()
 

@@ -20,6 +20,7 @@ from pipeline.profile.llm.requests import REQUEST
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.work.ascending import Met
 
 _PART_USERS = 5000
 
@@ -42,7 +43,7 @@ def split_pass(out: ArtifactDir, folder: str, users_N: np.ndarray, estimate: Est
     refusals: Counter[str] = Counter()
     refused_so_far: Counter[str] = Counter()
     pending: list[np.ndarray] = []
-    requests_met = _Distinct()
+    requests_met = Met(np.uint64)
     for place, part in enumerate(rows.sorted_parts(out, USER_IDX, users_N, _PART_USERS, rows.rows_of(folder))):
         wants = pc.greater(pc.list_value_length(part[WANTED]), 0)
         done, waiting = part.filter(pc.invert(wants)), part.filter(wants)
@@ -54,7 +55,8 @@ def split_pass(out: ArtifactDir, folder: str, users_N: np.ndarray, estimate: Est
             out.write_table(name, done.select([USER_IDX, ANGLE, PROFILE, REASON]))
         if waiting.num_rows:
             pending.append(waiting[USER_IDX].to_numpy())
-            requests = requests_met.new(_wanted(waiting))
+            wanted = _wanted(waiting)  # what several users want is asked once
+            requests = wanted.take(requests_met.new(heads_of(wanted[REQUEST].to_pylist())))
             out.write_table(f"{folder}/requests/part-{place:05d}.parquet", requests, row_group_size=500,
                             compression="zstd")
             estimate = estimate.plus(waiting, requests)
@@ -69,21 +71,3 @@ def _wanted(users: pa.Table) -> pa.Table:
     """The requests of users, one a row."""
     wanted = pc.list_flatten(users[WANTED]).combine_chunks()
     return pa.Table.from_arrays(wanted.flatten(), names=[field.name for field in wanted.type])
-
-
-class _Distinct:
-    """Requests that were met, by the first halves of their keys: what several users want is asked once."""
-
-    def __init__(self) -> None:
-        self._heads_K = np.zeros(0, np.uint64)
-
-    def __len__(self) -> int:
-        return len(self._heads_K)
-
-    def new(self, requests: pa.Table) -> pa.Table:
-        """The requests not met before, each once, in their order; they are met from now on."""
-        heads = heads_of(requests[REQUEST].to_pylist())
-        _, first = np.unique(heads, return_index=True)
-        first = np.sort(first[~np.isin(heads[first], self._heads_K)])
-        self._heads_K = np.union1d(self._heads_K, heads[first])
-        return requests.take(first)

@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from pipeline.profile.llm.ledger import heads_of
 from pipeline.profile.llm.requests import REQUEST
 from pipeline.store.artifacts import ArtifactDir
+from pipeline.work.ascending import held
 from pipeline.work.here import tables_of
 
 if TYPE_CHECKING:
@@ -59,4 +60,4 @@ def _without(batch: pa.Table, done_ref: Any) -> pa.Table:
 
 
 def _keep(batch: pa.Table, done: np.ndarray) -> pa.Table:
-    return batch.filter(pa.array(~np.isin(heads_of(batch[REQUEST].to_pylist()), done)))
+    return batch.filter(pa.array(~held(done, heads_of(batch[REQUEST].to_pylist()))))
