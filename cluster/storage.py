@@ -92,6 +92,11 @@ class Storage:
         infos = self._info(selector)
         return sorted(i.path.removeprefix(self.base + "/") for i in infos if i.type == pafs.FileType.File)
 
+    def size(self, relative: str) -> int:
+        """Bytes in all files below a folder; 0 where there is none."""
+        selector = pafs.FileSelector(self.path(relative), allow_not_found=True, recursive=True)
+        return sum(info.size or 0 for info in self._info(selector))
+
     def make_dir(self, relative: str) -> None:
         """Create a folder and its parents."""
         with self.writing(relative) as path:

@@ -18,6 +18,14 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.digests import DigestCache
 
+STEPS = "steps.json"
+"""In a run's folder: what its last command planned."""
+REPORTED = "report.json"
+"""In a run's folder: what its report was made from."""
+
+TRAINED = "trained"
+"""In a search's folder: a file for each `train` artifact of its trials, written before it is looked for or built."""
+
 
 @dataclass(frozen=True)
 class PlannedStep:

@@ -16,11 +16,12 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
 from pipeline.describe import shortage
-from pipeline.plan import PlannedStep, built_audit, plan, run_folder
+from pipeline.plan import REPORTED, STEPS, PlannedStep, built_audit, plan, run_folder
 from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
 from pipeline.store.artifacts import Artifact, ArtifactDir
+from pipeline.store.leases import Lease
 from pipeline.work.building import find_or_build
 from pipeline.work.progress import duration, say
 
@@ -55,9 +56,13 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     storage = Storage.from_config(config.storage)
     folder = run_folder(config)
     result = RunResult(folder)
-    with storage_errors(storage.base), _run_lock(storage, folder), contextlib.ExitStack() as ray_session:
+    with_report = before is None and until in (None, "report")
+    with storage_errors(storage.base), _run_lock(storage, folder) as lease, contextlib.ExitStack() as ray_session:
         planned = plan(config, storage, until, before)
         on_plan(planned)
+        storage.write_json(f"{folder}/{STEPS}", {
+            "token": lease.token, "report": with_report,
+            "steps": {item.label: item.key.fingerprint for item in planned}})
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
@@ -82,7 +87,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
             if references.get(item.label) != item.key.fingerprint:
                 references[item.label] = item.key.fingerprint
                 storage.write_json(f"{folder}/references.json", references)
-    if before is None and until in (None, "report"):
+    if with_report:
         result.metrics = _report(config, storage, result)
     return result
 
@@ -112,7 +117,7 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
              "version": report_keys.VERSION, "arms": {arm: config.control_for(arm) for arm in config.arms},
              "seeds": config.seeds}
     digest = hashlib.blake2b(json.dumps(basis, sort_keys=True).encode(), digest_size=8).hexdigest()
-    stamp = f"{result.folder}/report.json"
+    stamp = f"{result.folder}/{REPORTED}"
     if storage.exists(stamp) and storage.read_json(stamp)["basis"] == digest:
         result.reused.append("report")
         return dict(storage.read_json(f"{result.folder}/metrics.json"))
@@ -134,13 +139,13 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
 
 
 @contextlib.contextmanager
-def _run_lock(storage: Storage, folder: str) -> Iterator[None]:
+def _run_lock(storage: Storage, folder: str) -> Iterator[Lease]:
     """Refuse a second process at work on the same run; a dead owner's lock is taken over."""
     try:
         lease = leases.take(storage, f"{folder}/lock.json", folder)
     except leases.LeaseTaken as exc:
         raise ArtifactError(f"{exc}; or give this run another name (name=…)") from exc
     try:
-        yield
+        yield lease
     finally:
         lease.release()

@@ -87,7 +87,8 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         with connect(run_config.cluster):
             step = searched_step(run_config)
             built = run(run_config, before=step.label).artifacts
-            fixed = {"values": values, "storage": storage, "inputs": {label: built[label] for label in step.inputs}}
+            fixed = {"values": values, "storage": storage, "folder": folder,
+                     "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
         result = _conclude(config, values, run_config, storage, folder, rows)
         return _finish(config, result)

@@ -10,6 +10,7 @@ from cluster.storage import Storage
 from configs.files import merge
 from configs.loader import validate
 from pipeline.config import RunConfig
+from pipeline.plan import TRAINED
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.digests import DigestCache
@@ -45,7 +46,8 @@ def searched_step(config: RunConfig) -> TrainStep:
 def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is reported, not trained again.
 
-    ``fixed`` holds the base run's ``values``, the ``storage``, and the ``inputs`` of the searched step by label.
+    ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, and the ``inputs`` of the
+    searched step by label.
     """
     from ray import tune
 
@@ -53,6 +55,7 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     inputs: dict[str, Artifact] = fixed["inputs"]
     step = searched_step(trial_config(fixed["values"], chosen(given)))
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
+    storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
     metric = step.config.train.validation_metric
     best = -math.inf
 

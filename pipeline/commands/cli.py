@@ -7,7 +7,6 @@ Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight chec
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,22 +15,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.answering import commands as answering
 from pipeline.commands.ending import STOPPED, Terminated, terminable
+from pipeline.commands.looking import commands as looking
+from pipeline.commands.options import ConfigOption, DryRun, Overrides, Quiet, Record, Yes
 from pipeline.stages import STAGES
 from pipeline.work.cache_folders import fix_cache_folders
-
-ConfigOption = Annotated[
-    str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file, or the name of a shipped one.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings over the file's: train.alpha=0.6")]
-Record = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", file_okay=False,
-                              help="Also keep the figures there, with what they come from.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved configuration and the resource plan; do nothing.")]
-Yes = Annotated[
-    bool, typer.Option("--yes", help="Agree to a price above profile.max_cost_without_confirm.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only results and errors.")]
 
 app = typer.Typer(help="Teach a small sequential recommender what a text profile says about each user.",
                   rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -86,117 +75,8 @@ def _add_stage_commands() -> None:
 
 
 _add_stage_commands()
-
-
-@app.command()
-def describe(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
-             quiet: Quiet = False) -> None:
-    """Stages: resources, columns, keys, reuse."""
-    from pipeline.commands.invocation import open_run, print_lines
-
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
-    from pipeline.describe import describe as lines
-
-    print_lines(lines(run_config))
-
-
-@app.command()
-def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
-           ray: Annotated[bool, typer.Option("--ray", help="Also join or start Ray and run a task.")] = False,
-           as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """What is there, what is missing, what to do."""
-    from pipeline.commands.invocation import open_run
-
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
-    from cluster.doctor import examine, passed
-    from pipeline.work.text import table
-
-    checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray))
-    if as_json:
-        print(json.dumps([check.__dict__ for check in checks], indent=2))
-    else:
-        print(table(("check", "status", "found", "next step"),
-                    [(c.name, c.status, c.detail, c.next_step) for c in checks]))
-    if not passed(checks):
-        raise typer.Exit(1)
-
-
-@app.command()
-def show(kind: Annotated[str, typer.Argument(metavar="user|profile|item|artifact")],
-         what: Annotated[str, typer.Argument(metavar="ID|IDX|STAGE/FINGERPRINT")], overrides: Overrides = None,
-         config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
-         index: Annotated[bool, typer.Option("--index", help="Look up the internal index, not the raw id.")] = False,
-         ) -> None:
-    """A user, a profile, an item or an artifact of a run."""
-    from pipeline.commands.invocation import open_run, print_lines
-
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, nameless=kind == "artifact")
-    from pipeline.commands.show import show as lines
-
-    print_lines(lines(run_config, kind, what, index))
-
-
-@app.command()
-def recommend(output: Annotated[str, typer.Option(
-                  metavar="FILE", help="Path or URI that ends in .parquet or .jsonl; replaced when all is done.")],
-              overrides: Overrides = None, config: ConfigOption = None,
-              model: Annotated[Path | None, typer.Option(
-                  metavar="FOLDER", help="Exported model in place of a run's; goes with --sequences.")] = None,
-              sequences: Annotated[Path | None, typer.Option(
-                  metavar="FILE", help="New sequences: JSON lines or Parquet with items, user_id, timestamps.")] = None,
-              users: Annotated[str | None, typer.Option(metavar="FILE", help="User ids, one per line.")] = None,
-              user: Annotated[list[str] | None, typer.Option(metavar="ID", help="A user; may be repeated.")] = None,
-              dry_run: DryRun = False, quiet: Quiet = False) -> None:
-    """Lists for all users of a run, some of them, or new sequences."""
-    from pipeline.commands.invocation import open_run, print_lines
-
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="train", nameless=model is not None)
-    from pipeline.commands.recommend import recommend as lines
-
-    print_lines(lines(run_config, output, model, sequences, users, user or ()))
-
-
-@app.command()
-def export(run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name below storage.uri, or its folder.")],
-           folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder, or a URI.")],
-           overrides: Overrides = None, config: ConfigOption = None,
-           arm: Annotated[str | None, typer.Option(help="Default: the best on validation that is no control.")] = None,
-           seed: Annotated[int | None, typer.Option(help="Default: the run's first.")] = None,
-           licence: Annotated[str | None, typer.Option(help="Of the model, for its card, such as CC-BY-4.0.")] = None,
-           onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX (extra: onnx).")] = False,
-           ann: Annotated[bool, typer.Option("--ann", help="Also write an index for approximate lists (extra: ann).")] =
-           False,
-           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-           dry_run: DryRun = False, quiet: Quiet = False) -> None:
-    """A run's recommender as a folder that needs nothing else."""
-    from pipeline.commands.invocation import open_run, print_lines
-
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
-    from cluster.faults import storage_errors
-    from pipeline.export.folder import export as write
-
-    with storage_errors(folder):
-        print_lines(write(run, folder, run_config.storage, arm, seed, licence, onnx, ann, overwrite))
-
-
-@app.command()
-def serve(model: Annotated[str, typer.Argument(metavar="FOLDER", help="An exported model, or its URI.")],
-          overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
-          quiet: Quiet = False) -> None:
-    """A recommender behind HTTP, on Ray Serve."""
-    from configs.loader import dump, load
-    from pipeline.commands.invocation import print_lines
-    from pipeline.serve.config import ServeConfig
-    from pipeline.work.progress import set_quiet
-
-    set_quiet(quiet)
-    settings = load(ServeConfig, config, [f"model={json.dumps(model)}", *(overrides or ())])
-    if dry_run:
-        print(dump(settings))
-        return
-    from pipeline.commands.serve import serve as lines
-
-    print_lines(lines(settings))
+app.add_typer(looking)
+app.add_typer(answering)
 
 
 @app.command()

@@ -28,6 +28,8 @@ from pipeline.store import leases
 from pipeline.store.leases import Lease, LeaseTaken
 
 SCHEMA_VERSION = 1
+LEASE = "lease.json"
+"""In an artifact's folder: who builds it."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ def _open(storage: Storage, key: StageKey, resume: bool, lease: Lease) -> Artifa
         if resume and dead:
             attempt, resumed = dead[-1], True
         else:
-            attempt, resumed = f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:6]}", False
+            attempt, resumed = _new_attempt(), False
             for name in dead:
                 storage.delete(f"{key.folder}/attempts/{name}")
         storage.make_dir(f"{key.folder}/attempts/{attempt}")
@@ -273,8 +275,18 @@ def _open(storage: Storage, key: StageKey, resume: bool, lease: Lease) -> Artifa
     return ArtifactDir(storage, key, attempt, resumed, lease)
 
 
+def begun_at(attempt: str) -> float:
+    """When an attempt began, in seconds since 1970."""
+    return int(attempt.partition("-")[0]) / 1000
+
+
+def _new_attempt() -> str:
+    """Later ones sort behind earlier ones."""
+    return f"{int(time.time() * 1000):013d}-{uuid.uuid4().hex[:6]}"
+
+
 def _lease(key: StageKey) -> str:
-    return f"{key.folder}/lease.json"
+    return f"{key.folder}/{LEASE}"
 
 
 def _winner(storage: Storage, key: StageKey) -> str | None:

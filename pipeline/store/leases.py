@@ -102,6 +102,12 @@ def alive(record: dict[str, Any], timeout_s: float) -> bool:
         return False
 
 
+def holder(storage: Storage, path: str) -> dict[str, Any] | None:
+    """The record of whoever lives and holds a lease: `host`, `pid`, `created`, `beat`, `token`, and its `news`."""
+    found = _read(storage, path)
+    return found if found and alive(found, storage.lease_timeout_s) else None
+
+
 def take(storage: Storage, path: str, what: str) -> Lease:
     """Take a lease, over from a dead holder if need be.
 

@@ -32,9 +32,10 @@ LIGHT = [
       if path.name in ("config.py", "definition.py", "keys.py", "__init__.py")),
     *(str(path.relative_to(ROOT)) for folder in ("cluster", "configs") for path in (ROOT / folder).glob("*.py")),
     *(f"pipeline/{name}.py" for name in (
-        "__main__", "config", "describe", "family", "plan", "run", "stage", "stages", "commands/cli",
-        "commands/invocation", "commands/jobs", "commands/outcome", "commands/show", "prove/controls", "prove/proof",
-        "store/artifacts", "store/columns", "store/digests",
+        "__main__", "config", "describe", "family", "plan", "run", "stage", "stages", "commands/answering",
+        "commands/cli", "commands/clean", "commands/invocation", "commands/jobs", "commands/looking",
+        "commands/options", "commands/outcome", "commands/runs", "commands/show", "commands/status", "prove/controls",
+        "prove/proof", "store/artifacts", "store/columns", "store/digests",
         "store/leases", "work/progress", "work/text")),
 ]
 """Modules that --help, --dry-run and config errors go through."""
