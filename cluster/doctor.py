@@ -17,6 +17,7 @@ from typing import Any, Literal
 from cluster.config import ClusterConfig, StorageConfig
 from cluster.connect import connect, joins_cluster, local_cpus
 from cluster.machine import cpu_count, memory_bytes
+from cluster.nodes import Node, look, versions
 from cluster.storage import Storage
 from configs.errors import MentorecError
 
@@ -65,16 +66,22 @@ PARTS = (
 )
 
 
-def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = False) -> Iterator[Check]:
-    """Every check, as it is made; with ``with_ray`` Ray is also joined or started and asked to run a task."""
+def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = False, with_nodes: bool = False
+            ) -> Iterator[Check]:
+    """Every check, as it is made.
+
+    Args:
+        with_ray: Ray is also joined or started and asked to run a task.
+        with_nodes: and every node of it says what it has, and whether it shares the storage root.
+    """
     yield _python()
     yield _cpus(cluster)
     yield _memory()
     yield _shared_memory()
     yield _storage(storage)
     yield _ray_package()
-    if with_ray:
-        yield _ray_answers(cluster)
+    if with_ray or with_nodes:
+        yield from _ray_answers(cluster, storage if with_nodes else None)
     yield from _torch()
     yield from map(_part, PARTS)
 
@@ -138,18 +145,42 @@ def _ray_package() -> Check:
     return Check("Ray", "ok", found)
 
 
-def _ray_answers(cluster: ClusterConfig) -> Check:
+def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None) -> Iterator[Check]:
     try:
         with connect(cluster):
             import ray
 
             answer: int = ray.get(ray.remote(num_cpus=1)(_answer).remote(), timeout=120)
             has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+            yield Check("Ray answers", "ok",
+                        f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
+            if storage is not None:
+                yield from map(of_node, look(Storage.from_config(storage)))
     except MentorecError as exc:
-        return Check("Ray answers", "fail", _line(exc), "see the message")
+        yield Check("Ray answers", "fail", _line(exc), "see the message")
     except ray.exceptions.RayError as exc:
-        return Check("Ray answers", "fail", _line(exc), "see the logs in /tmp/ray/session_latest/logs")
-    return Check("Ray answers", "ok", f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
+        yield Check("Ray answers", "fail", _line(exc), "see the logs in /tmp/ray/session_latest/logs")
+
+
+def of_node(node: Node) -> Check:
+    """A line for a node: what it has, and the first thing that is wrong with it."""
+    name, facts = f"node {node.address}", node.facts
+    if facts is None:
+        return Check(name, "fail", node.error, "put mentorec's packages on it; cluster/Dockerfile has them")
+    shm = "no /dev/shm" if facts.shm_bytes is None else f"{_gib(facts.shm_bytes)} of /dev/shm"
+    has = (f"{facts.host}: {node.cpus:g} CPUs, {node.gpus:g} GPUs, {_gib(facts.memory_bytes)}, {shm}, "
+           f"{_gib(facts.disk_bytes)} of disk")
+    if facts.storage is not None:
+        return Check(name, "fail", f"{has}; storage: {facts.storage}",
+                     "give a storage.uri that every node reaches, with credentials there")
+    ours = dict(versions())
+    other = [f"{package} {facts.versions.get(package, 'absent')} (here {found})" for package, found in ours.items()
+             if facts.versions.get(package) != found]
+    if other:
+        return Check(name, "warn", f"{has}; {', '.join(other)}", "use one image for all nodes")
+    if facts.disk_bytes < _MIN_DISK or (facts.shm_bytes or 0) < _MIN_SHM:
+        return Check(name, "warn", has, f"{_gib(_MIN_DISK)} of disk and {_gib(_MIN_SHM)} of /dev/shm or more")
+    return Check(name, "ok", has)
 
 
 def _answer() -> int:

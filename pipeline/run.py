@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from cluster.connect import connect
 from cluster.faults import storage_errors
+from cluster.nodes import require_one_view
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
@@ -23,6 +25,7 @@ from pipeline.store import artifacts, leases
 from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.leases import Lease
 from pipeline.work.building import find_or_build
+from pipeline.work.metrics import published
 from pipeline.work.progress import duration, say
 
 
@@ -80,6 +83,8 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
                         say(short)
                     if not ray_started:
                         ray_session.enter_context(connect(config.cluster))
+                        require_one_view(storage, _model_folders(config))
+                        ray_session.enter_context(published())
                         ray_started = True
                 artifact = _build(item, inputs, storage, confirmed)
                 result.built.append(item.label)
@@ -90,6 +95,14 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     if with_report:
         result.metrics = _report(config, storage, result)
     return result
+
+
+def _model_folders(config: RunConfig) -> list[str]:
+    """Folders of this machine that workers load models from."""
+    engine = config.profile.engine
+    named = [config.encode.model, *(str(getattr(engine, name, None) or "") for name in ("model", "tokenizer"))]
+    return [os.path.abspath(os.path.expanduser(name)) for name in named
+            if name and os.path.isdir(os.path.expanduser(name))]
 
 
 def _announce(item: PlannedStep) -> None:

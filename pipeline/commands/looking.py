@@ -27,6 +27,7 @@ def describe(overrides: Overrides = None, config: ConfigOption = None, dry_run: 
 @commands.command()
 def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
            ray: Annotated[bool, typer.Option("--ray", help="Also join or start Ray and run a task.")] = False,
+           cluster: Annotated[bool, typer.Option("--cluster", help="Also ask every node of it.")] = False,
            as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """What is there, what is missing, what to do."""
     from pipeline.commands.invocation import open_run
@@ -35,7 +36,7 @@ def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     from cluster.doctor import examine, passed
     from pipeline.work.text import table
 
-    checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray))
+    checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray, with_nodes=cluster))
     if as_json:
         print(json.dumps([check.__dict__ for check in checks], indent=2))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster.connect import connect
 from cluster.faults import storage_errors
+from cluster.nodes import require_one_view
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from pipeline.api.filters import Filter
@@ -120,7 +120,10 @@ def _digest(asked: NamedHistories) -> str:
 def _find_or_build(config: RunConfig, storage: Storage, stage_key: StageKey, model: Model, asked: NamedHistories,
                    chosen: Filter) -> Artifact:
     def build(out: ArtifactDir) -> Artifact:
-        with connect(config.cluster) if config.recommend.execution.actors else contextlib.nullcontext():
+        if not config.recommend.execution.actors:
+            return answer(config.recommend, model, asked, chosen, out)
+        with connect(config.cluster):
+            require_one_view(storage, ())
             return answer(config.recommend, model, asked, chosen, out)
 
     return find_or_build(storage, stage_key, "recommend", build, resumable=True,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cluster.storage import Storage
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
-from pipeline.work.progress import say, under_way
+from pipeline.work.progress import news, say
 
 
 def find_or_build(storage: Storage, key: StageKey, label: str, build: Callable[[ArtifactDir], Artifact], *,
@@ -28,7 +28,7 @@ def find_or_build(storage: Storage, key: StageKey, label: str, build: Callable[[
     if out.resumed:
         say(f"{label}: going on with the unfinished attempt {out.attempt}")
     if out.lease is not None:
-        out.lease.news = under_way
+        out.lease.news = news
     try:
         return build(out)
     except BaseException:

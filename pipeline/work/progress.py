@@ -5,12 +5,38 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far counted work is."""
+
+    label: str
+    unit: str
+    done: int
+    total: int
+    per_second: float
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Other things per second, by name: ``prompt_tokens``."""
+
+
+class Work(Protocol):
+    """Something that takes a while; asked at any time and in any thread."""
+
+    def line(self) -> str:
+        """How far it is."""
+
+    def figures(self) -> Figures | None:
+        """The same as figures; None where nothing is counted."""
+
+
 _FIRST_LINE_S = 10.0
 """Work that is done sooner tells nothing on its way."""
 _BETWEEN_LINES_S = 5.0
@@ -18,8 +44,8 @@ _MEASURED_S = 2.0
 """Less time than this gives no speed."""
 _WAITING_S = 30.0
 _quiet = False
-_open: list[Callable[[], str]] = []
-"""What is being done, the newest last; each tells its line."""
+_open: list[Work] = []
+"""What is being done, the newest last."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -45,21 +71,27 @@ def complain(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def opened(line: Callable[[], str]) -> None:
-    """Work has begun whose ``line`` tells, at any time and in any thread, how far it is."""
-    _open.append(line)
+def opened(work: Work) -> None:
+    """Work has begun."""
+    _open.append(work)
 
 
-def closed(line: Callable[[], str]) -> None:
-    """That work is over."""
-    if line in _open:
-        _open.remove(line)
+def closed(work: Work) -> None:
+    """It is over."""
+    if work in _open:
+        _open.remove(work)
 
 
-def under_way() -> str | None:
-    """How far this process is with what it began last, with ``--quiet`` too; None: nothing that is counted."""
+def under_way() -> Work | None:
+    """What this process began last, with ``--quiet`` too; None: nothing that is counted."""
     newest = _open[-1:]
-    return newest[0]() if newest else None
+    return newest[0] if newest else None
+
+
+def news() -> str | None:
+    """The line of what is under way."""
+    work = under_way()
+    return None if work is None else work.line()
 
 
 class Progress:
@@ -88,7 +120,7 @@ class Progress:
 
             self._bar = tqdm(desc=label, total=total, initial=done, unit=f" {unit}", file=sys.stderr, mininterval=0.5,
                              dynamic_ncols=True, leave=False)
-        opened(self.line)
+        opened(self)
 
     def update(self, done: int, note: str = "") -> None:
         """So many are done, all in all; ``note`` is shown with them."""
@@ -114,6 +146,11 @@ class Progress:
             said += f", {speed(count, seconds, self._unit)}, about {left} left"
         return f"{said}; {self._note}" if self._note else said
 
+    def figures(self) -> Figures:
+        """How far it is."""
+        count, seconds = self._measured(self._done, self._clock())
+        return Figures(self._label, self._unit, self._done, self._total, max(count, 0) / max(seconds, 1e-9))
+
     def begin_at(self, done: int) -> None:
         """So many were done before: no part of the speed."""
         self._before, self._done, self._tenth = done, done, self._tenth_of(done)
@@ -122,7 +159,7 @@ class Progress:
 
     def close(self) -> None:
         """Remove the bar."""
-        closed(self.line)
+        closed(self)
         if self._bar is not None:
             self._bar.close()
 
@@ -164,28 +201,38 @@ def track(items: Iterable[T], label: str, unit: str, total: int | None = None,
             progress.update(done)
 
 
+class _Uncounted:
+    """Work whose length nobody knows."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._started = label, time.monotonic()
+
+    def line(self) -> str:
+        return f"{self._label}: {duration(time.monotonic() - self._started)} so far"
+
+    def figures(self) -> None:
+        return None
+
+
 @contextmanager
 def waiting(label: str) -> Iterator[Callable[[], None]]:
     """A line each half minute of work whose length nobody knows: ``reduce: searching neighbours: 30 s so far``.
 
     What is yielded ends the lines before the work ends.
     """
-    started, over = time.monotonic(), threading.Event()
-
-    def line() -> str:
-        return f"{label}: {duration(time.monotonic() - started)} so far"
+    work, over = _Uncounted(label), threading.Event()
 
     def tell() -> None:
         while not over.wait(_WAITING_S):
-            say(line())
+            say(work.line())
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
-    opened(line)
+    opened(work)
     try:
         yield over.set
     finally:
-        closed(line)
+        closed(work)
         over.set()
         thread.join()
 

@@ -33,7 +33,8 @@ sys.meta_path.insert(0, Blocker())
 """
 
 VERBS = ("run", "prepare", "profile", "encode", "reduce", "train", "evaluate", "report", "describe", "doctor", "show",
-         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "fetch", "generate")
+         "audit", "recommend", "export", "serve", "tune", "prove", "submit", "schema", "fetch", "generate",
+         "status", "clean")
 
 
 @pytest.fixture(scope="module")

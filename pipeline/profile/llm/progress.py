@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.work.progress import closed, duration, opened, say
+from pipeline.work.progress import Figures, closed, duration, opened, say
 
 _FIRST_LINE_S: Final = 15.0
 _LONGEST_PAUSE_S: Final = 300.0
@@ -38,11 +38,11 @@ class AnswerProgress:
 
     def __enter__(self) -> AnswerProgress:
         self._thread.start()
-        opened(self.line)
+        opened(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        closed(self.line)
+        closed(self)
         self._over.set()
         self._thread.join()
 
@@ -68,6 +68,15 @@ class AnswerProgress:
         left = f", {duration((self._total - done) / rate)} to go" if rate else ""
         return (f"{self._label}: {self._answered:,} of {self._total:,} answered, {self._speed(now)}{left}"
                 f"{self._failures()}")
+
+    def figures(self) -> Figures:
+        """How far it is."""
+        now = time.monotonic()
+        working = 0.0 if self._first is None else now - self._first
+        done, seconds = self._answered + self._failed, max(now - self._started, 1e-3)
+        return Figures(self._label, "requests", done, self._total,
+                       (done - self._before_rate) / working if working else 0.0,
+                       {"prompt_tokens": self._prompt_tokens / seconds, "output_tokens": self._output_tokens / seconds})
 
     def summary(self) -> str:
         """What became of it."""
