@@ -150,16 +150,23 @@ def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None) -> Itera
         with connect(cluster):
             import ray
 
-            answer: int = ray.get(ray.remote(num_cpus=1)(_answer).remote(), timeout=120)
+            answer: int = ray.get(ray.remote(num_cpus=0)(_answer).remote(), timeout=120)
             has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
             yield Check("Ray answers", "ok",
                         f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
             if storage is not None:
-                yield from map(of_node, look(Storage.from_config(storage)))
+                yield from _nodes(storage)
     except MentorecError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the message")
     except ray.exceptions.RayError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the logs in /tmp/ray/session_latest/logs")
+
+
+def _nodes(storage: StorageConfig) -> Iterator[Check]:
+    try:
+        yield from map(of_node, look(Storage.from_config(storage)))
+    except MentorecError as exc:
+        yield Check("nodes", "fail", _line(exc), "set storage.uri to a place that can be written from here")
 
 
 def of_node(node: Node) -> Check:

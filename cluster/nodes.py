@@ -9,7 +9,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +51,13 @@ class Node:
     facts: Facts | None
     error: str = ""
     """Why there are no facts."""
+    alive: bool = True
+    """False: it has left while it was asked."""
+
+    @property
+    def works(self) -> bool:
+        """Whether work is placed there; a head may have neither CPUs nor GPUs to give."""
+        return self.cpus > 0 or self.gpus > 0
 
 
 def require_one_view(storage: Storage, folders: Sequence[str]) -> None:
@@ -63,6 +70,8 @@ def require_one_view(storage: Storage, folders: Sequence[str]) -> None:
     if len(_alive()) < 2:
         return
     for node in look(storage, folders):
+        if not node.works or not node.alive:
+            continue
         if node.facts is None:
             raise ConfigError(f"node {node.address} cannot do this run's work: {node.error}; every node needs "
                               "mentorec's packages (the image of cluster/Dockerfile has them)")
@@ -91,8 +100,12 @@ def look(storage: Storage, folders: Sequence[str] = ()) -> list[Node]:
         ask = ray.remote(num_cpus=0, max_retries=0)(facts_of_this_node)
         asked = [(node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                                     ).remote(storage, probe, node["NodeID"], list(folders))) for node in _alive()]
-        ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=_ANSWER_S)
-        return [_seen_by_us(storage, probe, _node(node, answer), node["NodeID"]) for node, answer in asked]
+        _, silent = ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=_ANSWER_S)
+        for answer in silent:
+            ray.cancel(answer, force=True)
+        alive = {node["NodeID"] for node in _alive()}
+        return [_seen_by_us(storage, probe, _node(node, None if answer in silent else answer, node["NodeID"] in alive),
+                            node["NodeID"]) for node, answer in asked]
     finally:
         for name in storage.names(""):
             if name.startswith(probe):
@@ -123,21 +136,20 @@ def _seen_by_us(storage: Storage, probe: str, node: Node, node_id: str) -> Node:
     """A node that wrote, where we see nothing, has another folder of that name."""
     if node.facts is None or node.facts.storage is not None or storage.exists(f"{probe}-{node_id}"):
         return node
-    facts = Facts(**{**node.facts.__dict__, "storage": "what it writes there is not seen here"})
-    return Node(node.address, node.cpus, node.gpus, facts)
+    return replace(node, facts=replace(node.facts, storage="what it writes there is not seen here"))
 
 
-def _node(node: dict[str, Any], answer: Any) -> Node:
+def _node(node: dict[str, Any], answer: Any, alive: bool) -> Node:
     import ray
 
     resources = node["Resources"]
     address, cpus, gpus = node["NodeManagerAddress"], resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if answer is None:
+        return Node(address, cpus, gpus, None, f"no answer within {_ANSWER_S:.0f} s", alive)
     try:
-        return Node(address, cpus, gpus, ray.get(answer, timeout=0))
-    except ray.exceptions.GetTimeoutError:
-        return Node(address, cpus, gpus, None, f"no answer within {_ANSWER_S:.0f} s")
+        return Node(address, cpus, gpus, ray.get(answer), alive=alive)
     except ray.exceptions.RayError as exc:
-        return Node(address, cpus, gpus, None, str(exc).strip().splitlines()[-1][:200])
+        return Node(address, cpus, gpus, None, str(exc).strip().splitlines()[-1][:200], alive)
 
 
 def _alive() -> list[dict[str, Any]]:

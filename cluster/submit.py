@@ -28,7 +28,7 @@ def job_address(address: str | None) -> str | None:
 
 
 def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None = None,
-           env: Mapping[str, str] | None = None, wait: bool = True) -> int:
+           env: Mapping[str, str] | None = None, wait: bool = True, cpus: float | None = None) -> int:
     """Upload ``working_dir`` (less what ``.gitignore`` and ``.rayignore`` name) and run ``entrypoint`` there.
 
     With ``wait`` the job's log goes to stdout; an interrupt stops the watching, not the job.
@@ -41,7 +41,7 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
     """
     client = _client(address)
     try:
-        job = client.submit_job(entrypoint=shlex.join(entrypoint),
+        job = client.submit_job(entrypoint=shlex.join(entrypoint), entrypoint_num_cpus=cpus,
                                 runtime_env={"working_dir": str(working_dir), "env_vars": dict(env or {})})
     except (RuntimeError, ValueError, OSError) as exc:
         raise ResourceError(f"the job server refused the job: {_line(exc)}") from exc

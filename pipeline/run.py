@@ -63,9 +63,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     with storage_errors(storage.base), _run_lock(storage, folder) as lease, contextlib.ExitStack() as ray_session:
         planned = plan(config, storage, until, before)
         on_plan(planned)
-        storage.write_json(f"{folder}/{STEPS}", {
-            "token": lease.token, "report": with_report,
-            "steps": {item.label: item.key.fingerprint for item in planned}})
+        _write_steps(storage, folder, planned, lease.token, with_report)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
@@ -83,7 +81,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
                         say(short)
                     if not ray_started:
                         ray_session.enter_context(connect(config.cluster))
-                        require_one_view(storage, _model_folders(config))
+                        require_one_view(storage, _model_folders(config, planned))
                         ray_session.enter_context(published())
                         ray_started = True
                 artifact = _build(item, inputs, storage, confirmed)
@@ -97,10 +95,21 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     return result
 
 
-def _model_folders(config: RunConfig) -> list[str]:
-    """Folders of this machine that workers load models from."""
-    engine = config.profile.engine
-    named = [config.encode.model, *(str(getattr(engine, name, None) or "") for name in ("model", "tokenizer"))]
+def _write_steps(storage: Storage, folder: str, planned: list[PlannedStep], token: str, with_report: bool) -> None:
+    """What this command will use and make, for `status` and `clean`; what earlier ones planned is needed still."""
+    path = f"{folder}/{STEPS}"
+    before = storage.read_json(path)["needed"] if storage.exists(path) else {}
+    needed = {item.label: [item.key.fingerprint, *item.key.inputs.values()] for item in planned}
+    storage.write_json(path, {"token": token, "report": with_report, "needed": {**before, **needed},
+                              "steps": {item.label: item.key.fingerprint for item in planned}})
+
+
+def _model_folders(config: RunConfig, planned: list[PlannedStep]) -> list[str]:
+    """Folders of this machine that the workers of the steps to build load models from."""
+    on_ray = {item.stage for item in planned if item.artifact is None and STAGES[item.stage].resources(config).replicas}
+    named = [config.encode.model] if "encode" in on_ray else []
+    if "profile" in on_ray:
+        named += [str(getattr(config.profile.engine, name, None) or "") for name in ("model", "tokenizer")]
     return [os.path.abspath(os.path.expanduser(name)) for name in named
             if name and os.path.isdir(os.path.expanduser(name))]
 

@@ -6,17 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, illegal
-from pipeline.plan import STEPS, TRAINED
+from pipeline.commands.runs import planned
+from pipeline.plan import TRAINED
 from pipeline.store import leases
 from pipeline.store.artifacts import LEASE, is_fingerprint
 from pipeline.work.text import size, table
 
-_FINGERPRINT = re.compile(r'"([0-9a-f]{16})"')
 LEDGER = "ledger"
+_FINGERPRINT = re.compile(r'"([0-9a-f]{16})"')
+_PARTS = ("manifest.json", "key.json", "attempts")
+"""What an artifact's folder holds, in the order in which it goes: without its manifest it is nobody's artifact."""
 
 
 @dataclass
@@ -24,16 +26,14 @@ class Cleaning:
     """What would go, and what stays."""
 
     storage: Storage
+    runs: Sequence[str] = ()
+    """Those that were named."""
     goes: list[tuple[str, int, str]] = field(default_factory=list)
     """Path below the root, bytes, why."""
     stays: Counter[str] = field(default_factory=Counter)
     """Whoever needs it → artifacts; one that several need counts for each."""
     bytes_kept: int = 0
     ledger_bytes: int = 0
-
-    @property
-    def bytes_freed(self) -> int:
-        return sum(count for _, count, _ in self.goes)
 
     def lines(self, removed: bool) -> Iterator[str]:
         """For a person."""
@@ -44,23 +44,24 @@ class Cleaning:
         if self.ledger_bytes:
             yield (f"kept: {size(self.ledger_bytes)} of language models' answers in {self.storage.path(LEDGER)}; they "
                    "were paid for, and only you can tell whether a run will ask the same again")
+        freed = size(sum(count for _, count, _ in self.goes))
         if not self.goes:
             yield f"nothing to remove in {self.storage.path('')}"
         else:
-            yield (f"{size(self.bytes_freed)} freed" if removed else
-                   f"{size(self.bytes_freed)} would be freed; --yes removes it")
+            yield f"{freed} freed" if removed else f"{freed} would be freed; --yes removes it"
 
 
 def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
-    """What may go: the named runs, and all artifacts and unfinished attempts that no other run or search needs.
+    """What may go: the named runs, and all artifacts and unfinished attempts that nothing needs.
 
-    Needed are the artifacts that a run's commands have used or planned, those that a search's trials have trained,
-    whatever one of these was built from, and whatever a process builds right now.
+    Needed are, for every other run, what its commands have used or planned under the settings that they had last; what
+    a search's trials have trained; what a process builds right now; and whatever one of these is built from.
 
     Raises:
-        ArtifactError: no such run; a process is at work on one that is named; or a run is being planned right now.
+        ArtifactError: no such run; a process is at work on one that is named; a run is being planned right now, or it
+            or a search was begun by a version that did not write down what it needs.
     """
-    found = Cleaning(storage)
+    found = Cleaning(storage, runs)
     there = storage.names("runs")
     for run in runs:
         if run not in there:
@@ -70,63 +71,88 @@ def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
             raise ArtifactError(f"run {run}: process {holder['pid']} on {holder['host']} is at work on it; stop it "
                                 "first")
         found.goes.append((f"runs/{run}", storage.size(f"runs/{run}"), "named"))
-    needs = {f"run {name}": _of_run(storage, name) for name in there if name not in runs}
-    needs |= {f"search {name}": {file.removesuffix(".json") for file in storage.names(f"tune/{name}/{TRAINED}")}
-              for name in storage.names("tune")}
-    stages = {fingerprint: stage for stage in storage.names("artifacts") if stage.isidentifier()
-              for fingerprint in storage.names(f"artifacts/{stage}") if is_fingerprint(fingerprint)}
-    keys: dict[str, set[str]] = {}
-    closed = {who: _with_inputs(storage, needed, stages, keys) for who, needed in needs.items()}
+    stages = _stages(storage)
+    needs = _needs(storage, stages, runs)
     for fingerprint, stage in stages.items():
-        needed_by = [who for who, needed in closed.items() if fingerprint in needed]
-        _place(found, f"artifacts/{stage}/{fingerprint}", needed_by)
+        path = f"artifacts/{stage}/{fingerprint}"
+        needed_by = [who for who, needed in needs.items() if fingerprint in needed]
+        count = storage.size(path)
+        if needed_by:
+            found.stays.update(needed_by)
+            found.bytes_kept += count
+        elif any(storage.exists(f"{path}/{part}") for part in _PARTS):
+            finished = storage.exists(f"{path}/manifest.json")
+            found.goes.append((path, count, "no run needs it" if finished else "unfinished, and no run needs it"))
     found.ledger_bytes = storage.size(LEDGER)
     return found
 
 
 def remove(found: Cleaning) -> None:
-    """Remove it; of an artifact the manifest first, so that nobody takes the rest for whole.
+    """Remove it. Before each artifact, whoever has come meanwhile is asked whether it is needed now. On a local disk
+    its folder stays, empty but for the file that guards its lease: somebody may be waiting for that.
 
     Raises:
-        LeaseTaken: a process has begun to build one meanwhile; what was removed before is gone.
+        ArtifactError: as :func:`survey` does, or a process has begun to build one; what went before that is gone.
     """
     storage = found.storage
     for path, _, _ in found.goes:
-        if path.startswith("artifacts/"):
-            lease = leases.take(storage, f"{path}/{LEASE}", path)
+        if path.startswith("runs/"):
+            lease = leases.take(storage, f"{path}/lock.json", path)
             try:
-                for name in ("manifest.json", "key.json", "attempts"):
-                    storage.delete(f"{path}/{name}")
+                for name in storage.names(path):
+                    if not name.startswith("lock.json"):
+                        storage.delete(f"{path}/{name}")
             finally:
                 lease.release()
-            if storage.exists(f"{path}/key.json"):  # somebody has begun it anew
-                continue
-        storage.delete(path)
+            if not storage.exists(f"{path}/lock.json"):  # nobody has begun it anew
+                storage.delete(path)
+    kept = []
+    for entry in found.goes:
+        path, (kind, *_, fingerprint) = entry[0], entry[0].split("/")
+        if kind != "artifacts":
+            continue
+        if any(fingerprint in needed for needed in _needs(storage, _stages(storage), ()).values()):
+            kept.append(entry)
+            continue
+        lease = leases.take(storage, f"{path}/{LEASE}", path)
+        try:
+            for part in _PARTS:
+                storage.delete(f"{path}/{part}")
+        finally:
+            lease.release()
+    found.goes = [entry for entry in found.goes if entry not in kept]
 
 
-def _place(found: Cleaning, path: str, needed_by: list[str]) -> None:
-    count = found.storage.size(path)
-    holder = leases.holder(found.storage, f"{path}/{LEASE}")
-    if holder is not None:
-        needed_by = [*needed_by, f"process {holder['pid']} on {holder['host']}, which builds it"]
-    if needed_by:
-        found.stays.update(needed_by)
-        found.bytes_kept += count
-    else:
-        finished = found.storage.exists(f"{path}/manifest.json")
-        found.goes.append((path, count, "no run needs it" if finished else "unfinished, and no run needs it"))
+def _stages(storage: Storage) -> dict[str, str]:
+    """Fingerprint → stage, of every artifact there is."""
+    return {fingerprint: stage for stage in storage.names("artifacts") if stage.isidentifier()
+            for fingerprint in storage.names(f"artifacts/{stage}") if is_fingerprint(fingerprint)}
+
+
+def _needs(storage: Storage, stages: Mapping[str, str], without: Sequence[str]) -> dict[str, set[str]]:
+    """Whoever needs artifacts → their fingerprints, with all that they are built from."""
+    needs: dict[str, set[str]] = {}
+    for name in storage.names("runs"):
+        if name not in without and storage.exists(f"runs/{name}/config.json"):
+            needs[f"run {name}"] = _of_run(storage, name)
+    for name in storage.names("tune"):
+        if storage.exists(f"tune/{name}/search.json") and not storage.exists(f"tune/{name}/{TRAINED}"):
+            raise ArtifactError(f"search {name}: there is no {TRAINED}/ in {storage.path(f'tune/{name}')}, so nobody "
+                                "knows what it needs; the command that began it writes it, or delete the folder")
+        needs[f"search {name}"] = {file.removesuffix(".json") for file in storage.names(f"tune/{name}/{TRAINED}")}
+    for fingerprint, stage in stages.items():
+        if holder := leases.holder(storage, f"artifacts/{stage}/{fingerprint}/{LEASE}"):
+            needs.setdefault(f"process {holder['pid']} on {holder['host']}", set()).add(fingerprint)
+    keys: dict[str, set[str]] = {}
+    return {who: _with_inputs(storage, needed, stages, keys) for who, needed in needs.items()}
 
 
 def _of_run(storage: Storage, name: str) -> set[str]:
-    """Fingerprints that its commands have used, and those that the last one planned."""
-    folder = f"runs/{name}"
-    holder = leases.holder(storage, f"{folder}/lock.json")
-    planned: dict[str, Any] = storage.read_json(f"{folder}/{STEPS}") if storage.exists(f"{folder}/{STEPS}") else {}
-    if holder is not None and holder.get("token") != planned.get("token"):
-        raise ArtifactError(f"run {name}: process {holder['pid']} on {holder['host']} is just planning it; "
-                            "try again in a moment")
-    used = storage.read_json(f"{folder}/references.json") if storage.exists(f"{folder}/references.json") else {}
-    return {*used.values(), *planned.get("steps", {}).values()}
+    """Fingerprints that its commands have used or planned."""
+    references = f"runs/{name}/references.json"
+    used = storage.read_json(references).values() if storage.exists(references) else ()
+    plan, _ = planned(storage, name)
+    return {*used, *(fingerprint for needed in plan["needed"].values() for fingerprint in needed)}
 
 
 def _with_inputs(storage: Storage, needed: Iterable[str], stages: Mapping[str, str], keys: dict[str, set[str]]

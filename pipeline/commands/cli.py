@@ -118,6 +118,8 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
            address: Annotated[str | None, typer.Option(
                metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,
            wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True,
+           driver_cpus: Annotated[float | None, typer.Option(
+               min=0, help="Place the driver on a node with so many CPUs free; default: the head.")] = None,
            yes: Yes = False) -> None:
     """Send `run` to a Ray cluster as a job."""
     from cluster.connect import is_here
@@ -129,7 +131,7 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
     command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(job_address(address)),
                           quiet, yes)
-    code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait)
+    code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus)
     raise typer.Exit(code)
 
 

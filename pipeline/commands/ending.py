@@ -38,12 +38,15 @@ def terminable() -> Iterator[None]:
     def end(*_: Any) -> NoReturn:
         raise Terminated
 
+    swallowed: list[type[BaseException]] = []
+
     def unraisable(lost: sys.UnraisableHookArgs) -> None:
         sent = _SIGNALS.get(lost.exc_type)
-        if sent is None or main.ident is None:
+        if sent is None or lost.exc_type is None or main.ident is None:
             hook_before(lost)
             return
-        again = threading.Timer(AGAIN_S, signal.pthread_kill, (main.ident, sent))
+        swallowed.append(lost.exc_type)
+        again = threading.Timer(AGAIN_S, _send, (swallowed, main.ident, sent))
         again.daemon = True
         again.start()
 
@@ -51,6 +54,16 @@ def terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+        if swallowed:  # it was sent as the block ended
+            raise swallowed.pop()
     finally:
+        swallowed.clear()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook_before
+
+
+def _send(swallowed: list[type[BaseException]], thread: int, sent: signal.Signals) -> None:
+    """Unless the block has ended meanwhile, and with it the handler."""
+    if swallowed:
+        swallowed.pop()
+        signal.pthread_kill(thread, sent)

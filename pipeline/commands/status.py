@@ -44,6 +44,8 @@ class RunStatus:
     host: str | None = None
     seconds: float | None = None
     """Since that process began."""
+    reported: bool = True
+    """Whether the last command was to end in a report."""
 
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -57,7 +59,7 @@ class RunStatus:
             since = duration(self.seconds or 0)
             yield f"{self.name}: at work, {count}; process {self.process} on {self.host}, for {since}"
         elif self.state == "done":
-            yield f"{self.name}: done, {len(self.steps)} steps; {self.folder}"
+            yield f"{self.name}: done, {len(self.steps)} steps{'' if self.reported else ', no report'}; {self.folder}"
         else:
             yield f"{self.name}: stopped, {count}; the command that began it goes on"
         yield table(("step", "state", ""), [(step.label, step.state, step.note) for step in self.steps])
@@ -70,18 +72,18 @@ def status(run: str, storage: StorageConfig) -> RunStatus:
         run: a run's name below the storage root, or its folder.
 
     Raises:
-        ArtifactError: there is no such run.
+        ArtifactError: there is no such run, or no plan of it.
     """
     where, name = find_run(run, storage)
-    plan = planned(where, name)
+    plan, holder = planned(where, name)
     steps = [_step(where, label, fingerprint) for label, fingerprint in plan["steps"].items()]
-    holder = leases.holder(where, f"runs/{name}/lock.json")
     folder = where.path(f"runs/{name}")
     if holder is not None:
-        return RunStatus(name, folder, "at work", steps, holder["pid"], holder["host"], time.time() - holder["created"])
+        return RunStatus(name, folder, "at work", steps, holder["pid"], holder["host"], time.time() - holder["created"],
+                         plan["report"])
     whole = all(step.state == "done" for step in steps) and (
         not plan["report"] or where.exists(f"runs/{name}/{REPORTED}"))
-    return RunStatus(name, folder, "done" if whole else "stopped", steps)
+    return RunStatus(name, folder, "done" if whole else "stopped", steps, reported=plan["report"])
 
 
 def _step(storage: Storage, label: str, fingerprint: str) -> StepStatus:

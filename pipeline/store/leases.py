@@ -77,13 +77,19 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._over.wait(min(self._storage.lease_timeout_s / _BEATS, _MOST_S)):
-            beat = {"beat": time.time(), "news": self.news()}
+            beat = {"beat": time.time(), "news": self._news()}
             try:
                 with _alone(self._storage, self._path):
                     if self.held():
                         self._storage.write_json(self._path, self._record | beat)
             except StorageError:
                 continue  # a full disk or a silent store: the work itself will say so, and the next beat may pass
+
+    def _news(self) -> str | None:
+        try:
+            return self.news()
+        except Exception:  # whatever it is about, the heart goes on beating
+            return None
 
 
 def mine() -> dict[str, Any]:

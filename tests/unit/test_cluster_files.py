@@ -61,6 +61,8 @@ def test_workers_come_from_nothing_with_a_token_and_the_head_does_no_work(cluste
     for group in cluster.spec.workers:
         for container in group.template.spec.containers:
             assert container.resources.requests == container.resources.limits  # Ray counts limits, Kubernetes requests
+    for pod in (cluster.spec.head, *cluster.spec.workers):  # every node is asked for the storage
+        assert [one.env_from[0].secret.name for one in pod.template.spec.containers] == ["mentorec-storage"]
 
 
 def groups(cluster: RayCluster) -> dict[str, WorkerGroup]:

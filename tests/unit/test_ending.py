@@ -63,6 +63,13 @@ def test_a_signal_in_a_callback_of_the_collector_comes_again(sent: signal.Signal
     assert reference() is None
 
 
+@pytest.mark.parametrize(("sent", "raised"), SIGNALS)
+def test_a_signal_in_the_last_destructor_is_not_lost(sent: signal.Signals, raised: type[BaseException]) -> None:
+    with pytest.raises(raised), terminable():
+        StruckInDestructor(sent)
+    time.sleep(0.2)  # nothing comes afterwards
+
+
 def test_other_exceptions_of_destructors_are_told_as_before() -> None:
     told: list[object] = []
     before, sys.unraisablehook = sys.unraisablehook, lambda lost: told.append(lost.exc_type)

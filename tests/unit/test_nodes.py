@@ -1,30 +1,163 @@
-"""What a node says of itself, and what is made of it."""
+"""How much of a wish is waited for, by which stages, and what they say."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from cluster.config import StorageConfig
-from cluster.doctor import of_node
-from cluster.nodes import Facts, Node, facts_of_this_node, versions
-from cluster.storage import Storage
+import numpy as np
+import pytest
+
+from cluster.config import ActorExecution
+from configs.errors import ResourceError
+from models.ranking import SHARD_USERS
+from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
+from pipeline.evaluate.sharding import TrainedModel, rank_cases
+from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
+from pipeline.profile.llm.openai import OpenAIBackend
+from pipeline.profile.llm.vllm import VLLMBackend
+from pipeline.reduce.config import ReduceConfig
+from pipeline.reduce.parallel import transform_spans
+from pipeline.reduce.stage import _fit_where_the_gpu_is
+from pipeline.work import nodes
+from pipeline.work.hub import ModelFiles
+from pipeline.work.nodes import actor_resources, await_gpus, await_nodes, lacks, reachable, total
+
+ACTORS = [{"CPU": 0.5, "GPU": 1.0}] * 4 + [{"CPU": 1.0}]
 
 
-def test_a_node_reads_the_probe_and_answers_beside_it(tmp_path: Path) -> None:
-    storage = Storage.from_config(StorageConfig(uri=str(tmp_path)))
-    assert facts_of_this_node(storage, ".probe", "n1", [str(tmp_path)]).storage is not None
-    storage.write_bytes(".probe", b".probe")
-    facts = facts_of_this_node(storage, ".probe", "n1", [str(tmp_path), str(tmp_path / "no")])
-    assert (facts.storage, facts.lacks) == (None, [str(tmp_path / "no")])
-    assert {path.name for path in tmp_path.iterdir()} == {".probe", ".probe-n1"}
+def test_a_wish_is_the_sum_of_its_bundles() -> None:
+    assert total(ACTORS) == {"CPU": 4 * 0.5 + 1, "GPU": 4.0}
+    assert total([{"CPU": 1.0, "GPU": 0.0}]) == {"CPU": 1.0}
 
 
-def test_other_versions_and_little_room_are_warnings() -> None:
-    ours = dict(versions())
-    good = Facts("h", 2**36, 2**33, 2**36, ours, None)
-    assert of_node(Node("10.0.0.2", 4, 0, good)).status == "ok"
-    old = of_node(Node("10.0.0.2", 4, 0, Facts("h", 2**36, 2**33, 2**36, ours | {"torch": "2.0"}, None)))
-    assert old.status == "warn" and f"torch 2.0 (here {ours['torch']})" in old.detail
-    assert of_node(Node("10.0.0.2", 4, 0, Facts("h", 2**36, None, 2**36, ours, None))).status == "warn"
-    silent = of_node(Node("10.0.0.2", 4, 0, None, "no answer within 120 s"))
-    assert (silent.status, silent.detail) == ("fail", "no answer within 120 s")
+def test_nothing_is_waited_for_without_an_autoscaler() -> None:
+    there = {"CPU": 2.0}
+    assert not lacks(there, reachable(total(ACTORS), there, {}))
+
+
+def test_what_the_autoscaler_may_bring_is_waited_for_and_no_more() -> None:
+    there = {"CPU": 2.0}
+    goal = reachable(total(ACTORS), there, {"CPU": 16, "GPU": 2})
+    assert goal == {"CPU": 3.0, "GPU": 2.0}
+    assert lacks(there, goal)
+    assert lacks({"CPU": 16.0, "GPU": 1.0}, goal)
+    assert not lacks({"CPU": 3.0, "GPU": 2.0}, goal)
+
+
+def test_nodes_that_are_there_count_beside_those_of_the_autoscaler() -> None:
+    """A node that was started by hand belongs to no group of the autoscaler."""
+    assert reachable({"GPU": 4.0}, {"GPU": 4.0}, {"GPU": 2}) == {"GPU": 4.0}
+
+
+class BundlesAsked(Exception):
+    """The autoscaler was asked for this."""
+
+
+class Cluster:
+    """What a stage sees of Ray: at each look other resources, in the end the last; and the autoscaler's limits."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, looks: Sequence[Mapping[str, float]],
+                 at_most: Mapping[str, float] | None, on_request: Callable[[Any], None] | None = None) -> None:
+        import ray
+        import ray._private.state
+        import ray.autoscaler.sdk
+
+        self.requests: list[list[dict[str, float]]] = []
+        self.now = 0.0
+        remaining = list(looks)
+        ask = on_request or self.requests.append
+        patch.setattr(ray, "cluster_resources", lambda: remaining.pop(0) if len(remaining) > 1 else remaining[0])
+        patch.setattr(ray, "is_initialized", lambda: True)
+        patch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: at_most)
+        patch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: ask(bundles))
+        patch.setattr(nodes, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_nodes_are_asked_for_and_awaited(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small, grown = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}
+    cluster = Cluster(monkeypatch, [small, small, small, grown], {"CPU": 16, "GPU": 8})
+    assert await_nodes(ACTORS, "encode") == grown
+    assert cluster.now == 3 * 2.0
+    assert cluster.requests == [ACTORS, []]
+    assert capsys.readouterr().err == ("encode: asking the autoscaler for nodes with 4 GPU (there are 0) and waiting "
+                                       "for them, 10 minutes at most\n")
+
+
+def test_nodes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [{"CPU": 4.0, "GPU": 1.0}], {"CPU": 16, "GPU": 8})
+    with pytest.raises(ResourceError, match="^encode: 4 GPUs are asked for, the cluster has 1; take fewer$"):
+        await_gpus(ACTORS, "encode", "take fewer")
+    assert cluster.now == 600.0
+    assert cluster.requests == [ACTORS, []]
+
+
+def test_without_an_autoscaler_too_few_gpus_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [{"CPU": 4.0}], None)
+    with pytest.raises(ResourceError, match=r"4 GPUs .* has 0; lower execution.actors \(4\) or execution.num_gpus"):
+        actor_resources(ActorExecution(actors=4, num_gpus=1), "encode")
+    assert cluster.now == 0.0 and not cluster.requests
+
+
+def test_actors_leave_a_cpu_to_what_feeds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    Cluster(monkeypatch, [{"CPU": 4.0, "GPU": 1.0}], None)
+    assert actor_resources(ActorExecution(actors=2), "encode") == {"num_cpus": 1.0}
+    assert actor_resources(ActorExecution(actors=4, num_gpus=0.25), "encode") == {"num_cpus": 0.75, "num_gpus": 0.25}
+
+
+def _vllm() -> None:
+    engine = VLLMEngine(model="m", execution={"replicas": 2, "tensor_parallel": 2})
+    next(VLLMBackend(engine, ModelFiles("m", None), None).answers(None, None))  # type: ignore[arg-type]
+
+
+def _openai() -> None:
+    engine = OpenAIEngine(model="m", base_url="http://127.0.0.1:1/v1", tokenizer="t",
+                          execution={"actors": 3, "num_cpus": 0.5})
+    next(OpenAIBackend(engine, None).answers(None, None))  # type: ignore[arg-type]
+
+
+def _evaluate() -> None:
+    config = EvaluateConfig(execution=EvaluateExecution(workers=4, use_gpu=True))
+    model = TrainedModel(None, "", "cuda")  # type: ignore[arg-type]
+    rank_cases(config, None, model, SHARD_USERS + 1)  # type: ignore[arg-type]
+
+
+def _reduce_fit() -> None:
+    config = ReduceConfig(execution=ActorExecution(actors=4, num_gpus=1))
+    _fit_where_the_gpu_is(config, None, np.arange(3))  # type: ignore[arg-type]
+
+
+def _reduce_transform() -> None:
+    spans = [np.arange(3), np.arange(3)]
+    next(transform_spans(None, "", None, spans, ActorExecution(actors=4, num_gpus=1)))  # type: ignore[arg-type]
+
+
+ONE_GPU, FEEDING = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}
+
+
+@pytest.mark.parametrize(("work", "asked"), [
+    (_vllm, [ONE_GPU] * 4), (_openai, [{"CPU": 0.5}] * 3), (_evaluate, [ONE_GPU] * 2),
+    (_reduce_fit, [ONE_GPU, FEEDING]), (_reduce_transform, [ONE_GPU] * 2 + [FEEDING])])
+def test_every_stage_with_actors_asks_and_waits(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None],
+                                                asked: list[dict[str, float]]) -> None:
+    def ask(bundles: Any) -> None:
+        if bundles:
+            raise BundlesAsked(bundles)
+
+    Cluster(monkeypatch, [{"CPU": 1.0}], {"CPU": 64, "GPU": 64}, ask)
+    with pytest.raises(BundlesAsked) as caught:
+        work()
+    assert caught.value.args == (asked,)
+
+
+def test_a_gpu_that_never_comes_ends_vllm_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would keep its engines waiting in silence."""
+    Cluster(monkeypatch, [{"CPU": 8.0}], None)
+    with pytest.raises(ResourceError, match=r"profile: 4 GPUs are asked for, the cluster has 0; lower profile\.engine"):
+        _vllm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from pipeline.commands import cli
+from pipeline.commands.clean import remove, survey
 from pipeline.commands.status import status
 from pipeline.store import artifacts, leases
 from pipeline.store.artifacts import ArtifactDir, StageKey
@@ -69,15 +71,28 @@ def key_of(folder: Path) -> StageKey:
     return StageKey(values["stage"], values["version"], values["config"], values["inputs"], values["digests"])
 
 
+def at_work(store: Storage, root: Path) -> leases.Lease:
+    """The lock of a process that has planned the run."""
+    lock = leases.take(store, "runs/tiny/lock.json", "tiny")
+    plan = json.loads((root / "runs/tiny/steps.json").read_text())
+    (root / "runs/tiny/steps.json").write_text(json.dumps(plan | {"token": lock.token}))
+    return lock
+
+
 def all_files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def contents(folder: Path) -> set[str]:
+    """All files, less the guards of leases, which stay."""
+    return {name for name in all_files(folder) if not name.endswith(".guard")}
 
 
 def test_a_finished_run_is_done_by_name_and_by_folder(call: Call, root: Path) -> None:
     code, out, err = call("status", "tiny")
     assert (code, err) == (0, "")
     first, _, _, *steps = out.splitlines()
-    assert first == f"tiny: done, 5 steps; {root}/runs/tiny"
+    assert first == f"tiny: done, 5 steps, no report; {root}/runs/tiny"
     assert [line.split()[:2] for line in steps] == [[label, "done"] for label in (
         "prepare", "train/plain/seed-0", "evaluate/plain/seed-0", "evaluate/baseline/popularity",
         "evaluate/baseline/transitions")]
@@ -110,7 +125,7 @@ def test_whoever_is_at_work_says_how_far_it_is(store: Storage, root: Path) -> No
     folder = folder_of(root, "train/plain/seed-0")
     key = key_of(folder)
     shutil.rmtree(folder)
-    lock = leases.take(store, "runs/tiny/lock.json", "tiny")
+    lock = at_work(store, root)
 
     def build(out: ArtifactDir) -> Any:
         with Progress("train", 40, "epochs") as progress:
@@ -150,7 +165,7 @@ def test_what_a_change_of_settings_has_left_goes_when_agreed(call: Call, root: P
     assert all_files(root) == before
     code, out, _ = call("clean", "--yes")
     assert code == 0 and out.splitlines()[-1].endswith(" freed")
-    assert not any(path.exists() for path in old)
+    assert not any(map(contents, old))
     code, out, _ = call(*PLAIN, "train.epochs=3", config=True)
     assert code == 0 and out.startswith("nothing to do")
 
@@ -160,9 +175,9 @@ def test_a_run_goes_with_what_only_it_needs(call: Call, root: Path) -> None:
     prepared, trained = folder_of(root, "prepare"), folder_of(root, "train/plain/seed-0")
     code, out, _ = call("clean", "--run", "tiny", "--yes")
     assert code == 0 and "runs/tiny" in out
-    assert prepared.exists() and not trained.exists() and not (root / "runs/tiny").exists()
+    assert contents(prepared) and not contents(trained) and not (root / "runs/tiny").exists()
     assert call("clean", "--run", "other", "--yes")[0] == 0
-    assert [path for path in all_files(root) if not path.startswith("cache/")] == []
+    assert [path for path in contents(root) if not path.startswith("cache/")] == []
     assert call("clean")[1] == f"kept: no artifact\nnothing to remove in {root}\n"
 
 
@@ -172,17 +187,18 @@ def test_what_is_being_built_or_searched_or_named_by_another_stays(call: Call, r
     assert call(*PLAIN, f"train.init_from={first.name}", "name=later", config=True)[0] == 0
     shutil.rmtree(root / "runs/tiny")
     assert call("clean", "--yes")[0] == 0
-    assert first.exists()
+    assert contents(first)
     shutil.rmtree(root / "runs/later")
     (root / "tune/wide/trained").mkdir(parents=True)
+    (root / "tune/wide/search.json").write_text("{}")
     (root / f"tune/wide/trained/{first.name}.json").write_text("{}")
     held = artifacts.begin(store, StageKey("reduce", 1, {}))
     code, out, _ = call("clean", "--yes")
-    assert code == 0 and first.exists() and "search wide (2)" in out and ", which builds it (1)" in out
+    assert code == 0 and contents(first) and "search wide (2)" in out and f"process {os.getpid()} on " in out
     assert store.exists(held.folder)
     held.release()
     assert call("clean", "--yes")[0] == 0
-    assert not store.exists(held.folder) and first.exists()
+    assert not store.exists(held.folder) and contents(first)
 
 
 def test_files_of_others_and_paid_answers_stay(call: Call, root: Path) -> None:
@@ -191,19 +207,69 @@ def test_files_of_others_and_paid_answers_stay(call: Call, root: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x" * 2000)
     (root / "artifacts/train/0123456789abcdef/attempts/0000000000001-abcdef").mkdir(parents=True)
-    before = all_files(root)
+    before = contents(root)
     code, out, err = call("clean", "--yes")
     assert (code, err) == (0, "") and "unfinished, and no run needs it" in out and "2.0 kB of language models'" in out
-    assert all_files(root) == before
-    assert not (root / "artifacts/train/0123456789abcdef").exists()
+    assert contents(root) == before
+    assert list((root / "artifacts/train/0123456789abcdef").rglob("*/*")) == []
+    assert "nothing to remove" in call("clean")[1]
 
 
-def test_a_run_at_work_or_being_planned_is_not_touched(call: Call, store: Storage) -> None:
+def test_what_a_smaller_command_did_not_plan_stays(call: Call, root: Path) -> None:
+    """A killed training's checkpoints; a later `prepare` of the same run plans less."""
+    train = folder_of(root, "train/plain/seed-0")
+    (train / "manifest.json").unlink()
+    (root / "runs/tiny/references.json").write_text("{}")
+    assert call("prepare", "-q", config=True)[0] == 0
+    assert call("clean", "--yes")[0] == 0
+    assert list(train.glob("attempts/*/model/model.safetensors")) != []
+
+
+def test_what_a_step_that_is_not_begun_will_read_stays(call: Call, root: Path) -> None:
+    """`train.init_from` stands in no key on disk before the training begins."""
+    first = folder_of(root, "train/plain/seed-0")
+    assert call(*PLAIN, f"train.init_from={first.name}", "name=later", config=True)[0] == 0
+    later = json.loads((root / "runs/later/steps.json").read_text())["steps"]
+    for label in ("train/plain/seed-0", "evaluate/plain/seed-0"):
+        shutil.rmtree(root / "artifacts" / label.partition("/")[0] / later[label])
+    (root / "runs/later/references.json").write_text("{}")
+    assert call("clean", "--run", "tiny", "--yes")[0] == 0
+    assert contents(first) and not (root / "runs/tiny").exists()
+
+
+def test_what_another_has_begun_to_need_meanwhile_stays(store: Storage, root: Path) -> None:
+    first = folder_of(root, "train/plain/seed-0")
+    shutil.move(root / "runs/tiny", root / "aside")
+    found = survey(store)
+    assert str(first.relative_to(root)) in [path for path, _, _ in found.goes]
+    shutil.move(root / "aside", root / "runs/tiny")  # a run that began after the survey, and reuses it
+    remove(found)
+    assert contents(first) and found.goes == []
+
+
+def test_a_run_at_work_or_being_planned_is_not_touched(call: Call, store: Storage, root: Path) -> None:
+    before = contents(root)
     lock = leases.take(store, "runs/tiny/lock.json", "tiny")
-    code, _, err = call("clean", "--yes")
-    assert code == 2 and "is just planning it; try again in a moment" in err
+    for command in (("clean", "--yes"), ("status", "tiny")):
+        code, _, err = call(*command)
+        assert code == 2 and "is just planning it; try again in a moment" in err
+    lock.release()
+    lock = at_work(store, root)
     code, _, err = call("clean", "--run", "tiny")
     assert code == 2 and "is at work on it; stop it first" in err
     lock.release()
     code, _, err = call("clean", "--run", "typo")
     assert code == 2 and "legal: one of those in" in err and "tiny" in err
+    assert contents(root) == before
+
+
+def test_what_an_older_version_has_begun_is_not_guessed(call: Call, root: Path) -> None:
+    (root / "runs/tiny/steps.json").unlink()
+    for command in (("clean", "--yes"), ("status", "tiny")):
+        code, _, err = call(*command)
+        assert code == 2 and "there is no steps.json in " in err and "the command that began it writes one" in err
+    assert call(*PLAIN, config=True)[0] == 0
+    (root / "tune/old").mkdir(parents=True)
+    (root / "tune/old/search.json").write_text("{}")
+    code, _, err = call("clean", "--yes")
+    assert code == 2 and err.startswith("error: search old: there is no trained/ in ")

@@ -99,7 +99,8 @@ class AnswerProgress:
                 "tokens/s")
 
     def _failures(self) -> str:
-        return f"; {self._failed:,} without an answer ({commonest(self._errors)})" if self._failed else ""
+        errors = Counter(dict(self._errors))  # another thread asks, while answers come in
+        return f"; {self._failed:,} without an answer ({commonest(errors)})" if self._failed else ""
 
     def _tell(self) -> None:
         pause = _FIRST_LINE_S
