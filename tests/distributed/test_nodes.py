@@ -45,7 +45,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "RAY_worker_niceness": "0"}
-    start = ["ray", "start", "--block", "--num-cpus", "1", "--disable-usage-stats"]
+    start = ["ray", "start", "--block", "--num-cpus", "2", "--disable-usage-stats"]
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     of_head = ["--head", "--port", str(port), "--temp-dir", folder, "--include-dashboard", "false"]
     head = subprocess.Popen([*start, *of_head], **quiet)  # type: ignore[call-overload]
@@ -58,9 +58,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         wait_for_nodes(two, 2)
         yield two
     finally:
-        for process in filter(None, (other, head)):
+        started = [process for process in (other, head) if process is not None]
+        for process in started:
             process.terminate()
-            process.wait(timeout=90)
+        for process in started:
+            process.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -87,7 +89,7 @@ def test_the_doctor_asks_every_node(nodes: TwoNodes, tmp_path: Path) -> None:
     done = nodes.call("doctor", "--cluster", "--json", f"storage.uri={tmp_path}")
     found = [check for check in json.loads(done.stdout) if check["name"].startswith("node ")]
     assert [check["status"] for check in found] == ["ok", "ok"], found
-    assert all(f"{socket.gethostname()}: 1 CPUs, 0 GPUs, " in check["detail"] for check in found)
+    assert all(f"{socket.gethostname()}: 2 CPUs, 0 GPUs, " in check["detail"] for check in found)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +115,7 @@ def test_a_run_is_refused_before_its_work_where_a_node_has_another_disk(nodes: T
 def test_a_model_folder_that_a_node_lacks_is_named(nodes: TwoNodes, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     (nodes.hidden / "model").mkdir()
-    done = nodes.call("profile", "-c", str(tmp_path / "tiny.yaml"), *ON_RAY, f"storage.uri={tmp_path / 'storage'}",
+    done = nodes.call("encode", "-c", str(tmp_path / "tiny.yaml"), *ON_RAY, f"storage.uri={tmp_path / 'storage'}",
                       f"encode.model={nodes.hidden / 'model'}")
     assert done.returncode == 2
     assert f"does not have {nodes.hidden / 'model'}" in done.stderr.splitlines()[-1]
