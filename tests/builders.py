@@ -181,7 +181,8 @@ def export_untrained(folder: Path, model: SASRecConfig, items: pa.Table, fingerp
     folder.mkdir(parents=True, exist_ok=True)
     student = build_encoder(model, len(items), seed)
     if ann:
-        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
+        items_VD = student.item_weights_VD().detach().numpy()
+        NearestItems.build(items_VD, items_VD[:100])[0].save(folder)
     save_model(folder, student.state_dict(), model, items[ITEM_ID],
                {"fingerprint": fingerprint, **({"ann": {}} if ann else {})}, items)
     return folder

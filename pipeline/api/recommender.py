@@ -141,9 +141,12 @@ class Recommender:
 
     def user_vectors(self, sequences: Any) -> np.ndarray:
         """The state that scores each user's next item, float32 [N, D]; NaN where the model knows no item."""
-        known = self.items.indexed(sequences).sequences
-        vectors_ND = self._scorer.states(known, np.arange(len(known))).cpu().numpy()
-        vectors_ND[known.lengths == 0] = np.nan
+        return self.indexed_vectors(self.items.indexed(sequences).sequences)
+
+    def indexed_vectors(self, sequences: Sequences) -> np.ndarray:
+        """:meth:`user_vectors` for sequences of items 1…n."""
+        vectors_ND = self._scorer.states(sequences, np.arange(len(sequences))).cpu().numpy()
+        vectors_ND[sequences.lengths == 0] = np.nan
         return vectors_ND
 
     def similar_items(self, item: object, k: int = 10) -> pl.DataFrame:

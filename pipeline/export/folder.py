@@ -7,18 +7,22 @@ from typing import Any
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from configs.errors import ConfigError, illegal
+from configs.errors import ArtifactError, ConfigError, illegal
+from models.sequences import Sequences
 from pipeline.api.items import catalogue
-from pipeline.api.loading import find_trained, of_run, prepared_of
-from pipeline.api.nearest import INDEX, NearestItems
+from pipeline.api.loading import find_trained, of_artifact, of_run, prepared_of
+from pipeline.api.nearest import INDEX, K, NearestItems
 from pipeline.export.card import card_entries, readme
 from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
+from pipeline.store import columns
 from pipeline.store.artifacts import Artifact, open_artifact
 from pipeline.store.columns import ITEM_ID
 from pipeline.train.export import CARD, ITEMS, WEIGHTS, load_model, read_card, save_model
 from pipeline.trained import Trained
 
 README = "README.md"
+_INDEX_USERS = 1000
+"""Whose lists settle how hard an index looks."""
 FILES = {WEIGHTS: "the weights, fp32 (safetensors)", CARD: "the model's settings, data, protocol, metrics, licence",
          ITEMS: "raw ids of items 1…n in order, with title, category and training interactions"}
 
@@ -76,13 +80,25 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
         files |= {ENCODER_FILE: "ONNX: item indices, right-padded with 0 → the user's state",
                   SCORES_FILE: "ONNX: the same → the state, and scores of all items"}
     if ann:
-        NearestItems.build(student.item_weights_VD().detach().numpy()).save(folder)
-        info["ann"] = {"file": INDEX, "library": "faiss", "kind": "HNSW, inner product"}
-        files[INDEX] = "faiss (HNSW, inner product): items 1…n in order, for lists that may miss an item"
+        states_ND = of_artifact(artifact).indexed_vectors(_some_histories(prepared))
+        nearest, recall = NearestItems.build(student.item_weights_VD().detach().numpy(), states_ND)
+        nearest.save(folder)
+        info["ann"] = {"file": INDEX, "library": "faiss", "kind": "IVF, inner product",
+                       "recall": {"lists_of": K, "users": len(states_ND), "found": round(recall, 4)}}
+        files[INDEX] = (f"faiss (IVF, inner product): items 1…n in order; of {len(states_ND):,} users' lists of {K} it "
+                        f"finds {recall:.1%} of the items")
     page = readme(name, {**own_card, **info}, {**files, CARD: FILES[CARD]})
     (folder / README).write_text(page, encoding="utf-8")
     save_model(folder, student.state_dict(), student_config(own_card), items[ITEM_ID], info, items)
     return [*files, README]
+
+
+def _some_histories(prepared: Artifact) -> Sequences:
+    """Of the first training users."""
+    for file in prepared.storage.files(prepared.relative("histories")):
+        for batch in prepared.storage.read_batches(file, [columns.ITEMS], _INDEX_USERS):
+            return Sequences.from_lists(batch[columns.ITEMS].to_pylist())
+    raise ArtifactError(f"{prepared.folder}: its histories are gone; run `mentorec prepare` again")
 
 
 def student_config(card: dict[str, Any]) -> Any:

@@ -72,11 +72,12 @@ def test_the_folder_answers_as_the_run_does_and_needs_nothing_else(run: StorageC
 
 
 def test_an_index_gives_the_lists_of_all_items(run: StorageConfig, tmp_path: Path) -> None:
-    """40 items: the graph's search looks at every one."""
+    """40 items: they are one inverted list."""
     pytest.importorskip("faiss", reason="the extra `ann` is not installed")
     files = export("small", str(tmp_path / "out"), run, arm="plain", ann=True)
     assert "items.faiss" in {Path(file).name for file in files}
     recommender = load(tmp_path / "out")
+    assert recommender.card["ann"]["recall"] == {"lists_of": 10, "users": 60, "found": 1.0}
     sequences = [["item-3", "item-5"], ["nothing"], [f"item-{n}" for n in range(1, 12)], ["item-1"] * 20]
     for k in (1, 9, 60):
         for filter in (Filter(), Filter(seen=False), Filter(deny=["item-7"])):
@@ -90,6 +91,22 @@ def test_an_index_gives_the_lists_of_all_items(run: StorageConfig, tmp_path: Pat
         load(tmp_path / "out").recommend(sequences, approximate=True)
 
 
+def test_an_index_looks_as_hard_as_users_lists_need() -> None:
+    """20,000 items in 200 clouds, those of some clouds much longer than others, as popular items are."""
+    pytest.importorskip("faiss", reason="the extra `ann` is not installed")
+    rng = np.random.default_rng(0)
+    clouds = rng.normal(size=(200, 16)) * rng.uniform(0.3, 3, size=(200, 1))
+    items_VD = (clouds[rng.integers(0, 200, 20_000)] + 0.3 * rng.normal(size=(20_000, 16))).astype(np.float32)
+    states_ND = rng.normal(size=(600, 16)).astype(np.float32)
+    nearest, told = NearestItems.build(items_VD, states_ND[:300])
+    exact_NK = np.argsort(-states_ND[300:] @ items_VD.T, axis=1)[:, :10] + 1
+    found_NK = nearest.search(states_ND[300:], 10)
+    recall = np.mean([np.isin(exact, found).mean() for exact, found in zip(exact_NK, found_NK, strict=True)])
+    assert told >= 0.995 and recall >= 0.98
+    assert nearest._index.nprobe < nearest._index.nlist, "it looks at everything"
+    assert (nearest.search(states_ND[:3], 5000) > 0).all(), "a long list is filled"
+
+
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda p, other: p.write_bytes(p.read_bytes()[:100]), "items.faiss: cannot be read; export the run again"),
     (lambda p, other: other.save(p.parent), "items.faiss: 7 vectors of width 8, the model has 40 of width 8")])
@@ -97,7 +114,7 @@ def test_a_damaged_or_foreign_index_is_one_line(run: StorageConfig, tmp_path: Pa
                                                 damage: Callable[[Path, NearestItems], object]) -> None:
     pytest.importorskip("faiss", reason="the extra `ann` is not installed")
     export("small", str(tmp_path / "out"), run, ann=True)
-    damage(tmp_path / "out" / "items.faiss", NearestItems.build(np.eye(7, 8, dtype=np.float32)))
+    damage(tmp_path / "out" / "items.faiss", NearestItems.build(np.eye(7, 8), np.eye(3, 8))[0])
     with pytest.raises(ArtifactError, match=message):
         load(tmp_path / "out")
 
