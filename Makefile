@@ -14,7 +14,8 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu \
-	bench-llm-rejects bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx bench-serve
+	bench-llm-rejects bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx \
+	bench-recommend bench-serve
 
 help:
 	@echo "make demo                set up, run the demo: minutes on two cores"
@@ -37,6 +38,8 @@ help:
 	@echo "make bench-train         set up, what distilling, workers and serving cost: a quarter of an hour"
 	@echo "make bench-ann           set up, kinds of indexes of the items of a trained run:"
 	@echo "                         RUN=results/runs/demo"
+	@echo "make bench-recommend     set up, lists for all users of an evaluated run, exact and by an index:"
+	@echo "                         RUN=results/runs/demo ARM=plain"
 	@echo "make bench-onnx          set up, ONNX beside torch for every student: half an hour"
 	@echo "make bench-serve         set up, the service asked by many clients, and under damage"
 	@echo "make bench-rank          set up, ways to rank: a quarter of an hour"
@@ -116,6 +119,9 @@ bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-onnx 
 
 bench-ann: setup
 	$(BIN)/python -m tests.bench.ann $(RUN)
+
+bench-recommend: setup
+	$(BIN)/python -m tests.bench.recommend $(RUN) --arm $(ARM)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
