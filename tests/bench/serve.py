@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30, help="of each measurement")
     parser.add_argument("--bodies", type=int, default=10_000, help="malformed ones")
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "bench-serve")
+    parser.add_argument("--indexed", type=Path, metavar="FOLDER", help="a trained model that was exported with --ann: "
+                        "also measured with approximate lists")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished parts anew")
     asked = parser.parse_args()
@@ -64,6 +66,13 @@ def main() -> None:
     for proxy in PROXIES:
         for clients in CLIENTS:
             ledger.run(f"{proxy}-{clients}", partial(of_clients, clients, proxy, asked, locust, first, questions))
+            _write(ledger)
+    if asked.indexed is not None:
+        model = asked.indexed.absolute()
+        own = write_own_questions(asked.folder / "own", model)
+        for clients in CLIENTS:
+            ledger.run(f"index-{clients}", partial(of_clients, clients, "haproxy", asked, locust, model, own,
+                                                   "approximate=true"))
             _write(ledger)
     ledger.run("damage", partial(of_damage, asked, locust, questions))
     _write(ledger)
@@ -83,6 +92,19 @@ def write_questions(folder: Path, models: tuple[Path, ...], items: int) -> Path:
     rng = np.random.default_rng(0)
     histories = [[f"B{n:09d}" for n in rng.integers(1, items + 1, rng.integers(1, 51))] for _ in range(HISTORIES)]
     answers = {model.name: load(model).recommend(histories, k=K).ids for model in models}
+    path = folder / "questions.json"
+    path.write_text(json.dumps({"histories": histories, "k": K, "answers": answers}))
+    return path
+
+
+def write_own_questions(folder: Path, model: Path) -> Path:
+    """The same of a trained model: histories of its items, and the approximate lists that `load` gives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, recommender = np.random.default_rng(0), load(model)
+    ids = np.array(recommender.items.ids)
+    histories = [ids[rng.integers(0, len(ids), rng.integers(1, 51))].tolist() for _ in range(HISTORIES)]
+    answers = {str(recommender.card["fingerprint"]): [
+        recommender.recommend([history], k=K, approximate=True).ids[0] for history in histories]}
     path = folder / "questions.json"
     path.write_text(json.dumps({"histories": histories, "k": K, "answers": answers}))
     return path
@@ -140,14 +162,14 @@ def asked_by(clients: int, seconds: int, locust: Path, url: str, questions: Path
                 found["last_request_timestamp"] - found["start_time"]))}
 
 
-def of_clients(clients: int, proxy: str, asked: argparse.Namespace, locust: Path, model: Path, questions: Path
-               ) -> dict[str, Any]:
+def of_clients(clients: int, proxy: str, asked: argparse.Namespace, locust: Path, model: Path, questions: Path,
+               *overrides: str) -> dict[str, Any]:
     """One replica, some seconds of warm-up, then the measurement."""
-    with service(model, proxy=proxy) as (url, top):
+    with service(model, *overrides, proxy=proxy) as (url, top):
         asked_by(clients, WARM_UP_S, locust, url, questions)
         found = asked_by(clients, asked.seconds, locust, url, questions)
         memory = [each.memory_info().rss for each in replicas(top)]
-    return {"items": asked.items, "proxy": proxy, "clients": clients, **found,
+    return {"items": asked.items, "proxy": ", ".join((proxy, *overrides)), "clients": clients, **found,
             "replica_gib": [round(rss / 2**30, 2) for rss in memory]}
 
 
@@ -203,20 +225,21 @@ def malformed(url: str, bodies: int) -> dict[str, int]:
 
 def _write(ledger: Ledger) -> None:
     found = ledger.figures()
-    names = [f"{proxy}-{clients}" for proxy in PROXIES for clients in CLIENTS]
+    names = [f"{way}-{clients}" for way in (*PROXIES, "index") for clients in CLIENTS]
     by_clients: list[Mapping[str, Any]] = [found[name] for name in names if name in found]
     text = f"""## The service
 
 `mentorec serve` of an untrained SASRec (width 64, two blocks) over {by_clients[0]['items']:,} items, one replica,
 lists of {K}; locust's clients on the same cores. Every list was compared with the one that `load` gives. The proxy is
-Ray Serve's own, or HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`), which Ray brings.
+Ray Serve's own, or HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`), which Ray brings. With `approximate=true` the model is a
+trained one of that size, exported with `--ann`.
 
 """ + table(
         ("proxy", "clients", "requests/s", "p50, ms", "p99, ms", "longest, ms", "failed or wrong", "replica, GiB"), [
         (row["proxy"], row["clients"], row["requests_per_second"], row["p50_ms"], row["p99_ms"], row["longest_ms"],
          sum(row["failures"].values()), ", ".join(map(str, row["replica_gib"]))) for row in by_clients])
     text += "\n"
-    for proxy in PROXIES:
+    for proxy in (*PROXIES, "index"):
         if at_8 := found.get(f"{proxy}-8"):
             text += (f"\n- p99 at 8 clients, {proxy}: {at_8['p99_ms']:.0f} ms (target {P99_TARGET_MS}): "
                      f"{verdict(at_8['p99_ms'] <= P99_TARGET_MS)}")
