@@ -52,6 +52,7 @@ def versions(source: Mapping[str, Any]) -> str:
 def write_page(folder: Path, name: str, figures: Mapping[str, Any], text: str) -> None:
     """``<name>.json`` and ``<name>.md`` of this process, each with what they come from; the page is printed too."""
     source = provenance()
+    source["command"] = without_folders(source["command"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({"provenance": source, **figures}, indent=1) + "\n",
                                          encoding="utf-8")
