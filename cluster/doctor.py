@@ -10,14 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.config import ClusterConfig, StorageConfig
 from cluster.connect import connect, joins_cluster, local_cpus
 from cluster.machine import cpu_count, memory_bytes
-from cluster.nodes import Node, look, versions
+from cluster.nodes import Node, installed, look, versions
 from cluster.storage import Storage
 from configs.errors import MentorecError
 
@@ -139,7 +138,7 @@ def _storage(config: StorageConfig) -> Check:
 
 
 def _ray_package() -> Check:
-    found = _version("ray")
+    found = installed("ray")
     if found is None:
         return Check("Ray", "fail", "not installed", "install mentorec with its dependencies")
     return Check("Ray", "ok", found)
@@ -209,20 +208,13 @@ def _torch() -> Iterator[Check]:
 
 
 def _part(part: Part) -> Check:
-    found = next(filter(None, map(_version, part.distributions)), None)
+    found = next(filter(None, map(installed, part.distributions)), None)
     note = f"; {UNVERIFIED}" if part.needs_gpu else ""
     if found is not None and _importable(part.module):
         return Check(part.name, "ok", found + note)
     if part.extra is None:
         return Check(part.name, "fail", "not installed", "install mentorec with its dependencies")
     return Check(part.name, "warn", f"not installed (optional){note}", f"pip install 'mentorec[{part.extra}]'")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _importable(module: str) -> bool:

@@ -162,7 +162,13 @@ def versions() -> Iterator[tuple[str, str]]:
     """``python`` and those of `PACKAGES` that are installed here."""
     yield "python", platform.python_version()
     for package in PACKAGES:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
+        if (found := installed(package)) is not None:
+            yield package, found
+
+
+def installed(distribution: str) -> str | None:
+    """The version of a package; None: it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

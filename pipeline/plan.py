@@ -5,6 +5,7 @@ Imports no torch, Ray or polars: a plan can be printed on a laptop that has none
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.digests import DigestCache
 
+RUN_FOLDER = re.compile(r"(?P<root>.+)/runs/(?P<name>[^/]+)")
+"""A run's folder, as a path or a URI."""
 STEPS = "steps.json"
 """In a run's folder: what its last command planned."""
 REPORTED = "report.json"

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -27,8 +27,7 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
     home = Path(folder) / "home"  # tokens are kept there
     home.mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "RAY_worker_niceness": "0"}
+    environment = environment_for(home)
     ports = []
     for _ in range(3):
         with socket.socket() as free:
@@ -40,7 +39,7 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
          "--include-dashboard", "true"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{ports[1]}"
     try:
-        _wait_for(address, head)
+        wait_for(lambda: urllib.request.urlopen(f"{address}/api/version", timeout=5), head, f"job server at {address}")
         yield address, environment
     finally:
         head.terminate()
@@ -48,13 +47,20 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
+def wait_for(answer: Callable[[], Any], head: subprocess.Popen[bytes], what: str) -> None:
+    """Until ``answer`` gives something that can be closed, and raises no OSError any more."""
     deadline = time.monotonic() + 180
     while True:
         try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+            answer().close()
             return
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as exc:
+        except OSError as exc:  # a URLError and a TimeoutError too
             if head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no job server at {address}") from exc
+                raise RuntimeError(f"no {what}") from exc
             time.sleep(0.5)
+
+
+def environment_for(home: Path) -> dict[str, str]:
+    """No Ray settings of ours, the running interpreter's commands first, a home of its own for tokens."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "RAY_worker_niceness": "0"}

@@ -16,11 +16,11 @@ from pipeline.api.items import Items
 from pipeline.api.nearest import NearestItems, available
 from pipeline.api.recommender import Recommender
 from pipeline.config import RunConfig
+from pipeline.plan import RUN_FOLDER
 from pipeline.store.artifacts import Artifact, open_artifact
 from pipeline.train.export import CARD, ITEMS, load_model, read_card
 from pipeline.trained import Trained, choose
 
-_RUN = re.compile(r"(?P<root>.+)/runs/(?P<name>[^/]+)")
 _TRAIN = re.compile(r"(?P<root>.+)/artifacts/train/(?P<fingerprint>[0-9a-f]{16})(/.*)?")
 
 
@@ -93,7 +93,7 @@ def find_trained(where: str, arm: str | None = None, seed: int | None = None) ->
             raise ArtifactError(f"{where}: training there is unfinished; the command that began it goes on")
         values = artifact.manifest.key["config"]
         return Trained(f"train/{values['arm']}/seed-{values['seed']}", artifact)
-    if found := _RUN.fullmatch(where):
+    if found := RUN_FOLDER.fullmatch(where):
         return of_run(Storage.from_config(StorageConfig(uri=found["root"])), found["name"], arm, seed)
     raise ArtifactError(illegal("recommender", where, "a folder that `mentorec export` has written, a run's folder "
                                 "such as results/runs/demo, or a `train` artifact's"))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, illegal
-from pipeline.plan import STEPS
+from pipeline.plan import RUN_FOLDER, STEPS
 from pipeline.store import leases
-
-_RUN = re.compile(r"(?P<root>.+)/runs/(?P<name>[^/]+)")
 
 
 def find_run(run: str, storage: StorageConfig) -> tuple[Storage, str]:
@@ -28,7 +25,7 @@ def find_run(run: str, storage: StorageConfig) -> tuple[Storage, str]:
     where, name = Storage.from_config(storage), run
     if "/" in run:
         folder = run.rstrip("/") if "://" in run else str(Path(run).expanduser().absolute())
-        found = _RUN.fullmatch(folder)
+        found = RUN_FOLDER.fullmatch(folder)
         if found is None:
             raise ArtifactError(illegal("run", run, "a run's name, or its folder such as results/runs/demo"))
         where, name = Storage.from_config(storage.model_copy(update={"uri": found["root"]})), found["name"]

@@ -69,7 +69,7 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
     prepared = prepared_of(artifact)
     own = artifact.local("model")
     student = load_model(own, item_digest=prepared.manifest.id_digest)
-    info = card_entries(artifact, prepared, _evaluation(trained), licence)
+    info = card_entries(artifact, prepared, evaluation_of(artifact), licence)
     own_card = read_card(own)
     info |= {key: value for key, value in own_card.items() if key not in ("model", "num_items", "item_digest")}
     items = catalogue(prepared)
@@ -110,12 +110,12 @@ def student_config(card: dict[str, Any]) -> Any:
     return TypeAdapter(ModelConfig).validate_python(card["model"])
 
 
-def _evaluation(trained: Trained) -> Artifact | None:
+def evaluation_of(trained: Artifact) -> Artifact | None:
     """The evaluation of this very model, where one is finished."""
-    storage = trained.artifact.storage
+    storage = trained.storage
     for fingerprint in storage.names("artifacts/evaluate"):
         found = open_artifact(storage, "evaluate", fingerprint)
-        if found is not None and found.manifest.key["inputs"].get("train") == trained.artifact.fingerprint:
+        if found is not None and found.manifest.key["inputs"].get("train") == trained.fingerprint:
             return found
     return None
 

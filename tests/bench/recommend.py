@@ -22,11 +22,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.api import load
+from pipeline.api.items import catalogue
 from pipeline.api.loading import find_trained, prepared_of
 from pipeline.evaluate.definition import TOP, TOP_LISTS
+from pipeline.export.folder import evaluation_of
 from pipeline.store import arrays
-from pipeline.store.artifacts import Artifact, open_artifact
-from pipeline.store.columns import ITEM_ID, ITEM_IDX, USER_ID, USER_IDX
+from pipeline.store.columns import ITEM_ID, USER_ID, USER_IDX
 from tests.bench.ledger import Ledger
 from tests.bench.pages import RESULTS, table
 from tests.bench.watch import watched
@@ -62,8 +63,11 @@ def of_evaluated(run: Path, arm: str, folder: Path) -> dict[str, Any]:
     figures, lists = _called(run, arm, folder / "evaluated.parquet", "recommend.history=evaluated")
     trained = find_trained(str(run), arm).artifact
     prepared = prepared_of(trained)
-    kept = _evaluation(trained).read_table(TOP_LISTS, [USER_IDX, TOP])
-    ids = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID]).sort_by(ITEM_IDX)[ITEM_ID].to_pylist()
+    evaluated = evaluation_of(trained)
+    if evaluated is None:
+        raise RuntimeError(f"nothing has evaluated {trained.folder}")
+    kept = evaluated.read_table(TOP_LISTS, [USER_IDX, TOP])
+    ids = catalogue(prepared)[ITEM_ID].to_pylist()
     users = dict(zip(*(prepared.read_table("users.parquet", [USER_IDX, USER_ID])[name].to_pylist()
                        for name in (USER_IDX, USER_ID)), strict=True))
     expected = {users[user]: [ids[item - 1] for item in top[:K] if item > 0]
@@ -82,7 +86,7 @@ def of_sequences(run: Path, arm: str, folder: Path) -> dict[str, Any]:
     """Test users' histories as new sequences from JSON lines; and how many lists are not those of the users."""
     trained = find_trained(str(run), arm).artifact
     prepared = prepared_of(trained)
-    ids = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID]).sort_by(ITEM_IDX)[ITEM_ID].to_pylist()
+    ids = catalogue(prepared)[ITEM_ID].to_pylist()
     histories = arrays.cases(prepared.local("test.arrow")).histories
     raw = [[ids[item - 1] for item in histories[row].tolist()] for row in range(min(SEQUENCES, len(histories)))]
     asked = folder / "new.jsonl"
@@ -131,14 +135,6 @@ def _called(run: Path, arm: str, output: Path, *args: str) -> tuple[dict[str, An
     told = next(line for line in text.splitlines() if "users/s)" in line or "per user)" in line)
     return {"users": len(lists), "seconds": round(usage.seconds, 1), "answering": told.partition(": ")[2],
             "peak_gb": round(usage.own_bytes / GB, 2)}, lists
-
-
-def _evaluation(trained: Artifact) -> Artifact:
-    for fingerprint in trained.storage.names("artifacts/evaluate"):
-        found = open_artifact(trained.storage, "evaluate", fingerprint)
-        if found is not None and found.manifest.key["inputs"].get("train") == trained.fingerprint:
-            return found
-    raise RuntimeError(f"nothing has evaluated {trained.folder}")
 
 
 def _write(ledger: Ledger) -> None:

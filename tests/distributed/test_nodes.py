@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.job_server import environment_for, wait_for
 from tests.small_disk import _UNSHARE, can_mount
 from tests.tools import ON_RAY, ROOT, TINY, command
 
@@ -43,8 +42,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home), "RAY_worker_niceness": "0"}
+    environment = environment_for(home)
     start = ["ray", "start", "--block", "--num-cpus", "2", "--disable-usage-stats"]
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     of_head = ["--head", "--port", str(port), "--temp-dir", folder, "--include-dashboard", "false"]
@@ -52,7 +50,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     mounted = f"mount -t tmpfs tmpfs {hidden} && exec {' '.join(start)} --address 127.0.0.1:{port}"
     other = None
     try:
-        wait_for_port(port, head)
+        wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=5), head, f"Ray at port {port}")
         other = subprocess.Popen([*_UNSHARE, "sh", "-c", mounted], **quiet)  # type: ignore[call-overload]
         two = TwoNodes(environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, hidden)
         wait_for_nodes(two, 2)
@@ -64,17 +62,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         for process in started:
             process.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for_port(port: int, head: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            assert head.poll() is None and time.monotonic() < deadline, "the head did not start"
-            time.sleep(0.5)
 
 
 def wait_for_nodes(two: TwoNodes, count: int) -> None:
