@@ -72,7 +72,7 @@ def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
                                 "first")
         found.goes.append((f"runs/{run}", storage.size(f"runs/{run}"), "named"))
     stages = _stages(storage)
-    needs = _needs(storage, stages, runs)
+    needs = _needs(storage, stages, runs, {})
     for fingerprint, stage in stages.items():
         path = f"artifacts/{stage}/{fingerprint}"
         needed_by = [who for who, needed in needs.items() if fingerprint in needed]
@@ -106,12 +106,12 @@ def remove(found: Cleaning) -> None:
                 lease.release()
             if not storage.exists(f"{path}/lock.json"):  # nobody has begun it anew
                 storage.delete(path)
-    kept = []
+    kept, keys = [], dict[str, set[str]]()
     for entry in found.goes:
         path, (kind, *_, fingerprint) = entry[0], entry[0].split("/")
         if kind != "artifacts":
             continue
-        if any(fingerprint in needed for needed in _needs(storage, _stages(storage), ()).values()):
+        if any(fingerprint in needed for needed in _needs(storage, _stages(storage), (), keys).values()):
             kept.append(entry)
             continue
         lease = leases.take(storage, f"{path}/{LEASE}", path)
@@ -129,8 +129,14 @@ def _stages(storage: Storage) -> dict[str, str]:
             for fingerprint in storage.names(f"artifacts/{stage}") if is_fingerprint(fingerprint)}
 
 
-def _needs(storage: Storage, stages: Mapping[str, str], without: Sequence[str]) -> dict[str, set[str]]:
-    """Whoever needs artifacts → their fingerprints, with all that they are built from."""
+def _needs(storage: Storage, stages: Mapping[str, str], without: Sequence[str], keys: dict[str, set[str]]
+           ) -> dict[str, set[str]]:
+    """Whoever needs artifacts → their fingerprints, with all that they are built from.
+
+    Args:
+        without: runs whose needs do not count.
+        keys: what the keys that were read name, by artifact; a key never changes, so it grows and is read once.
+    """
     needs: dict[str, set[str]] = {}
     for name in storage.names("runs"):
         if name not in without and storage.exists(f"runs/{name}/config.json"):
@@ -143,7 +149,6 @@ def _needs(storage: Storage, stages: Mapping[str, str], without: Sequence[str]) 
     for fingerprint, stage in stages.items():
         if holder := leases.holder(storage, f"artifacts/{stage}/{fingerprint}/{LEASE}"):
             needs.setdefault(f"process {holder['pid']} on {holder['host']}", set()).add(fingerprint)
-    keys: dict[str, set[str]] = {}
     return {who: _with_inputs(storage, needed, stages, keys) for who, needed in needs.items()}
 
 
@@ -165,9 +170,8 @@ def _with_inputs(storage: Storage, needed: Iterable[str], stages: Mapping[str, s
         if fingerprint in closed or fingerprint not in stages:
             continue
         closed.add(fingerprint)
-        if fingerprint not in keys:
-            path = f"artifacts/{stages[fingerprint]}/{fingerprint}/key.json"
-            text = storage.read_bytes(path).decode() if storage.exists(path) else ""
-            keys[fingerprint] = set(_FINGERPRINT.findall(text))
-        pending.extend(keys[fingerprint])
+        path = f"artifacts/{stages[fingerprint]}/{fingerprint}/key.json"
+        if fingerprint not in keys and storage.exists(path):  # one that is just begun has none yet
+            keys[fingerprint] = set(_FINGERPRINT.findall(storage.read_bytes(path).decode()))
+        pending.extend(keys.get(fingerprint, ()))
     return closed
