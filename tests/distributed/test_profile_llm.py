@@ -205,8 +205,8 @@ def test_a_refused_key_stops_the_stage_and_keeps_what_was_answered(storage: Stor
     valid = {"now": False}
 
     def script(asked: ReceivedRequest) -> Reply:
-        """The key runs out while half of the first batch waits for its answer."""
-        return Reply() if valid["now"] or asked.chance < 0.5 else Reply(status=401, wait_s=0.5)
+        """The key runs out while the others of the first batch wait for their answer."""
+        return Reply(wait_s=1.0) if valid["now"] or asked.chance < 0.5 else Reply(status=401, wait_s=0.5)
 
     prepared = make_text_prepared(storage, users=16, textless=0)
     with scripted_server(script) as server:

@@ -14,10 +14,12 @@ import pytest
 from tenacity import AsyncRetrying, RetryCallState
 
 from configs.errors import ConfigError, ResourceError
+from pipeline.profile.llm import openai
 from pipeline.profile.llm.config import OpenAIEngine
 from pipeline.profile.llm.inference import ERROR
 from pipeline.profile.llm.ledger import FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, TEXT
-from pipeline.profile.llm.openai import Client, OpenAIBackend, _retry_after_s, _RetryableError
+from pipeline.profile.llm.openai import Client, OpenAIBackend
+from pipeline.profile.llm.refusals import RetryableError, retry_after_s
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_server
 
@@ -207,27 +209,30 @@ def test_a_server_that_sends_on_is_told_with_the_address() -> None:
         ask(server)
 
 
-def test_what_was_answered_before_the_end_is_saved() -> None:
+def test_what_is_answered_soon_after_the_end_is_saved_in_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "_LAST_ANSWERS_S", 5.0)
     saved: list[pa.Table] = []
+    batches = [batch(4), batch(12).slice(4), batch(13).slice(12)]
 
-    async def run(server: ScriptedServer) -> None:
+    async def run(server: ScriptedServer) -> list[pa.Table | BaseException]:
         config = OpenAIEngine(base_url=server.url, model="m", tokenizer="/t")
         client = Client(OpenAIBackend(config, None), saved.append)  # type: ignore[arg-type]
         try:
-            async for _ in client(batch(4)):
-                raise AssertionError("the batch is not done")
+            return await asyncio.gather(*(client.saved(table) for table in batches), return_exceptions=True)
         finally:
-            assert client._session is not None
             await client.close()
 
     def script(asked: ReceivedRequest) -> Reply:
         if asked.seed == 3:
             return Reply(status=402, wait_s=0.2)
-        return Reply(wait_s=60) if asked.seed == 2 else Reply("good")
+        return {2: Reply(wait_s=60), 5: Reply(status=503, wait_s=1.0)}.get(asked.seed or 0, Reply("good", wait_s=1.0))
 
-    with scripted_server(script) as server, pytest.raises(ResourceError, match="HTTP 402"):
-        asyncio.run(run(server))
-    assert [row[TEXT] for row in saved[0].to_pylist()] == ["good", "good"]
+    with scripted_server(script) as server:
+        ends = asyncio.run(run(server))
+    assert all(isinstance(end, ResourceError) and "HTTP 402" in str(end) for end in ends)
+    good = sorted(int(row[REQUEST], 16) for table in saved for row in table.to_pylist() if row[TEXT] == "good")
+    assert good == [0, 1, 4, 6, 7, 8, 9, 10, 11, 12], "all but what is refused, hangs, or would have to be asked again"
+    assert len(server.asked) == 13
 
 
 def test_waits_are_those_asked_for_else_doubled_and_never_the_same() -> None:
@@ -237,7 +242,7 @@ def test_waits_are_those_asked_for_else_doubled_and_never_the_same() -> None:
     def waits(attempt: int, asked_s: float | None) -> list[float]:
         state = RetryCallState(AsyncRetrying(), None, (), {})
         state.attempt_number = attempt
-        state.set_exception((_RetryableError, _RetryableError("x", asked_s), None))
+        state.set_exception((RetryableError, RetryableError("x", asked_s), None))
         return [client._wait_s(state) for _ in range(20)]
 
     for attempt, asked_s, least in ((1, None, 2), (2, None, 4), (4, None, 16), (50, None, 60), (1, 7.5, 7.5),
@@ -247,11 +252,11 @@ def test_waits_are_those_asked_for_else_doubled_and_never_the_same() -> None:
 
 
 def test_retry_after_in_all_its_forms() -> None:
-    assert (_retry_after_s(None), _retry_after_s("2"), _retry_after_s("0.5"), _retry_after_s("-3")) == (None, 2, 0.5, 0)
-    assert [_retry_after_s(value) for value in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
+    assert (retry_after_s(None), retry_after_s("2"), retry_after_s("0.5"), retry_after_s("-3")) == (None, 2, 0.5, 0)
+    assert [retry_after_s(value) for value in ("", "soon", "nan", "inf", "1e999")] == [None] * 5
     soon = datetime.now(UTC) + timedelta(seconds=30)
-    assert 25 < (_retry_after_s(format_datetime(soon, usegmt=True)) or 0) <= 30
-    assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert 25 < (retry_after_s(format_datetime(soon, usegmt=True)) or 0) <= 30
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_a_key_in_the_config_is_refused() -> None:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import random
-import re
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -28,6 +24,7 @@ from pipeline.profile.llm.completion import Completion, OddAnswerError, read_com
 from pipeline.profile.llm.config import OpenAIEngine
 from pipeline.profile.llm.inference import ERROR, AnswerSaver, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
+from pipeline.profile.llm.refusals import KEPT, NoServerError, RefusedError, RetryableError, odd_answer, refusal
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 from pipeline.profile.llm.unanswered import Unanswered
 
@@ -36,23 +33,14 @@ if TYPE_CHECKING:
     from ray.data import Dataset
     from tenacity import RetryCallState
 
-_AGAIN = frozenset({408, 409, 429})
-_FOR_ALL = {
-    401: "the key is not accepted: export the right one under the name in engine.execution.api_key_env",
-    403: "access is denied: see the key (engine.execution.api_key_env) and what it may use (engine.model)",
-    404: "there is no such path or model: see engine.base_url, which ends with the version, and engine.model",
-    405: "the path takes no questions: see engine.base_url, which ends with the version",
-    422: "the server takes no such request: see engine.send_seed, engine.structured_output and engine.sampling",
-}
-"""Statuses that every further request would get too, and what helps."""
-_NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|funds|credits?)|billing_hard_limit", re.IGNORECASE)
-_KEPT = "what was answered is kept"
 _MAX_BACKOFF_S = 60.0
 _MAX_ASKED_S = 900.0
 """What a server may ask to wait for; with more it is asked again sooner, and may refuse."""
 _ALIKE = 8
 """So many requests of one batch, all refused in the same words before any answer has come: the others would be, too."""
 _CONNECT_S = 10.0
+_LAST_ANSWERS_S = 10.0
+"""So long what is under way may still be answered once the stage is to end: it is paid for."""
 _SHOWN = 200
 _ROW = pa.schema([(REQUEST, pa.string()), (TEXT, pa.string()), (FINISH, pa.string()), (PROMPT_TOKENS, pa.int32()),
                   (OUTPUT_TOKENS, pa.int32()), (STARTED_AT, pa.float64()), (ANSWERED_AT, pa.float64()),
@@ -139,22 +127,6 @@ async def _end(tasks: set[asyncio.Task[pa.Table]], client: Client) -> None:
     await client.close()
 
 
-class _RetryableError(Exception):
-    """An attempt that may be made again."""
-
-    def __init__(self, why: str, wait_s: float | None = None) -> None:
-        super().__init__(why)
-        self.wait_s = wait_s
-
-
-class _NoServerError(_RetryableError):
-    """Nobody listens."""
-
-
-class _RefusedError(Exception):
-    """A request that the server will never answer."""
-
-
 class Client:
     """Asks and saves, in a Ray actor or in this process; several batches are under way at once."""
 
@@ -170,6 +142,12 @@ class Client:
         self._spacing_s = 0.0 if rate is None else max(self._execution.actors, 1) / rate
         self._next_slot = 0.0
         self._answered, self._refusals = False, set[str]()
+        self._posted: set[asyncio.Task[dict[str, Any]]] = set()
+        """Requests that wait for the server."""
+        self._end: ConfigError | ResourceError | None = None
+        """What ends the stage."""
+        self._over = asyncio.Event()
+        """Set with it."""
         self._session: ClientSession | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
@@ -191,30 +169,44 @@ class Client:
         rows = batch.select([REQUEST, SEED, LENGTH, MESSAGES]).to_pylist()
         tasks = [asyncio.create_task(self._row(row)) for row in rows]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            await self._answers(tasks)
         finally:  # also when this batch is cancelled
             done = [task for task in tasks if task.done()]
             for task in tasks:
-                task.cancel()  # where one has met what ends the stage, nobody waits for the others
+                task.cancel()
             answers = [task.result() for task in done if task.exception() is None]
             saved = await asyncio.to_thread(self._save, pa.Table.from_pylist(answers, schema=_ROW))
+        if self._end is not None:
+            raise self._end
         for task in done:
-            task.result()  # raises what ends the stage
+            task.result()  # raises what nobody foresaw
         words = {answer.get(ERROR) for answer in answers}
         if not self._answered and len(answers) >= _ALIKE and len(words) == 1 and words <= self._refusals:
             raise ConfigError(f"profile: {self._url}: {len(answers)} requests of {len(answers)} were refused: "
                               f"{words.pop()}; see engine.send_seed, engine.structured_output, engine.sampling and "
-                              f"engine.model; {_KEPT}")
+                              f"engine.model; {KEPT}")
         return saved
+
+    async def _answers(self, tasks: list[asyncio.Task[dict[str, Any]]]) -> None:
+        """Wait for all; where one request of this client has met what ends the stage, only for those under way."""
+        ends = {asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)),
+                asyncio.create_task(self._over.wait())}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        if posted := [task for task in tasks if task in self._posted]:
+            await asyncio.wait(posted, timeout=_LAST_ANSWERS_S)
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         body = self._backend.body(json.loads(row[MESSAGES]), row[SEED])
         started = time.time()
         try:
             answer = await self._answer(body)
-        except (_RetryableError, _RefusedError) as exc:
+        except (RetryableError, RefusedError) as exc:
             words = storable(str(exc))
-            if isinstance(exc, _RefusedError):
+            if isinstance(exc, RefusedError):
                 self._refusals.add(words)
             return {REQUEST: row[REQUEST], ERROR: words}
         self._answered = True
@@ -226,27 +218,37 @@ class Client:
         """The server's answer, after as many attempts as are allowed.
 
         Raises:
-            _RetryableError, _RefusedError: there is none.
+            RetryableError, RefusedError: there is none.
             ConfigError, ResourceError: no other request would be answered either.
         """
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
         attempts = self._execution.retries + 1
         retrying = AsyncRetrying(stop=stop_after_attempt(attempts), wait=self._wait_s, reraise=True,
-                                 retry=retry_if_exception_type(_RetryableError))
+                                 retry=retry_if_exception(self._may_retry))
         try:
             return await retrying(self._post, body)
-        except _NoServerError as exc:
-            raise ResourceError(f"profile: {self._url} does not answer ({exc}); start the server and run again, "
-                                f"{_KEPT}") from exc
-        except _RetryableError as exc:
-            raise _RetryableError(f"{exc} after {attempts} attempts") from exc
+        except NoServerError as exc:
+            raise self._ended(ResourceError(f"profile: {self._url} does not answer ({exc}); start the server and run "
+                                            f"again, {KEPT}")) from exc
+        except RetryableError as exc:
+            raise RetryableError(f"{exc} after {retrying.statistics['attempt_number']} attempts") from exc
+        except (ConfigError, ResourceError) as exc:
+            raise self._ended(exc) from exc.__cause__
+
+    def _ended(self, exc: ConfigError | ResourceError) -> ConfigError | ResourceError:
+        self._end = self._end or exc
+        self._over.set()
+        return exc
+
+    def _may_retry(self, error: BaseException) -> bool:
+        return isinstance(error, RetryableError) and not self._over.is_set()
 
     def _wait_s(self, state: RetryCallState) -> float:
         """What the server asks for, else a doubling time; a random part keeps requests from coming back together."""
         backoff_s = self._execution.backoff_s
         error = state.outcome.exception() if state.outcome else None
-        asked_s = error.wait_s if isinstance(error, _RetryableError) else None
+        asked_s = error.wait_s if isinstance(error, RetryableError) else None
         own_s = min(backoff_s * 2.0 ** min(state.attempt_number - 1, 32), _MAX_BACKOFF_S)
         wait_s = own_s if asked_s is None else min(asked_s, _MAX_ASKED_S)
         return wait_s + random.uniform(0, min(backoff_s, _MAX_BACKOFF_S))
@@ -260,40 +262,25 @@ class Client:
             self._session = aiohttp.ClientSession(connector=limit, timeout=aiohttp.ClientTimeout(
                 total=self._execution.timeout_s, connect=_CONNECT_S))
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        task = cast(asyncio.Task[dict[str, Any]], asyncio.current_task())
+        self._posted.add(task)
         try:
             async with self._session.post(self._url, json=body, headers=headers, allow_redirects=False) as response:
                 raw = await response.read()
                 if response.status != 200:
-                    raise self._refusal(response.status, raw, response.headers)
+                    raise refusal(self._url, response.status, self._shown(raw.decode(errors="replace")),
+                                  response.headers, self._shown(response.headers.get("Location", "nowhere")))
                 return read_completion(raw)
         except OddAnswerError as exc:
-            words = self._shown(str(exc))
-            raise (self._spent(words) if _NO_MONEY.search(words) else _RetryableError(words)) from exc
+            raise odd_answer(self._url, self._shown(str(exc))) from exc
         except aiohttp.ClientConnectorError as exc:
-            raise _NoServerError(type(exc).__name__) from exc
+            raise NoServerError(type(exc).__name__) from exc
         except TimeoutError as exc:
-            raise _RetryableError(f"no answer within {self._execution.timeout_s:g} s") from exc
+            raise RetryableError(f"no answer within {self._execution.timeout_s:g} s") from exc
         except aiohttp.ClientError as exc:
-            raise _RetryableError(f"a broken answer ({type(exc).__name__})") from exc
-
-    def _refusal(self, status: int, raw: bytes, headers: Mapping[str, str]) -> Exception:
-        """What a status other than 200 means."""
-        words = f"HTTP {status}: {self._shown(raw.decode(errors='replace'))}"
-        if status == 402 or _NO_MONEY.search(words):
-            return self._spent(words)
-        if status in _AGAIN or status >= 500:
-            return _RetryableError(f"HTTP {status}", _retry_after_s(headers.get("Retry-After")))
-        if status in _FOR_ALL:
-            return ConfigError(f"profile: {self._url}: {words}; {_FOR_ALL[status]}; {_KEPT}")
-        if 300 <= status < 400:
-            return ConfigError(f"profile: {self._url}: HTTP {status}: the server sends requests on to "
-                               f"{self._shown(headers.get('Location', 'nowhere'))}; set engine.base_url to what "
-                               f"answers itself; {_KEPT}")
-        return _RefusedError(words)
-
-    def _spent(self, words: str) -> ResourceError:
-        return ResourceError(f"profile: {self._url}: {words}; the account is used up: fill it up, or take another key "
-                             f"(engine.execution.api_key_env), and run again; {_KEPT}")
+            raise RetryableError(f"a broken answer ({type(exc).__name__})") from exc
+        finally:
+            self._posted.discard(task)
 
     async def _slot(self) -> None:
         """Wait until this actor's share of the rate allows a request."""
@@ -307,18 +294,3 @@ class Client:
         """A server's words on one line, short, without the key."""
         text = text.replace(self._key, "***") if self._key else text
         return " ".join(text.split())[:_SHOWN]
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number of them, or an HTTP date."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
