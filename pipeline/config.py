@@ -27,6 +27,8 @@ from pipeline.report.config import ReportConfig
 from pipeline.train.config import Arm, Member, TextItemInit, TrainConfig
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_ARMS = ("plain", "matched")
+"""The shipped recipe gained where the items' texts say something, and keyword profiles did not (README, Results)."""
 
 
 class RunConfig(Config):
@@ -36,7 +38,7 @@ class RunConfig(Config):
     """Folder of the run below `runs/`."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Training seeds; every arm is trained with each."""
-    arms: tuple[str, ...] = Field(default=("plain", "distilled"), min_length=1)
+    arms: tuple[str, ...] = Field(default=_ARMS, min_length=1)
     """What is trained and compared: `plain`, `distilled`, the controls `shuffled`, `random` and `collaborative`, the
     shipped recipes `text-start`, `text-only` and `matched`, and names of `recipes`."""
     recipes: dict[str, Recipe] = Field(default_factory=dict)
@@ -62,7 +64,7 @@ class RunConfig(Config):
     def _shipped_recipes(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        arms, own = values.get("arms", ()), values.get("recipes") or {}
+        arms, own = values.get("arms", _ARMS), values.get("recipes") or {}
         if not isinstance(arms, (list, tuple)) or not isinstance(own, Mapping):
             return values
         recipes = with_shipped([arm for arm in arms if isinstance(arm, str)], own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.ascending import held
 from pipeline.work.here import forget_blocks, map_here
-from pipeline.work.nodes import actor_resources
-from pipeline.work.progress import Progress
+from pipeline.work.nodes import actor_resources, cpus_held
+from pipeline.work.progress import Progress, say
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
@@ -29,6 +30,8 @@ _BLOCKS_PER_ACTOR = 4
 """Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
 _MAX_ACTOR_TASK_RETRIES = 3
 """A block that ends its actor so often is at fault itself."""
+_SILENT_S = 30.0
+"""After so long without a saved block it is said whether the cluster is occupied."""
 _POLL_S = 2.0
 """Between two looks at the saved blocks."""
 
@@ -72,7 +75,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     resources = actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
     context = _context(out, folder, id_column)
-    with ray.data.DataContext.current(context), our_errors(label):
+    with (ray.data.DataContext.current(context), our_errors(label),
+          _shown(out, folder, block_rows, num_rows, label, unit)):
         dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
                                         partitioning=None, num_cpus=_HELPER_CPUS)
         done_ref = _done_ids(out, folder, context)
@@ -87,9 +91,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
                 batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
                 max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
-        with _shown(out, folder, block_rows, num_rows, label, unit):
-            dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
-                                  ray_remote_args={"num_cpus": _HELPER_CPUS})
+        dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
+                              ray_remote_args={"num_cpus": _HELPER_CPUS})
 
 
 def quiet_context() -> Any:
@@ -190,16 +193,21 @@ def our_errors(label: str) -> Iterator[None]:
 @contextmanager
 def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str, unit: str) -> Iterator[None]:
     """Progress by the blocks that are saved."""
-    finished = threading.Event()
+    finished, started = threading.Event(), time.monotonic()
 
     def saved() -> int:
         names = out.storage.names(out.relative(checkpoint_of(folder)))
         return min(num_rows, block_rows * sum(not name.endswith(".pending.parquet") for name in names))
 
     def watch() -> None:
-        with Progress(label, num_rows, unit, done=saved()) as progress:
+        before, told = saved(), False
+        with Progress(label, num_rows, unit, done=before) as progress:
             while not finished.wait(_POLL_S):
-                progress.update(saved())
+                done = saved()
+                progress.update(done)
+                if done == before and not told and time.monotonic() > started + _SILENT_S and (line := cpus_held()):
+                    told = True
+                    say(f"{label}: nothing is done yet; {line}")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

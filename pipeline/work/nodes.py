@@ -66,18 +66,40 @@ def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[st
 
 
 def actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
-    """CPUs and GPUs per actor, once there is room for all; the CPUs shrink so that one is left for what feeds them.
+    """CPUs (as :func:`cpus_each`) and GPUs per actor, once there is room for all.
 
     Raises:
         ResourceError: the cluster has fewer GPUs than the actors ask for.
     """
     per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus}
-    there = await_gpus([per_actor] * execution.actors + [{"CPU": 1.0}], label,
-                       f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), "
-                       "or add nodes")
-    spare = max(0.0, there.get("CPU", 1.0) - 1.0) / execution.actors
-    resources: dict[str, Any] = {"num_cpus": math.floor(min(execution.num_cpus, spare) * 1000) / 1000}
+    await_gpus([per_actor] * execution.actors + [{"CPU": 1.0}], label,
+               f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), "
+               "or add nodes")
+    resources: dict[str, Any] = {"num_cpus": cpus_each(execution.num_cpus, execution.actors)}
     return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
+
+
+def cpus_each(wanted: float, actors: int) -> float:
+    """What each actor may ask for, so that some node keeps a whole CPU wherever they are placed. Ray must be running.
+
+    Ray Data's repartition wants a whole CPU of one node and has no setting for it: where actors held more than all but
+    one of every node's, it would wait for ever and nothing would say so.
+    """
+    import ray
+
+    spare = sum(max(0.0, node["Resources"].get("CPU", 0.0) - 1.0) for node in ray.nodes() if node["Alive"])
+    return math.floor(min(wanted, spare / actors) * 1000) / 1000
+
+
+def cpus_held() -> str | None:
+    """What to say where less than one CPU of the cluster is free; None where nothing waits for one."""
+    import ray
+
+    free, there = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
+    if free >= 1.0:
+        return None
+    return (f"{free:g} of the cluster's {there:g} CPUs are free: where other jobs hold them, this waits for those "
+            "(`ray status` tells who)")
 
 
 def total(bundles: Sequence[Resources]) -> dict[str, float]:

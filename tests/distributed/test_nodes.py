@@ -110,6 +110,8 @@ def test_a_model_folder_that_a_node_lacks_is_named(nodes: TwoNodes, tmp_path: Pa
 
 def test_two_nodes_that_share_the_disk_do_the_work(nodes: TwoNodes, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    done = nodes.call("profile", "-c", str(tmp_path / "tiny.yaml"), *ON_RAY, f"storage.uri={tmp_path / 'storage'}")
+    every_cpu = "profile.execution={actors: 4, num_cpus: 1, block_rows: 40}"
+    done = nodes.call("profile", "-c", str(tmp_path / "tiny.yaml"), *ON_RAY, every_cpu,
+                      f"storage.uri={tmp_path / 'storage'}")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "storage").iterdir() if path.name.startswith(".nodes")] == []

@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StorageConfig:
     for arm in arms:
         out = artifacts.begin(storage, evaluate_key(settings, prepared.fingerprint, trained[arm].fingerprint))
         evaluate_model(settings, prepared, trained[arm], out)
-    small = RunConfig(name="small", model=MODEL, train=TRAIN)
+    small = RunConfig(name="small", arms=tuple(arms), model=MODEL, train=TRAIN)
     storage.write_json("runs/small/config.json", small.model_dump(mode="json"))
     storage.write_json("runs/small/references.json", {
         "prepare": prepared.fingerprint, **{f"train/{arm}/seed-0": trained[arm].fingerprint for arm in arms}})

@@ -68,6 +68,7 @@ class Cluster:
         remaining = list(looks)
         ask = on_request or self.requests.append
         patch.setattr(ray, "cluster_resources", lambda: remaining.pop(0) if len(remaining) > 1 else remaining[0])
+        patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": remaining[0]}])
         patch.setattr(ray, "is_initialized", lambda: True)
         patch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: at_most)
         patch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: ask(bundles))
@@ -109,6 +110,18 @@ def test_actors_leave_a_cpu_to_what_feeds_them(monkeypatch: pytest.MonkeyPatch) 
     Cluster(monkeypatch, [{"CPU": 4.0, "GPU": 1.0}], None)
     assert actor_resources(ActorExecution(actors=2), "encode") == {"num_cpus": 1.0}
     assert actor_resources(ActorExecution(actors=4, num_gpus=0.25), "encode") == {"num_cpus": 0.75, "num_gpus": 0.25}
+
+
+@pytest.mark.parametrize(("cpus", "actors", "each"), [
+    ([4.0], 1, 1.0), ([2.0, 2.0], 4, 0.5), ([1.0, 1.0, 1.0], 3, 0.0), ([0.0, 0.5, 9.0], 16, 0.5), ([64.0], 3, 1.0)])
+def test_actors_leave_a_whole_cpu_on_one_node_wherever_they_are(cpus: list[float], actors: int, each: float,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [
+        *({"Alive": True, "Resources": {"CPU": count} if count else {}} for count in cpus),
+        {"Alive": False, "Resources": {"CPU": 100.0}}])
+    assert nodes.cpus_each(1.0, actors) == each
 
 
 def _vllm() -> None:

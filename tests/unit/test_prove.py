@@ -28,7 +28,7 @@ RECIPES = """recipes={
 def config(tmp_path: Path, *overrides: str) -> RunConfig:
     (tmp_path / "encoder").mkdir(exist_ok=True)
     return load(RunConfig, None, ["name=x", f"storage.uri={tmp_path}", f"encode.model={tmp_path / 'encoder'}",
-                                  "evaluate.baselines=[]", "train.epochs=20", *overrides])
+                                  "evaluate.baselines=[]", "train.epochs=20", "arms=[plain, distilled]", *overrides])
 
 
 def matched(tmp_path: Path, *overrides: str) -> RunConfig:

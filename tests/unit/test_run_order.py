@@ -23,7 +23,7 @@ SHIPPED_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def _config(tmp_path: Path, *overrides: str) -> RunConfig:
     (tmp_path / "encoder").mkdir(exist_ok=True)
     return load(RunConfig, None, ["name=x", f"storage.uri={tmp_path}", f"encode.model={tmp_path / 'encoder'}",
-                                  "evaluate.baselines=[]", *overrides])
+                                  "evaluate.baselines=[]", "arms=[plain, distilled]", *overrides])
 
 
 def _labels(config: RunConfig, audit: bool = False) -> list[str]:
@@ -148,6 +148,7 @@ def test_shipped_recipes_need_no_writing_and_own_settings_are_laid_over_them(tmp
     assert trained == ["plain/seed-0", "text-start/seed-0", "text-only/seed-0", "matched/seed-0"]
     assert list(config.recipes) == ["matched", "text-start", "text-only"]
     assert not _config(tmp_path).recipes, "what no arm asks for is not there"
+    assert load(RunConfig, None, ["name=x"]).recipes == config.recipes, "so it is where no arms are named"
     shorter = _config(tmp_path, "arms=[plain, matched]", "recipes.matched.train.epochs=7", "recipes.other={}")
     assert shorter.members("matched") == config.members("matched")
     assert (shorter.for_arm("matched").train.epochs, config.for_arm("matched").train.epochs) == (7, 24)

@@ -27,6 +27,7 @@ from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROM
 from pipeline.profile.llm.refusals import KEPT, NoServerError, RefusedError, RetryableError, odd_answer, refusal
 from pipeline.profile.llm.requests import LENGTH, MESSAGES, REQUEST, SEED
 from pipeline.profile.llm.unanswered import Unanswered
+from pipeline.work.nodes import cpus_each
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -77,7 +78,8 @@ class OpenAIBackend:
             warnings.simplefilter("ignore", DeprecationWarning)
             return requests.dataset(execution.batch_size).map_batches(
                 Client, fn_constructor_args=[self, save], batch_format="pyarrow", batch_size=execution.batch_size,
-                compute=ray.data.ActorPoolStrategy(size=execution.actors), num_cpus=execution.num_cpus,
+                compute=ray.data.ActorPoolStrategy(size=execution.actors),
+                num_cpus=cpus_each(execution.num_cpus, execution.actors),
                 max_concurrency=execution.concurrent_batches)
 
     def _here(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:

@@ -19,12 +19,15 @@ from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROM
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
 from pipeline.profile.llm.unanswered import HELPERS, Unanswered
 from pipeline.work.hub import ModelFiles
+from pipeline.work.nodes import cpus_each
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 _INFERENCE_ERROR = "__inference_error__"
 _STAGE_CPUS = 0.1
+_LEAST_CPUS = 0.001
+"""A bundle of a placement group cannot be empty."""
 _MAX_TASK_RETRIES = 3
 """A batch that ends its engine so often is at fault itself."""
 _SLOW_BF16 = "this CPU has no products in bfloat16, profile.engine.dtype=float32 is several times faster here"
@@ -57,13 +60,16 @@ class VLLMBackend:
                 "first, half a minute or more" + (f"; {_SLOW_BF16}" if slow else ""))
 
     def answers(self, requests: Unanswered, save: AnswerSaver) -> Iterator[pa.Table]:
-        return drained(lambda: self._stream(requests, save), self._bundles() * self.config.execution.replicas)
+        return drained(lambda: self._stream(requests, save),
+                       self._bundles(self.config.execution.num_cpus) * self.config.execution.replicas)
 
     def _stream(self, requests: Unanswered, save: AnswerSaver) -> Dataset:
         _quiet()
         import ray.data
         from ray.data.llm import build_processor
 
+        execution = self.config.execution
+        num_cpus = cpus_each(execution.num_cpus, execution.replicas * execution.tensor_parallel)
         sampling = self.sampling()
         limit = self.config.sampling.max_tokens
 
@@ -77,11 +83,11 @@ class VLLMBackend:
                     OUTPUT_TOKENS: row["num_generated_tokens"], STARTED_AT: now - row["time_taken_llm"],
                     ANSWERED_AT: now}
 
-        processor = build_processor(self.processor_config(), preprocess=preprocess, postprocess=postprocess,
+        processor = build_processor(self.processor_config(num_cpus), preprocess=preprocess, postprocess=postprocess,
                                     preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
                                     postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
         processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
-        return processor(requests.dataset(self.config.execution.batch_size)).map_batches(
+        return processor(requests.dataset(execution.batch_size)).map_batches(
             lambda batch: save(_uniform(batch)), batch_format="pyarrow", batch_size=None, num_cpus=_STAGE_CPUS,
             compute=ray.data.TaskPoolStrategy(size=HELPERS))
 
@@ -110,14 +116,19 @@ class VLLMBackend:
         """Of each engine on CPUs: this machine's cores, shared by the engines where it is one machine."""
         return max(1, cpu_count() // (self.config.execution.replicas * self.config.execution.tensor_parallel))
 
-    def _bundles(self) -> list[dict[str, float]]:
+    def _bundles(self, num_cpus: float) -> list[dict[str, float]]:
         """Of one engine."""
         execution = self.config.execution
-        bundle = {name: amount for name, amount in (("CPU", execution.num_cpus), ("GPU", execution.num_gpus)) if amount}
+        amounts = {"CPU": num_cpus, "GPU": execution.num_gpus}
+        bundle = {name: amount for name, amount in amounts.items() if amount} or {"CPU": _LEAST_CPUS}
         return [dict(bundle) for _ in range(execution.tensor_parallel)]
 
-    def processor_config(self) -> Any:
-        """The configuration of ``ray.data.llm``."""
+    def processor_config(self, num_cpus: float) -> Any:
+        """The configuration of ``ray.data.llm``.
+
+        Args:
+            num_cpus: that each rank of an engine asks for.
+        """
         from ray.data.llm import vLLMEngineProcessorConfig
 
         execution = self.config.execution
@@ -128,7 +139,7 @@ class VLLMBackend:
             model_source=self.files.name_or_path, concurrency=(execution.replicas, execution.replicas),
             batch_size=execution.batch_size, max_concurrent_batches=execution.concurrent_batches,
             accelerator_type=execution.accelerator_type, engine_kwargs=self.engine_kwargs(),
-            placement_group_config={"bundles": self._bundles()},
+            placement_group_config={"bundles": self._bundles(num_cpus)},
             should_continue_on_error=True, log_engine_metrics=False, chat_template_stage={"enabled": False},
             tokenize_stage={"enabled": False}, detokenize_stage={"enabled": False},
             runtime_env={**given, "env_vars": variables})
