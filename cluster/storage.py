@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,9 @@ from cluster.config import StorageConfig
 from cluster.faults import explained
 from cluster.node_copies import NodeCopies
 from configs.errors import StorageError
+
+_S3_ATTEMPTS = 10
+"""Of each request to S3, with growing waits between: of a store that fails every fifth the usual three end a run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Storage:
                 raise StorageError(f"storage.uri: got {config.uri!r}; endpoint and region go with an s3:// URI only")
             filesystem = pafs.S3FileSystem(endpoint_override=config.endpoint, region=config.region,
                                            allow_delayed_open=True)  # one request per small file, not three
-            return cls(filesystem, location.removeprefix("s3://").rstrip("/"), config.lease_timeout_s, copies)
+            return cls(_patient(filesystem), location.removeprefix("s3://").rstrip("/"), config.lease_timeout_s, copies)
         if "://" in location:
             uri = location
             if uri.startswith("s3://"):
@@ -58,8 +61,11 @@ class Storage:
             except (pa.ArrowInvalid, OSError) as exc:
                 raise StorageError(f"storage.uri: got {config.uri!r}; legal: a local folder, s3://, gs://, hdfs://, "
                                    f"file://; {exc}") from exc
-            return cls(filesystem, base.rstrip("/"), config.lease_timeout_s, copies)
+            return cls(_patient(filesystem), base.rstrip("/"), config.lease_timeout_s, copies)
         return cls(pafs.LocalFileSystem(), os.path.abspath(location), config.lease_timeout_s, copies)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, filesystem=_patient(state["filesystem"]))
 
     @property
     def is_local(self) -> bool:
@@ -208,3 +214,11 @@ class Storage:
             yield path
         except OSError as exc:
             raise StorageError(explained(exc, path)) from exc
+
+
+def _patient(filesystem: pafs.FileSystem) -> pafs.FileSystem:
+    """The same with ``_S3_ATTEMPTS``, which neither a URI nor a pickled filesystem can hold."""
+    if not isinstance(filesystem, pafs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()
+    return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS))

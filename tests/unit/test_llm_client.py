@@ -39,9 +39,10 @@ def ask(server: ScriptedServer, count: int = 1, schema: dict[str, Any] | None = 
 
     async def run() -> list[dict[str, Any]]:
         client = Client(OpenAIBackend(config, schema), lambda batch: batch)  # type: ignore[arg-type]
-        rows = [row async for table in client(batch(count)) for row in table.to_pylist()]
-        await client.close()
-        return rows
+        try:
+            return [row async for table in client(batch(count)) for row in table.to_pylist()]
+        finally:
+            await client.close()
 
     return asyncio.run(run())
 

@@ -10,11 +10,14 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -83,6 +86,38 @@ def test_what_is_written_is_read_back(root: Storage) -> None:
     assert root.read_json("a/c.json") == {"ключ": [1, 2.5, None]}
     assert root.read_table("a/t.parquet") == table
     assert root.read_table("a/t.parquet", ["y"]).column_names == ["y"]
+
+
+def test_a_store_that_is_busy_four_times_running_is_asked_again() -> None:
+    """Also after the way to a worker, which is a pickle."""
+    pytest.importorskip("moto")
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    app, refused = DomainDispatcherApplication(create_backend_app), Counter[str]()
+
+    def busy(environ: dict[str, Any], start_response: Any) -> Any:
+        method = environ["REQUEST_METHOD"]
+        if environ["PATH_INFO"].endswith(".json") and refused[method] < (4 if method in ("PUT", "GET") else 0):
+            environ["wsgi.input"].read()
+            refused[method] += 1
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, busy, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT"), timeout=30).close()
+        opened = Storage.from_config(StorageConfig(uri="s3://bucket/x", endpoint=endpoint, region="us-east-1"))
+        opened.write_json("a.json", {"a": 1})
+        assert pickle.loads(pickle.dumps(opened)).read_json("a.json") == {"a": 1}
+    finally:
+        server.shutdown()
+        thread.join()
+    assert refused == {"PUT": 4, "GET": 4}
 
 
 def test_a_folder_of_parquet_files_is_one_table(root: Storage) -> None:
