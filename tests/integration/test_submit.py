@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.conftest import ROOT
 from tests.job_server import job_server
@@ -37,16 +42,56 @@ def _mentorec(environment: dict[str, str], *args: str, cwd: Path = ROOT) -> subp
                           text=True, timeout=400, check=False)
 
 
-def test_a_job_runs_from_the_upload_and_its_results_stay(
-        address: str, environment: dict[str, str], tmp_path: Path) -> None:
-    done = _mentorec(environment, "submit", "--address", address, "--config", "configs/demo.yaml",
-                     f"storage.uri={tmp_path / 'storage'}", "prepare.source.users=60", "prepare.source.items=50",
-                     "arms=[plain]", "train.epochs=3", "train.distill_epochs=0", "evaluate.baselines=[popularity]",
-                     "train.execution.num_workers=0", "evaluate.execution.workers=1", "report.bootstrap_samples=100")
+@pytest.fixture(scope="module")
+def submitted(cluster: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+              ) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The storage of a small run that was submitted, and the command."""
+    address, environment = cluster
+    storage = tmp_path_factory.mktemp("submitted") / "storage"
+    return storage, _mentorec(
+        environment, "submit", "--address", address, "--config", "configs/demo.yaml", f"storage.uri={storage}",
+        "prepare.source.users=60", "prepare.source.items=50", "arms=[plain]", "train.epochs=3",
+        "train.distill_epochs=0", "evaluate.baselines=[popularity]", "train.execution.num_workers=0",
+        "evaluate.execution.workers=1", "report.bootstrap_samples=100")
+
+
+def test_a_job_runs_from_the_upload_and_its_results_stay(submitted: tuple[Path, subprocess.CompletedProcess[str]]
+                                                         ) -> None:
+    storage, done = submitted
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "storage" / "runs" / "demo" / "report.md").is_file()
+    assert (storage / "runs" / "demo" / "report.md").is_file()
     assert "ndcg@10" in done.stdout
     assert re.search(r"raysubmit_\w+: succeeded", done.stderr)
+
+
+def test_the_shipped_file_deploys_what_was_trained(submitted: tuple[Path, subprocess.CompletedProcess[str]],
+                                                   address: str, environment: dict[str, str], tmp_path: Path) -> None:
+    exported = _mentorec(environment, "export", "demo", str(tmp_path / "recommender"), f"storage.uri={submitted[0]}")
+    assert exported.returncode == 0, exported.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    deployed = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
+    deployed["http_options"]["port"] = port
+    deployed["applications"][0]["args"] |= {"model": str(tmp_path / "recommender"), "replicas": 1, "num_cpus": 0.5}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(deployed))
+    serve = [str(Path(sys.executable).with_name("serve")), "deploy", str(tmp_path / "serve.yaml"), "--address", address]
+    done = subprocess.run(serve, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    history = json.dumps({"history": ["B000000003", "B000000008"], "k": 3}).encode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/recommend", data=history,
+                                   headers={"Content-Type": "application/json"})
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                items = json.load(answer)["items"]
+            break
+        except OSError:  # nobody listens yet, or no replica is up: a URLError, an HTTPError
+            assert time.monotonic() < deadline, "the service does not answer"
+            time.sleep(1)
+    assert len(items) == 3 and all(item["title"] for item in items)
 
 
 def test_a_failing_job_fails_the_command_and_shows_the_error(address: str, environment: dict[str, str]) -> None:
