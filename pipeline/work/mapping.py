@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from configs.errors import MentorecError, ResourceError
+from configs.errors import MentorecError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.ascending import held
+from pipeline.work.attempts import UNLIMITED, Attempts
 from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import actor_resources, cpus_held
 from pipeline.work.progress import Progress, say
@@ -28,8 +29,6 @@ _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
 _BLOCKS_PER_ACTOR = 4
 """Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
-_MAX_ACTOR_TASK_RETRIES = 3
-"""A block that ends its actor so often is at fault itself."""
 _SILENT_S = 30.0
 """After so long without a saved block it is said whether the cluster is occupied."""
 _POLL_S = 2.0
@@ -87,10 +86,12 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
-                _DeferredActor, fn_constructor_kwargs={"actor": actor, "arguments": dict(arguments)},
+                _DeferredActor, fn_constructor_kwargs={
+                    "actor": actor, "arguments": dict(arguments), "attempts": Attempts.start(),
+                    "id_column": id_column, "label": label},
                 batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
-                max_task_retries=_MAX_ACTOR_TASK_RETRIES, **resources)
+                max_task_retries=UNLIMITED, **resources)
         dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
                               ray_remote_args={"num_cpus": _HELPER_CPUS})
 
@@ -135,8 +136,10 @@ def _done_ids(out: ArtifactDir, folder: str, context: Any) -> Any:
 class _DeferredActor:
     """An actor whose constructor's own error waits for the first batch: of a task Ray hands on the error itself."""
 
-    def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any]) -> None:
+    def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any], attempts: Attempts, id_column: str,
+                 label: str) -> None:
         self._error: MentorecError | None = None
+        self._attempts, self._id_column, self._label = attempts, id_column, label
         try:
             self._actor = actor(**arguments)
         except MentorecError as exc:
@@ -145,7 +148,11 @@ class _DeferredActor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._error is not None:
             raise self._error
-        return self._actor(batch)
+        name = f"{self._id_column} {batch[self._id_column][0].as_py()}"
+        self._attempts.begin(name, self._label)
+        done = self._actor(batch)
+        self._attempts.end(name)
+        return done
 
 
 def _among(batch: pa.Table, ids_ref: Any, id_column: str, kept: bool) -> pa.Table:
@@ -184,10 +191,6 @@ def our_errors(label: str) -> Iterator[None]:
             raise
         cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
         raise cause from exc
-    except ray.exceptions.RayActorError as exc:
-        raise ResourceError(f"{label}: a block ended its actor {_MAX_ACTOR_TASK_RETRIES + 1} times, perhaps for want "
-                            "of memory; lower execution.batch_rows or actors and run again, saved blocks are kept"
-                            ) from exc
 
 
 @contextmanager

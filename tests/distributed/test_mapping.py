@@ -1,7 +1,8 @@
-"""A cluster whose CPUs other work holds: the map waits for them, says so once, and is done when they are free."""
+"""Rows mapped by Ray's actors: CPUs that others hold are waited for in words, a batch that ends its actor is named."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
+from configs.errors import ResourceError
 from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import StageKey
 from pipeline.work import mapping
@@ -53,3 +55,20 @@ def test_work_that_waits_for_others_says_so(storage: Storage, ray_cluster: None,
     assert said == ["demo: nothing is done yet; 0 of the cluster's 2 CPUs are free: where other jobs hold them, this "
                     "waits for those (`ray status` tells who)"]
     assert pa.concat_tables(rows.sorted_parts(out, "id", ids, 20))["id"].to_pylist() == ids.tolist()
+
+
+class Deadly:
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if 7 in batch["id"].to_pylist():
+            os._exit(1)
+        return batch
+
+
+def test_a_batch_that_ends_its_actor_again_and_again_is_named(storage: Storage, ray_cluster: None) -> None:
+    storage.write_table("in/part-0.parquet", pa.table({"id": np.arange(10)}))
+    out = artifacts.begin(storage, StageKey("demo", 1, {}))
+    with pytest.raises(ResourceError, match="^demo: the batch that begins with id 7 ended its actor 4 times, perhaps"):
+        mapping.map_rows(storage, "in", out, actor=Deadly, arguments={}, id_column="id", columns=["id"], num_rows=10,
+                         execution=ActorExecution(actors=1, num_cpus=0.5, batch_rows=1, block_rows=1), label="demo")
+    saved = [name for name in storage.files("artifacts/demo") if "/work/rows/" in name]
+    assert 7 not in {row for name in saved for row in storage.read_table(name)["id"].to_pylist()}

@@ -1,0 +1,114 @@
+"""Three nodes: every stage uses all of them, and a node that dies in the middle of each changes no figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.store.columns import USER_IDX
+from tests.job_server import environment_for
+from tests.tools import ROOT, TINY, command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+USERS = 600
+RUN = (f"prepare.source.users={USERS}", "train.epochs=30", "train.distill_epochs=10")
+ON_THREE = ("profile.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
+            "encode.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
+            "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}",
+            "evaluate.execution.workers=3")
+
+
+@dataclass(frozen=True)
+class ThreeNodes:
+    """The process that holds them."""
+
+    process: subprocess.Popen[str]
+    environment: dict[str, str]
+
+    def ask(self, line: str) -> Any:
+        """See tests/faults/three_nodes.py."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+    environment = environment_for(tmp_path_factory.mktemp("home")) | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "tests.faults.three_nodes"], cwd=ROOT, env=environment, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None and process.stdout is not None
+    address = process.stdout.readline().strip()
+    yield ThreeNodes(process, environment | {"RAY_ADDRESS": address})
+    process.stdin.close()
+    process.wait(timeout=120)
+    process.stdout.close()
+
+
+def call(environment: dict[str, str], verb: str, folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    (folder / "tiny.yaml").write_text(TINY)
+    return subprocess.Popen(command(verb, "-c", str(folder / "tiny.yaml"), *RUN, f"storage.uri={folder / 'storage'}",
+                                    *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 280
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not come so far in time"
+        time.sleep(0.05)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Path) -> None:
+    whole, lossy = tmp_path / "whole", tmp_path / "lossy"
+    whole.mkdir()
+    lossy.mkdir()
+    ended(call(dict(os.environ), "run", whole))
+    stages = lossy / "storage" / "artifacts"
+
+    def blocks(stage: str) -> int:
+        return sum(not path.name.endswith(".pending.parquet") for path in (stages / stage).rglob("work/checkpoint/*"))
+
+    for stage in ("profile", "encode"):
+        process = call(nodes.environment, stage, lossy, *ON_THREE)
+        until(lambda stage=stage: blocks(stage) >= 5, process)  # type: ignore[misc]
+        assert nodes.ask("actors") == [1, 1, 1], f"{stage} uses every node"
+        assert nodes.ask("kill") > 0
+        assert process.poll() is None, "the node died in the middle"
+        ended(process)
+    process = call(nodes.environment, "train", lossy, *ON_THREE)
+    until(lambda: any(stages.glob("train/*/attempts/*/checkpoints/checkpoint-*")), process)
+    assert nodes.ask("kill") > 0
+    assert process.poll() is None, "the node died in the middle"
+    ended(process)
+    process = call(nodes.environment, "run", lossy, *ON_THREE)
+    until(lambda: any(stages.glob("evaluate/*/attempts/*")), process)
+    until(lambda: nodes.ask("kill") > 0, process)
+    ended(process)
+    assert users_with_profiles(lossy) == users_with_profiles(whole) == list(range(USERS))
+    ours, theirs = (json.loads((folder / "storage" / "runs" / "tiny" / "metrics.json").read_text())
+                    for folder in (lossy, whole))
+    assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
+
+
+def users_with_profiles(folder: Path) -> list[int]:
+    (profiles,) = (folder / "storage" / "artifacts" / "profile").glob("*/attempts/*/profiles")
+    return sorted(pq.read_table(profiles)[USER_IDX].to_pylist())

@@ -1,0 +1,52 @@
+"""A cluster of a head without work and three nodes, in a process of its own that is told by lines what to do.
+
+Prints the address, and then one line of JSON for each line that it reads:
+
+- ``actors``: how many living actors each of the three has
+- ``kill``: kills the busiest node and starts another in its place; how many of its CPUs were taken, 0: none was killed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from typing import Any
+
+import ray
+import ray._private.state
+from ray.cluster_utils import Cluster
+
+NODES, CPUS = 3, 2
+
+
+def main() -> None:
+    """Serve the lines of stdin until it ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Ray prints there that a node has died
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=CPUS) for _ in range(NODES)]
+    ray.init(address=cluster.address, logging_level="error")
+    cluster.wait_for_nodes()
+    print(cluster.address, file=answers)
+    for line in sys.stdin:
+        if line.strip() == "actors":
+            living = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
+            places = Counter(actor["Address"]["NodeID"] for actor in living)
+            answer: Any = [places[node.node_id] for node in nodes]
+        else:
+            free = ray._private.state.available_resources_per_node()
+            used = [CPUS - free.get(node.node_id, {}).get("CPU", 0.0) for node in nodes]
+            answer = max(used)
+            if answer:
+                busiest = used.index(answer)
+                cluster.remove_node(nodes[busiest], allow_graceful=False)
+                nodes[busiest] = cluster.add_node(num_cpus=CPUS)
+        print(json.dumps(answer), file=answers)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
