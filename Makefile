@@ -13,9 +13,9 @@ TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-llm demo demo-llm test test-llm check acceptance clean bench-prepare bench-llm bench-llm-cpu \
-	bench-llm-rejects bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-ann bench-onnx \
-	bench-recommend bench-serve
+.PHONY: help setup setup-llm demo demo-llm test test-llm test-faults check acceptance clean bench-prepare \
+	bench-llm bench-llm-cpu bench-llm-rejects bench-peers bench-train bench-rank bench-scale \
+	bench-losses bench-m2 bench-ann bench-onnx bench-recommend bench-serve
 
 help:
 	@echo "make demo                set up, run the demo: minutes on two cores"
@@ -23,6 +23,7 @@ help:
 	@echo "                         writes: less than half an hour"
 	@echo "make test                set up, vLLM for CPUs included, run every test"
 	@echo "make test-llm            set up, vLLM for CPUs included, run the tests of the LLM engines"
+	@echo "make test-faults         the same set-up, the tests of what may go wrong; a table goes to docs/results"
 	@echo "make check               set up, run ruff, mypy, and the unit tests (import direction among them)"
 	@echo "make acceptance          set up, show what is promised through the command line; figures go to"
 	@echo "                         docs/results"
@@ -90,6 +91,9 @@ test: setup-llm
 
 test-llm: setup-llm
 	$(PYTEST) -m llm
+
+test-faults: setup-llm
+	$(BIN)/python -m tests.faults.table
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,10 +8,14 @@ Prints the address, and then one line of JSON for each line that it reads:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,8 +29,18 @@ def main() -> None:
     """Serve the lines of stdin until it ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray prints there that a node has died
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=CPUS) for _ in range(NODES)]
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
+    numbers = itertools.count()
+
+    def new_node() -> Any:
+        """With a disk of its own: what a dead node leaves to be tidied up is not the code that the others run."""
+        own = folder / str(next(numbers))
+        own.mkdir()
+        return cluster.add_node(num_cpus=CPUS, temp_dir=str(own))
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False,
+                                                            "temp_dir": str(folder)})
+    nodes = [new_node() for _ in range(NODES)]
     ray.init(address=cluster.address, logging_level="error")
     cluster.wait_for_nodes()
     print(cluster.address, file=answers)
@@ -42,10 +56,11 @@ def main() -> None:
             if answer:
                 busiest = used.index(answer)
                 cluster.remove_node(nodes[busiest], allow_graceful=False)
-                nodes[busiest] = cluster.add_node(num_cpus=CPUS)
+                nodes[busiest] = new_node()
         print(json.dumps(answer), file=answers)
     ray.shutdown()
     cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

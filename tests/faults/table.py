@@ -1,0 +1,83 @@
+"""`make test-faults`: every fault that a run must survive, the tests that inject it, and what came of them.
+
+Runs those tests and writes ``docs/results/faults.{json,md}``; ends with 1 where one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.bench.pages import RESULTS, table, write_page
+from tests.faults.rows import ROWS, Row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Run the tests of all rows, or of those that hold a word, and record what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only rows whose fault holds one of these; nothing is written")
+    given = parser.parse_args()
+    chosen = [row for row in ROWS if not given.words or any(word in row.fault for word in given.words)]
+    tests = sorted({test for row in chosen for test in row.tests})
+    if not tests:
+        raise SystemExit(f"no fault holds {' or '.join(given.words)}")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}",
+                        *(f"tests/{test}" for test in tests)], cwd=ROOT, check=False)
+        found = outcomes(report.read_bytes())
+    minutes = (time.monotonic() - started) / 60
+    rows = [{"fault": row.fault, "must": row.must, "tests": list(row.tests), "not_tried": row.not_tried,
+             "outcome": outcome(row, found)} for row in chosen]
+    if not given.words:
+        figures = {"rows": rows, "minutes": round(minutes, 1)}
+        write_page(RESULTS, "faults", figures, page(figures))
+    failed = [row["fault"] for row in rows if row["outcome"] not in ("passed", "not tried")]
+    print(f"{len(rows)} faults, {sum(row['outcome'] == 'passed' for row in rows)} passed, "
+          f"{sum(row['outcome'] == 'not tried' for row in rows)} not tried, {minutes:.1f} minutes")
+    raise SystemExit(f"not passed: {'; '.join(failed)}" if failed else 0)
+
+
+def outcomes(report: bytes) -> dict[str, list[str]]:
+    """pytest's report → outcomes of each test's cases, by ``file::name``."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for case in ElementTree.fromstring(report).iter("testcase"):
+        name = f"{case.get('classname', '').removeprefix('tests.').replace('.', '/')}.py::" \
+               f"{case.get('name', '').partition('[')[0]}"
+        tags = {child.tag for child in case}
+        found[name].append("failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed")
+    return found
+
+
+def outcome(row: Row, found: Mapping[str, list[str]]) -> str:
+    """Of all tests of a row; a test that did not run at all has failed."""
+    if not row.tests:
+        return "not tried"
+    cases = [case for test in row.tests for case in found.get(test) or ["failed"]]
+    return "failed" if "failed" in cases else "skipped" if set(cases) == {"skipped"} else "passed"
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """The page of the recorded figures."""
+    cells = [(row["fault"], row["must"], row["outcome"],
+              row["not_tried"] or ", ".join(f"`{test.partition('::')[2]}`" for test in row["tests"]))
+             for row in figures["rows"]]
+    return "\n".join([
+        "# Faults", "", "What may go wrong, what must happen, and the tests that make it go wrong (`make test-faults`, "
+        f"{figures['minutes']} minutes).", "",
+        table(("fault", "what must happen", "", "tests, or why there is none"), cells)])
+
+
+if __name__ == "__main__":
+    main()
