@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -63,9 +64,6 @@ class Storage:
                                    f"file://; {exc}") from exc
             return cls(_patient(filesystem), base.rstrip("/"), config.lease_timeout_s, copies)
         return cls(pafs.LocalFileSystem(), os.path.abspath(location), config.lease_timeout_s, copies)
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state, filesystem=_patient(state["filesystem"]))
 
     @property
     def is_local(self) -> bool:
@@ -217,8 +215,18 @@ class Storage:
 
 
 def _patient(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    """The same with ``_S3_ATTEMPTS``, which neither a URI nor a pickled filesystem can hold."""
-    if not isinstance(filesystem, pafs.S3FileSystem):
-        return filesystem
-    _, (options,) = filesystem.__reduce__()
+    """The same with ``_S3_ATTEMPTS``, which a URI cannot hold."""
+    return _of_options(_options(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
+
+
+def _options(filesystem: pafs.S3FileSystem) -> dict[str, Any]:
+    options: dict[str, Any] = filesystem.__reduce__()[1][0]
+    return options
+
+
+def _of_options(options: dict[str, Any]) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS))
+
+
+# Its own pickle forgets how often, and Ray's workers get the filesystem so, with the storage and without.
+copyreg.pickle(pafs.S3FileSystem, lambda filesystem: (_of_options, (_options(filesystem),)))

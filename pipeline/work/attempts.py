@@ -1,7 +1,8 @@
-"""How often a batch was begun and not ended: what ends its actor again and again is told, what a dead node lost is not.
+"""How often a batch was begun and not ended: what ends its actor again and again ends the stage in words.
 
 Ray counts a task's retry also while an actor that died with its node is only thought to be unavailable: a few retries
-are gone within seconds, before the death is noticed. So retries have no limit of Ray's, and batches have one of ours.
+are gone within seconds, before the death is noticed. So retries have no limit of Ray's, and batches have one of ours:
+how often their work was begun.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from configs.errors import ResourceError
 UNLIMITED = -1
 """Ray's ``max_task_retries``."""
 _MOST = 4
-"""A batch that ended its actor so often is at fault itself."""
+"""What was begun so often and never ended is at fault itself, or its nodes are."""
 
 
 class _Counter:
@@ -47,30 +48,30 @@ class Attempts:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote())
 
-    def begin(self, batch: str, label: str) -> None:
+    def begin(self, batch: str, label: str, remedy: str) -> None:
         """A batch is begun.
 
         Args:
             batch: names it.
+            remedy: what to set where it cannot be done.
 
         Raises:
-            ResourceError: it has ended its actor ``_MOST`` times.
+            ResourceError: it was begun ``_MOST`` times and never ended.
         """
         import ray
 
-        _refuse(batch, label, ray.get(self.counter.begin.remote(batch)))
+        _refuse(batch, label, remedy, ray.get(self.counter.begin.remote(batch)))
 
-    async def begin_beside_others(self, batch: str, label: str) -> None:
+    async def begin_beside_others(self, batch: str, label: str, remedy: str) -> None:
         """:meth:`begin` in an actor that works on several batches at once."""
-        _refuse(batch, label, await self.counter.begin.remote(batch))
+        _refuse(batch, label, remedy, await self.counter.begin.remote(batch))
 
     def end(self, batch: str) -> None:
         """The batch is done."""
         self.counter.end.remote(batch)
 
 
-def _refuse(batch: str, label: str, begun: int) -> None:
+def _refuse(batch: str, label: str, remedy: str, begun: int) -> None:
     if begun > _MOST:
-        raise ResourceError(f"{label}: the batch that begins with {batch} ended its actor {_MOST} times, perhaps for "
-                            "want of memory; lower the batch size or the number of actors and run again, saved blocks "
-                            "are kept")
+        raise ResourceError(f"{label}: the batch that begins with {batch} was begun {_MOST} times and its actor died "
+                            f"each time, perhaps for want of memory; {remedy}")

@@ -83,7 +83,8 @@ def cpus_each(wanted: float, actors: int) -> float:
     """What each actor may ask for, so that some node keeps a whole CPU wherever they are placed. Ray must be running.
 
     Ray Data's repartition wants a whole CPU of one node and has no setting for it: where actors held more than all but
-    one of every node's, it would wait for ever and nothing would say so.
+    one of every node's, it would wait for ever and nothing would say so. On nodes of a single CPU actors ask
+    for none, and Ray may put them all on one.
     """
     import ray
 
@@ -92,11 +93,13 @@ def cpus_each(wanted: float, actors: int) -> float:
 
 
 def cpus_held() -> str | None:
-    """What to say where less than one CPU of the cluster is free; None where nothing waits for one."""
+    """What to say where no node has a whole CPU free, as Ray Data's reading wants; None where one has."""
     import ray
+    import ray._private.state
 
     free, there = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
-    if free >= 1.0:
+    of_nodes = ray._private.state.available_resources_per_node().values()
+    if any(node.get("CPU", 0.0) >= 1.0 for node in of_nodes):
         return None
     return (f"{free:g} of the cluster's {there:g} CPUs are free: where other jobs hold them, this waits for those "
             "(`ray status` tells who)")

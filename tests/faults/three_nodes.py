@@ -51,7 +51,7 @@ def main() -> None:
             answer: Any = [places[node.node_id] for node in nodes]
         else:
             free = ray._private.state.available_resources_per_node()
-            used = [CPUS - free.get(node.node_id, {}).get("CPU", 0.0) for node in nodes]
+            used = [CPUS - free[node.node_id].get("CPU", 0.0) if node.node_id in free else 0.0 for node in nodes]
             answer = max(used)
             if answer:
                 busiest = used.index(answer)

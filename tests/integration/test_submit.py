@@ -92,6 +92,8 @@ def test_the_shipped_file_deploys_what_was_trained(submitted: tuple[Path, subpro
             assert time.monotonic() < deadline, "the service does not answer"
             time.sleep(1)
     assert len(items) == 3 and all(item["title"] for item in items)
+    subprocess.run([serve[0], "shutdown", "-y", "--address", address], env=environment, capture_output=True,
+                   timeout=120, check=True)
 
 
 def test_a_failing_job_fails_the_command_and_shows_the_error(address: str, environment: dict[str, str]) -> None:

@@ -98,7 +98,7 @@ class VLLMExecution(CostConfig):
     num_gpus: float = Field(default=1.0, ge=0)
     """Per engine and tensor-parallel rank; 0: on CPUs."""
     num_cpus: float = Field(default=1.0, ge=0)
-    """Per engine and tensor-parallel rank; less where no node would keep a whole CPU for the tasks that feed them."""
+    """Per engine and tensor-parallel rank; lowered by itself where no node would keep a CPU for what feeds them."""
     accelerator_type: str | None = None
     """GPU type as Ray names it, such as `H100`; None: any."""
     batch_size: int = Field(default=32, ge=1)

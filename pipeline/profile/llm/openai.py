@@ -1,7 +1,7 @@
 """Any server that speaks the chat completions protocol: a shared rate, backoff, timeouts.
 
 An odd answer is its request's fault alone. What no request would get past (a refused key, a spent quota, a model
-that is not there) ends the stage at once, with the server's own words.
+that is not there) ends the stage in the server's own words; what is under way may still be answered for ten seconds.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _ALIKE = 8
 _CONNECT_S = 10.0
 _LAST_ANSWERS_S = 10.0
 """So long what is under way may still be answered once the stage is to end: it is paid for."""
+_LOOK_S = 0.05
 _SHOWN = 200
 _ROW = pa.schema([(REQUEST, pa.string()), (TEXT, pa.string()), (FINISH, pa.string()), (PROMPT_TOKENS, pa.int32()),
                   (OUTPUT_TOKENS, pa.int32()), (STARTED_AT, pa.float64()), (ANSWERED_AT, pa.float64()),
@@ -148,6 +149,8 @@ class Client:
         """Requests that wait for the server."""
         self._end: ConfigError | ResourceError | None = None
         """What ends the stage."""
+        self._unsaved = 0
+        """Batches whose answers are not saved."""
         self._over = asyncio.Event()
         """Set with it."""
         self._session: ClientSession | None = None
@@ -168,6 +171,17 @@ class Client:
         """
         if self._problem:
             raise ConfigError(self._problem)
+        if self._end is not None:
+            raise self._end
+        self._unsaved += 1
+        try:
+            return await self._saved(batch)
+        finally:
+            self._unsaved -= 1
+            if self._end is not None:  # who raises first takes the process from the others
+                await self._others_are_saved()
+
+    async def _saved(self, batch: pa.Table) -> pa.Table:
         rows = batch.select([REQUEST, SEED, LENGTH, MESSAGES]).to_pylist()
         tasks = [asyncio.create_task(self._row(row)) for row in rows]
         try:
@@ -190,7 +204,7 @@ class Client:
         return saved
 
     async def _answers(self, tasks: list[asyncio.Task[dict[str, Any]]]) -> None:
-        """Wait for all; where one request of this client has met what ends the stage, only for those under way."""
+        """Wait for all; once a request of this client has met what ends the stage, for those under way in any batch."""
         ends = {asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)),
                 asyncio.create_task(self._over.wait())}
         try:
@@ -198,8 +212,13 @@ class Client:
         finally:
             for end in ends:
                 end.cancel()
-        if posted := [task for task in tasks if task in self._posted]:
-            await asyncio.wait(posted, timeout=_LAST_ANSWERS_S)
+        if self._over.is_set() and self._posted:
+            await asyncio.wait(self._posted.copy(), timeout=_LAST_ANSWERS_S)
+
+    async def _others_are_saved(self) -> None:
+        deadline = time.monotonic() + _LAST_ANSWERS_S
+        while self._unsaved and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_S)
 
     async def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         body = self._backend.body(json.loads(row[MESSAGES]), row[SEED])
@@ -259,6 +278,8 @@ class Client:
         import aiohttp
 
         await self._slot()
+        if self._end is not None:
+            raise self._end
         if self._session is None:
             limit = aiohttp.TCPConnector(limit=0)
             self._session = aiohttp.ClientSession(connector=limit, timeout=aiohttp.ClientTimeout(

@@ -29,6 +29,8 @@ _INFERENCE_ERROR = "__inference_error__"
 _STAGE_CPUS = 0.1
 _LEAST_CPUS = 0.001
 """A bundle of a placement group cannot be empty."""
+_LOWER = ("it or one beside it in its engine; lower engine.execution.batch_size or concurrent_batches and run again, "
+          "answers are kept")
 _SLOW_BF16 = "this CPU has no products in bfloat16, profile.engine.dtype=float32 is several times faster here"
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -147,15 +149,17 @@ class VLLMBackend:
 
 
 def _counted(engine: Any, attempts: Attempts) -> Any:
-    """The engine's class, each batch counted."""
+    """The engine's class, each batch counted; one that ends its engine counts against those beside it too."""
 
     class CountedEngine(engine):  # type: ignore[misc]
         async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            name = f"request {batch[self.data_column][0][REQUEST]}"
-            await attempts.begin_beside_others(name, "profile")
+            name = f"request {rows[0][REQUEST]}" if len(rows := batch.get(self.data_column, ())) else ""
+            if name:
+                await attempts.begin_beside_others(name, "profile", _LOWER)
             async for answered in super().__call__(batch):
                 yield answered
-            attempts.end(name)
+            if name:
+                attempts.end(name)
 
     return CountedEngine
 
