@@ -60,18 +60,10 @@ class Attempts:
         """
         import ray
 
-        _refuse(batch, label, remedy, ray.get(self.counter.begin.remote(batch)))
-
-    async def begin_beside_others(self, batch: str, label: str, remedy: str) -> None:
-        """:meth:`begin` in an actor that works on several batches at once."""
-        _refuse(batch, label, remedy, await self.counter.begin.remote(batch))
+        if ray.get(self.counter.begin.remote(batch)) > _MOST:
+            raise ResourceError(f"{label}: the batch that begins with {batch} was begun {_MOST} times and its actor "
+                                f"died each time, perhaps for want of memory; {remedy}")
 
     def end(self, batch: str) -> None:
         """The batch is done."""
         self.counter.end.remote(batch)
-
-
-def _refuse(batch: str, label: str, remedy: str, begun: int) -> None:
-    if begun > _MOST:
-        raise ResourceError(f"{label}: the batch that begins with {batch} was begun {_MOST} times and its actor died "
-                            f"each time, perhaps for want of memory; {remedy}")

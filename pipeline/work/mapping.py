@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from configs.errors import MentorecError
+from configs.errors import MentorecError, ResourceError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.ascending import held
@@ -192,6 +192,9 @@ def our_errors(label: str) -> Iterator[None]:
             raise
         cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
         raise cause from exc
+    except ray.exceptions.RayActorError as exc:
+        raise ResourceError(f"{label}: an actor died again and again, perhaps for want of memory; lower the batch size or "
+                            "the number of actors and run again, what is saved is kept") from exc
 
 
 @contextmanager

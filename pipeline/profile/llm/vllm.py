@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from pipeline.profile.llm.inference import ERROR, AnswerSaver, drained
 from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROMPT_TOKENS, STARTED_AT, TEXT
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
 from pipeline.profile.llm.unanswered import HELPERS, Unanswered
-from pipeline.work.attempts import UNLIMITED, Attempts
 from pipeline.work.hub import ModelFiles
 from pipeline.work.nodes import cpus_each
 
@@ -29,8 +28,9 @@ _INFERENCE_ERROR = "__inference_error__"
 _STAGE_CPUS = 0.1
 _LEAST_CPUS = 0.001
 """A bundle of a placement group cannot be empty."""
-_LOWER = ("it or one beside it in its engine; lower engine.execution.batch_size or concurrent_batches and run again, "
-          "answers are kept")
+_MAX_TASK_RETRIES = 100
+"""Ray spends several on an engine whose node is dead before it notices; a batch that ends its engine so often is at
+fault itself."""
 _SLOW_BF16 = "this CPU has no products in bfloat16, profile.engine.dtype=float32 is several times faster here"
 _ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -87,9 +87,7 @@ class VLLMBackend:
         processor = build_processor(self.processor_config(num_cpus), preprocess=preprocess, postprocess=postprocess,
                                     preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
                                     postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
-        stage = processor.get_stage_by_name("vLLMEngineStage")
-        stage.map_batches_kwargs["max_task_retries"] = UNLIMITED
-        stage.fn = _counted(stage.fn, Attempts.start())
+        processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
         return processor(requests.dataset(execution.batch_size)).map_batches(
             lambda batch: save(_uniform(batch)), batch_format="pyarrow", batch_size=None, num_cpus=_STAGE_CPUS,
             compute=ray.data.TaskPoolStrategy(size=HELPERS))
@@ -146,22 +144,6 @@ class VLLMBackend:
             should_continue_on_error=True, log_engine_metrics=False, chat_template_stage={"enabled": False},
             tokenize_stage={"enabled": False}, detokenize_stage={"enabled": False},
             runtime_env={**given, "env_vars": variables})
-
-
-def _counted(engine: Any, attempts: Attempts) -> Any:
-    """The engine's class, each batch counted; one that ends its engine counts against those beside it too."""
-
-    class CountedEngine(engine):  # type: ignore[misc]
-        async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            name = f"request {rows[0][REQUEST]}" if len(rows := batch.get(self.data_column, ())) else ""
-            if name:
-                await attempts.begin_beside_others(name, "profile", _LOWER)
-            async for answered in super().__call__(batch):
-                yield answered
-            if name:
-                attempts.end(name)
-
-    return CountedEngine
 
 
 def _quiet() -> None:
