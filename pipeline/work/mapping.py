@@ -193,8 +193,8 @@ def our_errors(label: str) -> Iterator[None]:
         cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
         raise cause from exc
     except ray.exceptions.RayActorError as exc:
-        raise ResourceError(f"{label}: an actor died again and again, perhaps for want of memory; lower the batch size or "
-                            "the number of actors and run again, what is saved is kept") from exc
+        raise ResourceError(f"{label}: an actor died again and again, perhaps for want of memory; lower the batch size "
+                            "or the number of actors and run again, what is saved is kept") from exc
 
 
 @contextmanager
