@@ -140,3 +140,8 @@ def epochs_logged(log: Path) -> int:
     """Epochs that a ``metrics.jsonl`` holds while it grows; a line that is being written has no end yet."""
     whole = log.read_bytes().split(b"\n")[:-1] if log.exists() else []
     return sum(json.loads(line)["kind"] == "epoch" for line in whole)
+
+
+def saved_blocks(folder: Path) -> int:
+    """Blocks of mapped rows that are saved below a folder of a storage."""
+    return sum(not path.name.endswith(".pending.parquet") for path in folder.rglob("work/checkpoint/*.parquet"))

@@ -48,12 +48,11 @@ class Attempts:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote())
 
-    def begin(self, batch: str, label: str, remedy: str) -> None:
+    def begin(self, batch: str, label: str) -> None:
         """A batch is begun.
 
         Args:
             batch: names it.
-            remedy: what to set where it cannot be done.
 
         Raises:
             ResourceError: it was begun ``_MOST`` times and never ended.
@@ -62,7 +61,8 @@ class Attempts:
 
         if ray.get(self.counter.begin.remote(batch)) > _MOST:
             raise ResourceError(f"{label}: the batch that begins with {batch} was begun {_MOST} times and its actor "
-                                f"died each time, perhaps for want of memory; {remedy}")
+                                "died each time, perhaps for want of memory; lower execution.batch_rows or "
+                                "execution.actors and run again, saved blocks are kept")
 
     def end(self, batch: str) -> None:
         """The batch is done."""

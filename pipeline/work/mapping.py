@@ -27,7 +27,6 @@ from pipeline.work.progress import Progress, say
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
-_LOWER = "lower execution.batch_rows or execution.actors and run again, saved blocks are kept"
 _BLOCKS_PER_ACTOR = 4
 """Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
 _SILENT_S = 30.0
@@ -150,7 +149,7 @@ class _DeferredActor:
         if self._error is not None:
             raise self._error
         name = f"{self._id_column} {batch[self._id_column][0].as_py()}"
-        self._attempts.begin(name, self._label, _LOWER)
+        self._attempts.begin(name, self._label)
         done = self._actor(batch)
         self._attempts.end(name)
         return done

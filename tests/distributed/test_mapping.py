@@ -71,6 +71,6 @@ def test_a_batch_that_ends_its_actor_again_and_again_is_named(storage: Storage, 
     with pytest.raises(ResourceError, match="^demo: the batch that begins with id 7 was begun 4 times and its actor"):
         mapping.map_rows(storage, "in", out, actor=Deadly, arguments={}, id_column="id", columns=["id"], num_rows=10,
                          execution=ActorExecution(actors=1, num_cpus=0.5, batch_rows=1, block_rows=1), label="demo")
-    saved = [name for name in storage.files("artifacts/demo") if "/work/rows/" in name]
+    saved = [name for name in storage.files("artifacts/demo") if f"/{rows.RAW}/" in name]
     assert saved
     assert 7 not in {row for name in saved for row in storage.read_table(name)["id"].to_pylist()}

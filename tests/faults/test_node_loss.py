@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.store.columns import USER_IDX
 from tests.job_server import environment_for
-from tests.tools import ROOT, TINY, command
+from tests.tools import ROOT, TINY, command, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 USERS = 600
@@ -84,13 +84,10 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
     ended(call(dict(os.environ), "run", whole, TWO_WORKERS))  # with dropout, their number is part of the address
     stages = lossy / "storage" / "artifacts"
 
-    def blocks(stage: str) -> int:
-        return sum(not path.name.endswith(".pending.parquet") for path in (stages / stage).rglob("work/checkpoint/*"))
-
     for stage in ("profile", "encode"):
         process = call(nodes.environment, stage, lossy, *ON_THREE)
         until(lambda: nodes.ask("actors") == [1, 1, 1], process)
-        until(lambda stage=stage: blocks(stage) >= 5, process)  # type: ignore[misc]
+        until(lambda stage=stage: saved_blocks(stages / stage) >= 5, process)  # type: ignore[misc]
         assert nodes.ask("kill") > 0
         assert process.poll() is None, "the node died in the middle"
         ended(process)

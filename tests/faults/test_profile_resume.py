@@ -20,6 +20,7 @@ from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import USER_IDX
 from tests.faults.profile_driver import CONFIG, USERS
 from tests.texts import make_text_prepared
+from tests.tools import saved_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_FLIGHT = 2 * 10 + 4 * 10
@@ -39,10 +40,6 @@ def finished(storage: Path) -> Artifact:
     artifact = artifacts.find(opened, keys.key(CONFIG, prepared.fingerprint))
     assert artifact is not None
     return artifact
-
-
-def saved_blocks(storage: Path) -> int:
-    return sum(not path.name.endswith(".pending.parquet") for path in storage.rglob("work/checkpoint/*.parquet"))
 
 
 @pytest.fixture(scope="module")
