@@ -46,8 +46,10 @@ def ray_cluster() -> Iterator[None]:
     from cluster.connect import start
 
     os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as `connect` has it: the core's notices are not ours
-    start({"address": "local", "num_cpus": 2, "include_dashboard": False, "log_to_driver": False})
+    with pytest.MonkeyPatch.context() as patch:  # not for commands that tests start: they would say that it is set
+        if "RAY_BACKEND_LOG_LEVEL" not in os.environ:
+            patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # as `connect` has it: the core's notices are not ours
+        start({"address": "local", "num_cpus": 2, "include_dashboard": False, "log_to_driver": False})
     yield
     ray.shutdown()
 
