@@ -6,11 +6,14 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipeline.prepare.blocks import Interactions
 from pipeline.prepare.config import InteractionColumns, TableSource
+from pipeline.prepare.encoding import Encoded, Place, encode
+from pipeline.prepare.raw import RawTables
 from pipeline.prepare.sources import read_source
 from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 
@@ -29,6 +32,17 @@ def read(path: Path | str, **settings: Any) -> list[tuple[Any, ...]]:
     settings.setdefault("columns", RATED)
     raw = read_source(TableSource(interactions=str(path), **settings))
     return raw.interactions.select(USER_ID, ITEM_ID, TIMESTAMP, SIGNAL).collect(engine="streaming").rows()
+
+
+def encode_all(raw: RawTables, bad_rows: Literal["error", "drop"] = "error") -> Encoded:
+    """Raw tables through ``encode``, in one block."""
+    return encode(raw, bad_rows, Place(Path("not-there"), 10**6))
+
+
+def only_block(encoded: Encoded) -> Interactions:
+    """The interactions of ``encode_all``."""
+    found, = encoded.blocks
+    return found
 
 
 def zipped(data: bytes, name: str = "inside.csv") -> bytes:

@@ -6,10 +6,12 @@ goes back, as JSON.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +22,7 @@ from typing import Literal
 from tests.tools import ROOT, asking_run, cli, cli_here
 
 _LARGE = "size=512m,nr_inodes=100k"
+_TRIES = 20
 _TIMEOUT_S = 900
 _UNSHARE = ("unshare", "-m") if os.getuid() == 0 else ("unshare", "-rm")
 
@@ -165,7 +168,12 @@ def _said(process: subprocess.CompletedProcess[str]) -> Said:
 
 
 def _mount(*args: str) -> None:
-    subprocess.run(["mount", *args], check=True)
+    """A disk is busy for as long as a command before, in this process, holds a deleted file of it open."""
+    for left in reversed(range(_TRIES)):
+        gc.collect()
+        if subprocess.run(["mount", *args], check=not left).returncode == 0:
+            return
+        time.sleep(0.5)
 
 
 def _main() -> None:

@@ -24,6 +24,29 @@ class Problem:
     legal: str
 
 
+class BadRows:
+    """Raw rows that cannot be used, as they are found."""
+
+    def __init__(self) -> None:
+        self._rows: list[np.ndarray] = []
+        self._problems: list[np.ndarray] = []
+
+    def add(self, rows: pl.Series, problems: pl.Series | int) -> None:
+        """Rows, ascending and after those before, with a problem each (a number of ``code``), or all with one."""
+        self._rows.append(rows.to_numpy())
+        self._problems.append(np.full(len(rows), problems, np.uint8) if isinstance(problems, int)
+                              else problems.to_numpy())
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
+
+    @property
+    def problems(self) -> np.ndarray:
+        """uint8, a number of ``code`` for each row."""
+        return np.concatenate(self._problems) if self._problems else np.zeros(0, np.uint8)
+
+
 _ID: Final = "legal: any text or whole number but an empty one and prepare.source.missing_words"
 PROBLEMS: Final[dict[str, Problem]] = {
     "user_without_items": Problem("a user without items", ITEM_ID, _ID),

@@ -9,20 +9,23 @@ Legend: N interactions, C chosen items, M users.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import DataError
+from models.ragged import offsets_of
+from pipeline.prepare.blocks import Interactions
 from pipeline.prepare.config import ColdStartConfig
 from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE, CUT, REMOVED
 from pipeline.prepare.hashing import draw, hashes
-from pipeline.prepare.ordering import Users, renumber
+from pipeline.prepare.kept import KeptInteractions
+from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, CaseRows, Split
-from pipeline.prepare.writing import KeptInteractions
 from pipeline.store.columns import COUNT, ITEM_ID, ITEM_IDX
 
 
@@ -49,11 +52,11 @@ class ColdItems:
 
 def choose(config: ColdStartConfig, kept: KeptInteractions, parts: Split, seed: int) -> ColdItems:
     """Draw the items and how much each keeps; a function of the seed and the item indices alone."""
-    targets = np.unique(kept.item_N[parts.test.targets]).astype(np.int64)
+    targets = np.unique(kept.items_of(parts.test.targets)).astype(np.int64)
     items_C = draw(targets, round(config.share * len(targets)), seed, "cold items")
     removed = draw(items_C, round(config.removed * len(items_C)), seed, "removed items")
     removed_C = np.isin(items_C, removed)
-    counts = np.bincount(kept.item_N[parts.parts == TRAIN_CODE], minlength=len(kept.item_ids) + 1)
+    counts = kept.trained_items(parts)
     spread = np.uint64(config.most - config.least + 1)
     wanted_C = config.least + (hashes(items_C, seed, "cut lengths") % spread).astype(np.int64)
     left_C = np.where(removed_C, 0, np.minimum(wanted_C, counts[items_C]))
@@ -64,9 +67,11 @@ def rows_that_stay(cold: ColdItems, kept: KeptInteractions, parts: Split, seed: 
     """bool [N]: all rows but those that the chosen items lose in the training part; which ones is drawn."""
     left_V = np.full(len(kept.item_ids) + 1, len(kept), np.int64)
     left_V[cold.items_C] = cold.left_C
-    rows = np.flatnonzero((parts.parts == TRAIN_CODE) & np.isin(kept.item_N, cold.items_C))
-    rows = rows[np.lexsort((hashes(rows, seed, "cut rows"), kept.item_N[rows]))]
-    items = kept.item_N[rows]
+    found = [(place.start + here, block.items[here]) for place, block in kept.pieces()
+             for here in [np.flatnonzero((parts.parts[place] == TRAIN_CODE) & np.isin(block.items, cold.items_C))]]
+    rows, items = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((hashes(rows, seed, "cut rows"), items))
+    rows, items = rows[order], items[order]
     place = np.arange(len(rows)) - np.searchsorted(items, items)
     stay = np.ones(len(kept), bool)
     stay[rows[place >= left_V[items]]] = False
@@ -79,11 +84,11 @@ def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[K
     Raises:
         DataError: nothing is left to train on, to validate or to test.
     """
-    user_N, user_ids = renumber(kept.user_N[stay_N], kept.user_ids)
-    users = Users.of(user_N)
+    lengths_M = np.add.reduceat(stay_N, kept.users.starts, dtype=np.int64)
+    left_M = lengths_M > 0
+    users = Users(offsets_of(lengths_M[left_M]))
     place_N = np.cumsum(stay_N) - 1
-    number_M = np.full(len(kept.users), -1, np.int64)
-    number_M[kept.user_N[stay_N]] = user_N
+    number_M = np.where(left_M, np.cumsum(left_M) - 1, -1)
     validation, test = (_moved(cases, place_N, number_M, users) for cases in (parts.validation, parts.test))
     lost = {f"{name}_users_without_history_by_cold_start": len(before.users) - len(after.users)
             for name, before, after in (("validation", parts.validation, validation), ("test", parts.test, test))}
@@ -91,9 +96,16 @@ def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[K
     if not (found.parts == TRAIN_CODE).any() or not len(found.validation.users) or not len(found.test.users):
         raise DataError("prepare.cold_start: without the chosen items' interactions nothing is left to train on, to "
                         "validate or to test; use more data, or a smaller prepare.cold_start.share")
-    reviews = None if kept.reviews is None else kept.reviews.filter(stay_N)
-    return KeptInteractions(users, user_N, kept.item_N[stay_N], _some(kept.second_N, stay_N),
-                            _some(kept.signal_N, stay_N), reviews, user_ids, kept.item_ids), found
+    start = 0
+
+    def left(block: Interactions) -> Interactions:
+        nonlocal start
+        staying = block.take(stay_N[start:start + len(block)])
+        start += len(block)
+        return replace(staying, users=number_M[staying.users].astype(np.int32))
+
+    return replace(kept, blocks=kept.blocks.map(left), users=users,
+                   user_ids=kept.user_ids.filter(pl.Series(left_M))), found
 
 
 def _moved(cases: CaseRows, place_N: np.ndarray, number_M: np.ndarray, users: Users) -> CaseRows:
@@ -101,7 +113,3 @@ def _moved(cases: CaseRows, place_N: np.ndarray, number_M: np.ndarray, users: Us
     who, targets = number_M[cases.users], place_N[cases.targets]
     able = targets > users.starts[who]
     return CaseRows(who[able], targets[able])
-
-
-def _some(values_N: np.ndarray | None, stay_N: np.ndarray) -> np.ndarray | None:
-    return None if values_N is None else values_N[stay_N]

@@ -257,6 +257,9 @@ class PrepareExecution(Config):
     """Polars' streaming engine."""
     history_rows: int = Field(default=20_000, ge=1)
     """Users per file of training histories (blocks of the profile stage)."""
+    rows_at_once: int = Field(default=10_000_000, ge=1)
+    """Most interactions in memory; of more the rest waits in files beside what is written, users in blocks of so many
+    rows."""
 
 
 class PrepareConfig(Config):

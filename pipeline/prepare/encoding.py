@@ -1,72 +1,42 @@
-"""Raw interactions as compact arrays: ids are numbers from here on, bad rows are named or dropped.
+"""Raw interactions as compact columns: ids are numbers from here on, bad rows are named or dropped.
 
-Legend: N interactions.
+Legend: N interactions of a piece of the raw data or of a block, M users.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
 
 from configs.errors import DataError
-from pipeline.prepare.bad_rows import all_bad, code, is_missing, problems, refuse_or_count
-from pipeline.prepare.ids import whole_ids
-from pipeline.prepare.raw import RAW_ROW, TIME_FRACTION, UNTIMED, RawTables, TimeUnit
+from pipeline.prepare.bad_rows import BadRows, all_bad, code, is_missing, problems, refuse_or_count
+from pipeline.prepare.blocks import Blocks, Interactions, Spill
+from pipeline.prepare.ids import merged_ids
+from pipeline.prepare.numbering import Numbering
+from pipeline.prepare.raw import RAW_ROW, TIME_FRACTION, UNTIMED, RawTables
 from pipeline.prepare.tables import readable, scanned_files
-from pipeline.prepare.times import LATEST_S, PER_SECOND, resolve_unit
-from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
+from pipeline.prepare.times import TimeForm, resolve_form
+from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 
 _PROBLEM: Final = "problem"
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """N interactions in columns, in raw row order until ``ordering.in_time`` sorts them."""
-
-    users: np.ndarray
-    """int32 [N], an arbitrary number per raw user."""
-    items: np.ndarray
-    """int32 [N], an arbitrary number per raw item."""
-    times: np.ndarray | None
-    """int64 [N] in ``unit``; None: timeless."""
-    signals: np.ndarray | None
-    """float32 [N], NaN where there is none; None: the source has no signals."""
-    rows: np.ndarray
-    """Raw row numbers, ascending."""
-    reviews: pl.Series | None = None
-    """String [N]."""
-    unit: TimeUnit = "s"
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def take(self, chosen: np.ndarray) -> Interactions:
-        """The interactions of a boolean mask or of an index array."""
-        if chosen.dtype == bool and chosen.all():
-            return self
-        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return Interactions(
-            self.users[index], self.items[index], None if self.times is None else self.times[index],
-            None if self.signals is None else self.signals[index], self.rows[index],
-            None if self.reviews is None else self.reviews[index], self.unit)
-
-    @property
-    def seconds(self) -> np.ndarray | None:
-        """Unix seconds, int64 [N]; fractions are cut off."""
-        return self.times if self.times is None or self.unit == "s" else self.times // PER_SECOND[self.unit]
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Interactions with the raw ids behind their numbers."""
 
-    interactions: Interactions
+    blocks: Blocks
+    """Users are numbered in the order of their first sound row (after those of an earlier artifact) and stand together
+    from block to block; within a block rows have their raw order until ``ordering.in_time`` sorts them."""
     user_ids: pl.Series
     """String; entry i is the raw id of user number i."""
     item_ids: pl.Series
+    """String; entry i is the raw id of item number i. Their order means nothing."""
     num_raw: int
     """Raw rows, bad ones included."""
     dropped: dict[str, int]
@@ -75,90 +45,175 @@ class Encoded:
     """Whether rows of one user and time keep their raw order, and rows without a time (``UNTIMED``) their place."""
     untimed: int = 0
     """Rows without a time."""
+    earliest: int = 0
+    """Of all times, in the blocks' unit; means nothing where there are none."""
 
 
-def encode(raw: RawTables, bad_rows: Literal["error", "drop"], streaming: bool = True) -> Encoded:
-    """Read the interactions, number their ids, and check every row.
+@dataclass(frozen=True)
+class Place:
+    """Where interactions are while they are prepared."""
+
+    folder: Path
+    """For what does not fit into memory; files in it may be left behind."""
+    rows_at_once: int
+    """Most rows in memory, and in a block (a user with more is a block of their own)."""
+
+
+def encode(raw: RawTables, bad_rows: Literal["error", "drop"], place: Place, streaming: bool = True,
+           earlier: pl.Series | None = None) -> Encoded:
+    """Read the interactions once, number their ids, check every row, and bring users together.
 
     Ids become 4-byte numbers while the file streams by, so that 20 M rows take about half a gigabyte.
+
+    Args:
+        earlier: raw ids of users that come first, in this order.
 
     Raises:
         DataError: a damaged file, no rows at all, times of several units, or (``bad_rows="error"``) a bad row; the
             message names the first rows of the first kind of problem and what they hold.
     """
+    read = _read(raw, place, streaming)
+    dropped = refuse_or_count(raw, read.bad.rows, read.bad.problems, bad_rows)
+    if not read.pieces.rows:
+        raise all_bad(raw, read.bad.rows, read.bad.problems, dropped)
+    timed = None if raw.timeless else _time_form(raw, read)
+    users, user_place = merged_ids(read.user_ids, f"{raw.name}, users")
+    items, item_place = merged_ids(read.item_ids, f"{raw.name}, items")
+    sound = Spill(place.folder / "sound", place.rows_at_once)
+    late, numbering = BadRows(), Numbering(len(users))
+    untimed, earliest = 0, np.iinfo(np.int64).max
+    for piece in read.pieces.pop():
+        if timed is not None:
+            piece, too_late = _with_times(piece, timed)
+            late.add(piece[RAW_ROW].filter(too_late), code("impossible_time"))
+            piece = piece.filter(~too_late)
+            times_N = piece[TIMESTAMP].to_numpy()
+            known_N = times_N[times_N != UNTIMED]
+            untimed += len(times_N) - len(known_N)
+            earliest = int(known_N.min(initial=earliest))
+        piece = piece.with_columns(_replaced(piece[USER_ID], user_place), _replaced(piece[ITEM_ID], item_place))
+        if not read.signals:
+            piece = piece.drop(SIGNAL)
+        numbering.add(piece[USER_ID].to_numpy())
+        sound.append(piece)
+    for reason, count in refuse_or_count(raw, late.rows, late.problems, bad_rows).items():
+        dropped[reason] = dropped.get(reason, 0) + count
+    if not sound.rows:
+        raise all_bad(raw, late.rows, late.problems, dropped)
+    order = numbering.order(users, earlier)
+    unit = timed.unit if timed else "s"
+    blocks = _by_user(sound, order.new, order.counts_M, unit, place)
+    return Encoded(blocks, order.ids, items, read.num_raw, dropped, raw.file_order, untimed, earliest)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The raw rows as they stream by."""
+
+    pieces: Spill
+    """Sound rows: RAW_ROW, USER_ID and ITEM_ID as numbers of the id lists, TIMESTAMP, and what else there is."""
+    bad: BadRows
+    user_ids: pl.Series
+    item_ids: pl.Series
+    num_raw: int
+    signals: bool
+    """Whether any row has a signal."""
+    fractions: bool
+    """Whether any time has a fraction of its unit."""
+
+
+def _read(raw: RawTables, place: Place, streaming: bool) -> _Read:
+    kinds = {name: pl.Categorical(pl.Categories.random()) for name in (USER_ID, ITEM_ID)}
     frame = raw.interactions.with_columns(problems(raw).alias(_PROBLEM)).with_columns(
-        pl.when(~is_missing(name, raw)).then(pl.col(name)).cast(pl.Categorical(pl.Categories.random())).alias(name)
-        for name in (USER_ID, ITEM_ID))
+        pl.when(~is_missing(name, raw)).then(pl.col(name)).cast(kind).alias(name) for name, kind in kinds.items())
+    pieces, bad = Spill(place.folder / "read", place.rows_at_once), BadRows()
+    num_raw, signals, fractions = 0, False, False
+    names: dict[str, pl.Series] = {name: pl.Series([], dtype=pl.String) for name in kinds}
     with readable(scanned_files(raw.keep)):
-        table = frame.collect(engine="streaming" if streaming else "in-memory")
-    if not table.height:
+        held = pl.DataFrame([pl.Series(name, [], dtype=kind) for name, kind in kinds.items()])  # keeps the categories
+        for batch in frame.collect_batches(engine="streaming" if streaming else "in-memory"):
+            num_raw += batch.height
+            found = batch.drop_in_place(_PROBLEM)
+            is_bad = found != 0
+            if is_bad.any():
+                bad.add(batch[RAW_ROW].filter(is_bad), found.filter(is_bad))
+                batch = batch.filter(~is_bad)
+            signals |= batch[SIGNAL].null_count() < batch.height
+            if TIME_FRACTION in batch.columns:
+                fractions |= bool((batch[TIME_FRACTION] > 0).any())
+            if raw.timeless:
+                batch = batch.drop(TIMESTAMP)
+            pieces.append(batch.with_columns(
+                pl.col(name).to_physical().cast(pl.Int32) for name in kinds).with_columns(
+                pl.col(SIGNAL).fill_null(float("nan"))))
+        for name, kind in kinds.items():
+            names[name] = kind.categories.to_series()
+        del held
+    if not num_raw:
         raise DataError(f"{raw.name}: holds no interactions; check the file and the settings of prepare.source")
-    rows = _array(table.drop_in_place(RAW_ROW))
-    found_problems = _array(table.drop_in_place(_PROBLEM))
-    dropped = refuse_or_count(raw, rows, found_problems, bad_rows)
-    sound = found_problems == 0
-    if not sound.any():
-        raise all_bad(raw, rows, found_problems, dropped)
-    users, user_ids = _numbers(table.drop_in_place(USER_ID), f"{raw.name}, users")
-    items, item_ids = _numbers(table.drop_in_place(ITEM_ID), f"{raw.name}, items")
-    times = None if raw.timeless else _array(table.drop_in_place(TIMESTAMP).fill_null(0))
-    fractions = _array(table.drop_in_place(TIME_FRACTION).fill_null(0)) if TIME_FRACTION in table.columns else None
-    signals = table.drop_in_place(SIGNAL)
-    found = Interactions(
-        users, items, times, None if signals.null_count() == len(signals) else _array(signals.fill_null(float("nan"))),
-        rows, table[REVIEW] if REVIEW in table.columns else None).take(sound)
-    if found.times is not None:
-        found, late = _in_known_unit(raw, found, None if fractions is None else fractions[sound])
-        too_late = late.astype(np.uint8) * code("impossible_time")
-        dropped |= refuse_or_count(raw, found.rows, too_late, bad_rows)
-        if late.all():
-            raise all_bad(raw, found.rows, too_late, dropped)
-        found = found.take(~late)
-    untimed = 0 if found.times is None else int(np.count_nonzero(found.times == UNTIMED))
-    return Encoded(found, user_ids, item_ids, len(rows), dropped, raw.file_order, untimed)
+    return _Read(pieces, bad, names[USER_ID], names[ITEM_ID], num_raw, signals, fractions)
 
 
-def _in_known_unit(raw: RawTables, found: Interactions,
-                   fractions_N: np.ndarray | None) -> tuple[Interactions, np.ndarray]:
-    """The interactions with their unit resolved, and a mask of those after 2100.
+def _time_form(raw: RawTables, read: _Read) -> TimeForm:
+    """How the numbers that stand as times are read."""
 
-    Seconds and milliseconds with fractions become microseconds, the smallest unit that is kept.
-    """
-    assert found.times is not None
-    timed = np.flatnonzero(found.times != UNTIMED)
-    if not len(timed):
+    def times() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for piece in read.pieces:
+            timed = piece.filter(pl.col(TIMESTAMP) != UNTIMED)
+            yield timed[RAW_ROW].to_numpy(), timed[TIMESTAMP].to_numpy()
+
+    form = resolve_form(times, raw.time_unit, raw.name, raw.place)
+    if form is None:
         raise DataError(f"{raw.name}: no row has a time; set prepare.source.columns.timestamp=null: the file's order "
                         "is then each user's order")
-    rows = found.rows[timed]
-    known, unit = resolve_unit(found.times[timed], raw.time_unit, raw.name, lambda i: raw.place(int(rows[i])))
-    late = np.zeros(len(found), bool)
-    late[timed] = known >= LATEST_S * PER_SECOND[unit]
-    if fractions_N is not None and fractions_N.any() and unit in ("s", "ms"):
-        scale = PER_SECOND["us"] // PER_SECOND[unit]
-        micros = np.rint(fractions_N[timed].astype(np.float64) * scale).astype(np.int64)
-        known, unit = np.where(late[timed], 0, known) * scale + micros, "us"
-    times = np.full(len(found), UNTIMED, np.int64)
-    times[timed] = known
-    return replace(found, times=times, unit=unit), late
+    return form.with_fractions() if read.fractions else form
 
 
-def _numbers(ids: pl.Series, what: str) -> tuple[np.ndarray, pl.Series]:
-    """Numbers of categorical ids, int32 (null: 0, dropped as a bad row), and the ids behind the numbers."""
-    names = ids.unique().drop_nulls()
-    table = pl.DataFrame({"number": names.to_physical(), "id": names.cast(pl.String)}).sort("number")
-    size = int(table["number"].to_numpy().max(initial=0)) + 1
-    dense = pl.DataFrame({"number": pl.int_range(size, dtype=pl.UInt32, eager=True)})
-    numbers = _array(ids.to_physical().fill_null(0)).astype(np.int32)
-    found = dense.join(table, on="number", how="left", maintain_order="left")["id"]
-    whole = whole_ids(found, what)
-    if whole is found:
-        return numbers, found
-    merged = whole.unique(maintain_order=True)
-    place = pl.DataFrame({"id": whole}).join(
-        pl.DataFrame({"id": merged, "place": pl.int_range(len(merged), dtype=pl.Int32, eager=True)}), on="id",
-        how="left", maintain_order="left", nulls_equal=True)["place"]
-    return _array(place)[numbers], merged
+def _with_times(piece: pl.DataFrame, form: TimeForm) -> tuple[pl.DataFrame, pl.Series]:
+    """A piece with its times in the form's unit, and which of its rows lie after 2100."""
+    times_N = piece[TIMESTAMP].to_numpy()
+    timed = times_N != UNTIMED
+    fractions_N = piece[TIME_FRACTION].fill_null(0).to_numpy()[timed] if TIME_FRACTION in piece.columns else None
+    known, late_N = form.apply(times_N[timed], fractions_N)
+    found, late = np.full(len(times_N), UNTIMED, np.int64), np.zeros(len(times_N), bool)
+    found[timed], late[timed] = known, late_N
+    return (piece.with_columns(pl.Series(TIMESTAMP, found)).select(pl.exclude(TIME_FRACTION)),
+            pl.Series(late))
 
 
-def _array(column: pl.Series) -> np.ndarray:
-    return column.rechunk().to_numpy()
+def _replaced(numbers: pl.Series, place: np.ndarray | None) -> pl.Series:
+    return numbers if place is None else pl.Series(numbers.name, place[numbers.to_numpy()])
+
+
+def _by_user(sound: Spill, number_M: np.ndarray, counts_M: np.ndarray, unit: Any, place: Place) -> Blocks:
+    """The rows with their users' own numbers, in one block or in blocks of consecutive users."""
+    def renumbered() -> Iterator[pl.DataFrame]:
+        for piece in sound.pop():
+            yield piece.with_columns(pl.Series(USER_ID, number_M[piece[USER_ID].to_numpy()]))
+
+    if sound.rows <= place.rows_at_once:
+        return Blocks(Interactions.of(pl.concat(list(renumbered())), unit), unit)
+    first_users = _bounds(counts_M, place.rows_at_once)
+    shares = [Spill(place.folder / f"share-{number}", place.rows_at_once) for number in range(len(first_users))]
+    held = 0
+    for piece in renumbered():
+        of_N = np.searchsorted(first_users, piece[USER_ID].to_numpy(), side="right") - 1
+        for number in np.unique(of_N):
+            shares[number].append(piece.filter(pl.Series(of_N == number)))
+        held += piece.height
+        if held > place.rows_at_once:
+            for share in shares:
+                share.flush()
+            held = 0
+    return Blocks.written((Interactions.of(pl.concat(list(share.pop())), unit) for share in shares), unit, place.folder)
+
+
+def _bounds(counts_M: np.ndarray, most: int) -> np.ndarray:
+    """First users of blocks of at most ``most`` rows; a user with more is a block of their own."""
+    ends = np.cumsum(counts_M)
+    first, before, found = 0, 0, []
+    while first < len(counts_M):
+        found.append(first)
+        first = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        before = int(ends[first - 1])
+    return np.array(found, np.int64)

@@ -5,6 +5,7 @@ Legend: V items, M users.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,13 +128,13 @@ def without_text(items: pl.DataFrame) -> int:
     return items[TITLE].null_count()
 
 
-def tag_texts(raw: RawTables, user_ids: pl.Series, item_ids: pl.Series, train_pairs: np.ndarray,
+def tag_texts(raw: RawTables, user_ids: pl.Series, item_ids: pl.Series, train_pairs: Iterable[np.ndarray],
               boundary: float | None) -> pl.Series:
     """String [V]: each item's most frequent tags, from the training part only.
 
     Args:
-        train_pairs: int64 keys ``user * V + item`` (items from 0) of the training interactions: a tag counts only if
-            its user has that item in his training part, and never after the boundary.
+        train_pairs: block by block int64 keys ``user * V + item`` (items from 0) of the training interactions: a tag
+            counts only if its user has that item in his training part, and never after the boundary.
     """
     assert raw.tags is not None
     users = pl.DataFrame({"user": pl.int_range(len(user_ids), dtype=pl.Int64, eager=True), USER_ID: user_ids})
@@ -143,7 +144,10 @@ def tag_texts(raw: RawTables, user_ids: pl.Series, item_ids: pl.Series, train_pa
         given = tags.drop_nulls(TAG).join(users.lazy(), on=USER_ID).join(items.lazy(), on=ITEM_ID).select(
             "item", pl.col(TAG).str.to_lowercase(), (pl.col("user") * len(item_ids) + pl.col("item")).alias("pair")
         ).collect(engine="streaming")
-    seen = given.filter(np.isin(given["pair"].to_numpy(), train_pairs))
+    trained = np.zeros(given.height, bool)
+    for pairs in train_pairs:
+        trained |= np.isin(given["pair"].to_numpy(), pairs)
+    seen = given.filter(pl.Series(trained))
     ranked = seen.group_by("item", TAG).len().sort("item", "len", TAG, descending=[False, True, False])
     joined = ranked.group_by("item", maintain_order=True).agg(pl.col(TAG).head(MAX_TAGS)).with_columns(
         pl.col(TAG).list.join(", "))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from configs.errors import DataError
@@ -49,6 +50,22 @@ def whole_ids(ids: pl.Series, what: str) -> pl.Series:
     say(f"prepare: note: {what}: every id is a whole number, so {written[0]} is read as "
         f"{written[0].partition('.')[0]}")
     return ids.to_frame().select(without_point_zero(pl.first())).to_series()
+
+
+def merged_ids(ids: pl.Series, what: str) -> tuple[pl.Series, np.ndarray | None]:
+    """``whole_ids``, each once, and the place of every id among them, int32; None where nothing changes.
+
+    Raises:
+        DataError: as ``whole_ids``.
+    """
+    whole = whole_ids(ids, what)
+    if whole is ids:
+        return ids, None
+    merged = whole.unique(maintain_order=True)
+    place = pl.DataFrame({"id": whole}).join(
+        pl.DataFrame({"id": merged, "place": pl.int_range(len(merged), dtype=pl.Int32, eager=True)}), on="id",
+        how="left", maintain_order="left", nulls_equal=True)["place"]
+    return merged, place.rechunk().to_numpy()
 
 
 def without_point_zero(ids: pl.Expr) -> pl.Expr:

@@ -1,6 +1,6 @@
-"""Time order within users, ties by a seeded hash of the raw row; dense indices that raw ids cannot change.
+"""Time order within users, ties by a seeded hash of the raw row.
 
-Legend: N interactions, M users.
+Legend: N interactions of a block, M users.
 """
 
 from __future__ import annotations
@@ -8,66 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 
 from models.ragged import offsets_of
+from pipeline.prepare.blocks import Interactions
 from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import hashes
 from pipeline.prepare.raw import UNTIMED
 
 
-def in_time(encoded: Encoded, seed: int, earlier: pl.Series | None = None) -> Encoded:
-    """The interactions by user (in order of first raw row), then time, then hash of the raw row.
+def in_time(encoded: Encoded, seed: int) -> Encoded:
+    """The interactions by user, then time, then hash of the raw row.
 
-    Users' numbers become 0…M-1 in the order of their first raw row, after those of ``earlier``, which keep their
-    places. Timeless rows keep their raw order. Neither ids nor the place in the file decide between rows of one user
-    and one time, but where ``file_order`` is set: then rows of one time keep their raw order, and a row without a time
-    takes that of the user's row before it, at the start that of the row after it.
+    Timeless rows keep their raw order. Neither ids nor the place in the file decide between rows of one user and one
+    time, but where ``file_order`` is set: then rows of one time keep their raw order, and a row without a time takes
+    that of the user's row before it, at the start that of the row after it.
     """
-    found = encoded.interactions
-    if found.times is not None and encoded.file_order:
-        found = replace(found, times=_filled(found.users, found.times))
-    users, user_ids = renumber(found.users, encoded.user_ids, earlier)
-    if found.times is None:
-        order = np.argsort(users, kind="stable")
-    else:
-        order = _by_user_and_time(users, found.times)
+    def ordered(found: Interactions) -> Interactions:
+        if found.times is None:
+            return found.take(np.argsort(found.users, kind="stable"))
+        if encoded.file_order:
+            found = replace(found, times=_filled(found.users, found.times, encoded.earliest))
+        assert found.times is not None
+        order = _by_user_and_time(found.users, found.times)
         if not encoded.file_order:
-            _draw_ties(order, users, found.times, found.rows, seed)
-    return replace(encoded, interactions=replace(found, users=users).take(order), user_ids=user_ids)
+            _draw_ties(order, found.users, found.times, found.rows, seed)
+        return found.take(order)
 
-
-def renumber(numbers_N: np.ndarray, ids: pl.Series, earlier: pl.Series | None = None) -> tuple[np.ndarray, pl.Series]:
-    """``first_seen`` numbers, and the raw ids in their order; ids that no number uses fall out.
-
-    Ids of ``earlier`` come first, in its order.
-    """
-    fresh = first_seen(numbers_N)
-    old = np.zeros(int(fresh.max(initial=-1)) + 1, np.int64)
-    old[fresh] = numbers_N
-    names = ids[old]
-    if earlier is None:
-        return fresh, names
-    known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
-    place = pl.DataFrame({"id": names}).join(known, on="id", how="left", maintain_order="left")["place"]
-    order = np.lexsort((np.arange(len(names)), place.fill_null(len(earlier)).to_numpy()))
-    number = np.empty(len(order), np.int32)
-    number[order] = np.arange(len(order), dtype=np.int32)
-    return number[fresh], names[order]
-
-
-def first_seen(numbers_N: np.ndarray) -> np.ndarray:
-    """int32 [N]: the same numbers renamed 0, 1, 2 … in order of first appearance."""
-    if not len(numbers_N):
-        return numbers_N.astype(np.int32)
-    first = np.full(int(numbers_N.max()) + 1, -1, np.int64)
-    backwards = np.arange(len(numbers_N) - 1, -1, -1)
-    first[numbers_N[::-1]] = backwards  # of repeated places the last write stays: the first appearance
-    present = np.flatnonzero(first >= 0)
-    renamed = np.zeros(len(first), np.int32)
-    renamed[present[np.argsort(first[present])]] = np.arange(len(present), dtype=np.int32)
-    result: np.ndarray = renamed[numbers_N]
-    return result
+    return replace(encoded, blocks=encoded.blocks.map(ordered))
 
 
 def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
@@ -79,9 +46,9 @@ def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _filled(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
-    """int64 [N], of rows in raw order: ``UNTIMED`` replaced by the time of the user's row before, else after it; by the
-    earliest time of all where a user has none."""
+def _filled(users_N: np.ndarray, times_N: np.ndarray, earliest: int) -> np.ndarray:
+    """int64 [N], of rows in raw order: ``UNTIMED`` replaced by the time of the user's row before, else after it; by
+    ``earliest`` where a user has none."""
     order = np.argsort(users_N, kind="stable")
     users, times = users_N[order], times_N[order]
     known = times != UNTIMED
@@ -90,7 +57,7 @@ def _filled(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
     places = np.arange(len(times))
     before = np.maximum.accumulate(np.where(known, places, -1))
     after = np.minimum.accumulate(np.where(known, places, len(times))[::-1])[::-1]
-    filled = np.full(len(times), times[known].min())
+    filled = np.full(len(times), earliest)
     for place in (after, before):
         inside = (place >= 0) & (place < len(times))
         inside[inside] = users[place[inside]] == users[inside]

@@ -9,6 +9,7 @@ Legend: N interactions sorted by user and time, M users, C cases.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -20,6 +21,7 @@ from pipeline.prepare.hashing import Purpose, draw
 from pipeline.prepare.ordering import Users
 
 TRAIN_CODE, VALIDATION_CODE, TEST_CODE = 0, 1, 2
+_RANGES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,17 @@ class Split:
     """Users that would be cases but have no history: reason → count."""
 
 
-def split(config: SplitConfig, users: Users, times: np.ndarray | None, seed: int, per_second: int = 1) -> Split:
+Times = Callable[[], Iterator[np.ndarray]]
+"""Anew at each call: int64 times of sorted rows, block by block."""
+
+
+def split(config: SplitConfig, users: Users, times: Times | None, seed: int, per_second: int = 1) -> Split:
     """Split sorted interactions.
 
     Args:
         config: leave-one-out, global temporal or sessions.
         users: where each user's rows stand.
-        times: int64 [N]; None: timeless.
+        times: of all rows; None: timeless.
         seed: draws held-out users, by index and never by raw id.
         per_second: units of ``times`` in a second.
 
@@ -88,14 +94,13 @@ def _leave_one_out(users: Users) -> Split:
     return Split(parts, CaseRows(held, last - 1), CaseRows(held, last))
 
 
-def _global_temporal(config: GlobalTemporalSplit, users: Users, times: np.ndarray, seed: int,
-                     per_second: int) -> Split:
-    boundary = _boundary(config, times, per_second)
-    after = times > boundary
+def _global_temporal(config: GlobalTemporalSplit, users: Users, times: Times, seed: int, per_second: int) -> Split:
+    boundary = _boundary(config, times, int(users.offsets[-1]), per_second)
+    after = np.concatenate([block > boundary for block in times()])
     before_M = users.lengths - np.add.reduceat(after, users.starts, dtype=np.int64)
     drawn = _held_out(np.flatnonzero(before_M >= 2), config.validation_users * np.count_nonzero(before_M), seed,
                       "validation users")
-    parts = np.where(after, TEST_CODE, TRAIN_CODE).astype(np.uint8)
+    parts = np.where(after, np.uint8(TEST_CODE), np.uint8(TRAIN_CODE))
     held = np.zeros(len(users), bool)
     held[drawn] = True
     parts[np.repeat(held, users.lengths) & ~after] = VALIDATION_CODE
@@ -106,13 +111,27 @@ def _global_temporal(config: GlobalTemporalSplit, users: Users, times: np.ndarra
                  {"test_users_without_history": len(active) - len(able)})
 
 
-def _boundary(config: GlobalTemporalSplit, times: np.ndarray, per_second: int) -> int:
+def _boundary(config: GlobalTemporalSplit, times: Times, num_rows: int, per_second: int) -> int:
     """The last time of the training part, in the unit of the times."""
     if config.boundary is not None:
         return math.floor(Decimal(repr(config.boundary)) * per_second)
     # The smallest time that at least this share of the interactions does not exceed; by rank, as a float holds no ns.
-    rank = int(np.quantile(np.arange(len(times)), config.quantile, method="inverted_cdf"))
-    return int(np.partition(times, rank)[rank])
+    return time_at_rank(times, min(num_rows - 1, max(0, math.ceil(num_rows * config.quantile - 1))))
+
+
+def time_at_rank(times: Times, rank: int) -> int:
+    """The time that ``rank`` others come before when all are sorted: by counting, range by smaller range."""
+    low = min(int(block.min()) for block in times() if len(block))
+    high = max(int(block.max()) for block in times() if len(block))
+    while low < high:
+        width = -(-(high - low + 1) // _RANGES)
+        counts = np.zeros(_RANGES, np.int64)
+        for block in times():
+            counts += np.bincount((block[(block >= low) & (block <= high)] - low) // width, minlength=_RANGES)
+        place = int(np.searchsorted(np.cumsum(counts), rank, side="right"))
+        rank -= int(counts[:place].sum())
+        low, high = low + place * width, min(high, low + (place + 1) * width - 1)
+    return low
 
 
 def _seconds(time: int, per_second: int) -> int | float:

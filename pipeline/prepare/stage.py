@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,17 @@ from pipeline.prepare import cold_start, writing
 from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.definition import COLD_COLUMNS, COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
-from pipeline.prepare.encoding import encode
+from pipeline.prepare.encoding import Place, encode
 from pipeline.prepare.entities import EntityTable, describe, item_text, tag_texts, without_text
 from pipeline.prepare.filters import apply_filters
 from pipeline.prepare.guards import check_written
-from pipeline.prepare.ordering import Users, in_time, renumber, tied
+from pipeline.prepare.kept import KeptInteractions
+from pipeline.prepare.ordering import in_time, tied
 from pipeline.prepare.raw import FIELD, RawTables
 from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stats import statistics
 from pipeline.prepare.times import PER_SECOND
-from pipeline.prepare.writing import KeptInteractions
 from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.work.progress import say, took
@@ -43,7 +44,8 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     """
     started = time.perf_counter()
     with out.storage.upload_folder(out.folder) as folder:
-        stats, item_digest = _build(config, folder, out.storage)
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as scratch:
+            stats, item_digest = _build(config, folder, Path(scratch), out.storage)
         check_written(folder, config.split, stats["boundary"])
     out.write_json(STATS_FILE, stats)
     say(_summary(stats))
@@ -57,24 +59,24 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     return out.commit(counts, columns, item_digest, stats)
 
 
-def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[str, Any], str]:
+def _build(config: PrepareConfig, folder: Path, scratch: Path, storage: Storage) -> tuple[dict[str, Any], str]:
     """Write every table; returns the statistics and the digest of the ordered raw item ids."""
     raw = read_source(config.source)
     earlier = EarlierIds.read(storage, config.extends) if config.extends is not None else None
-    encoded = in_time(encode(raw, config.filter.bad_rows, config.execution.streaming), config.seed,
-                      earlier.users if earlier else None)
-    found, dropped = apply_filters(encoded.interactions, config.filter, raw)
-    tied_N = None if found.times is None else tied(found.users, found.times)
-    user_N, user_ids = renumber(found.users, encoded.user_ids)
-    item_N, item_ids = renumber(found.items, encoded.item_ids, earlier.items if earlier else None)
-    extended = {"extends": {"artifact": config.extends, **earlier.check(user_ids, item_ids)}} if earlier else {}
-    kept = KeptInteractions(Users.of(user_N), user_N, item_N + np.int32(1), found.seconds, found.signals,
-                            found.reviews, user_ids, item_ids)
+    encoded = in_time(encode(raw, config.filter.bad_rows, Place(scratch, config.execution.rows_at_once),
+                             config.execution.streaming, earlier.users if earlier else None), config.seed)
+    blocks, dropped = apply_filters(encoded.blocks, config.filter, raw)
+    kept = KeptInteractions.of(blocks, encoded.user_ids, encoded.item_ids, raw.timeless,
+                               earlier.items if earlier else None)
+    extended = {"extends": {"artifact": config.extends, **earlier.check(kept.user_ids, kept.item_ids)}
+                } if earlier else {}
     counts: dict[str, Any] = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
     if encoded.file_order:
         counts["rows_without_time"] = encoded.untimed
-    parts = split(config.split, kept.users, found.times, config.seed, PER_SECOND[found.unit])
-    del encoded, found
+    del encoded, blocks
+    parts = split(config.split, kept.users, kept.times, config.seed, PER_SECOND[kept.blocks.unit])
+    tied_N = None if kept.timeless else np.concatenate(
+        [tied(block.users, block.times) for block in kept.blocks if block.times is not None])
     if config.cold_start is not None:
         cold = cold_start.choose(config.cold_start, kept, parts, config.seed)
         stay_N = cold_start.rows_that_stay(cold, kept, parts, config.seed)
@@ -83,7 +85,7 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
         tied_N = None if tied_N is None else tied_N[stay_N]
         counts["dropped"] |= {"cold_start": int((~stay_N).sum())}
         counts |= {"cold_items_removed": int(cold.removed_C.sum()), "cold_items_cut": int((~cold.removed_C).sum())}
-    items = _with_tags(item_text(item_ids, raw), raw, kept, parts)
+    items = _with_tags(item_text(kept.item_ids, raw), raw, kept, parts)
     users = describe(kept.user_ids, raw.users, c.USER_ID, raw)
     writing.write_interactions(folder, kept, parts)
     writing.write_items(folder, kept, parts, items.table)
@@ -97,15 +99,15 @@ def _build(config: PrepareConfig, folder: Path, storage: Storage) -> tuple[dict[
         "missing_words": {"items": items.missing_words, "users": users.missing_words},
         "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info,
         **extended}
-    return stats, digest_ids(item_ids.to_arrow())
+    return stats, digest_ids(kept.item_ids.to_arrow())
 
 
 def _with_tags(items: EntityTable, raw: RawTables, kept: KeptInteractions, parts: Split) -> EntityTable:
     """The items' texts, with the users' tags as a last field where the source has them."""
     if raw.tags is None:
         return items
-    train = parts.parts == TRAIN_CODE
-    pairs = kept.user_N[train] * np.int64(len(kept.item_ids)) + (kept.item_N[train] - 1)
+    pairs = (block.users[train] * np.int64(len(kept.item_ids)) + (block.items[train] - 1)
+             for place, block in kept.pieces() for train in [parts.parts[place] == TRAIN_CODE])
     tags = tag_texts(raw, kept.user_ids, kept.item_ids, pairs, parts.boundary)
     return replace(items, table=items.table.with_columns(tags.alias(FIELD + "tags")))
 

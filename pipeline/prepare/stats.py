@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.prepare.config import SplitConfig
+from pipeline.prepare.kept import KeptInteractions
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, CaseRows, Split
-from pipeline.prepare.writing import KeptInteractions
 
 
 def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N: np.ndarray | None) -> dict[str, Any]:
@@ -21,8 +21,9 @@ def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N
     """
     lengths = kept.users.lengths
     parts = np.bincount(split.parts, minlength=3)
-    trained = np.bincount(kept.user_N[split.parts == TRAIN_CODE], minlength=len(kept.users))
-    trained_items = np.bincount(kept.item_N[split.parts == TRAIN_CODE], minlength=len(kept.item_ids) + 1)
+    trained = kept.trained_users(split)
+    trained_items = kept.trained_items(split)
+    first, last = _span(kept)
     found: dict[str, Any] = {
         "users": len(kept.users), "items": len(kept.item_ids), "interactions": len(kept),
         "mean_length": len(kept) / len(kept.users), "median_length": float(np.median(lengths)),
@@ -35,9 +36,7 @@ def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N
         "validation_interactions": int(parts[VALIDATION_CODE]), "test_interactions": int(parts[TEST_CODE]),
         "tied_rows_share": None if tied_N is None else float(tied_N.mean()),
         "boundary": split.boundary, "boundary_iso": _iso(split.boundary),
-        "first_time": None if kept.second_N is None else _iso(int(kept.second_N.min())),
-        "last_time": None if kept.second_N is None else _iso(int(kept.second_N.max())),
-        "last_unix": None if kept.second_N is None else int(kept.second_N.max()),
+        "first_time": _iso(first), "last_time": _iso(last), "last_unix": last,
         **(split.left_out or {}),
     }
     for name, cases in (("validation", split.validation), ("test", split.test)):
@@ -47,7 +46,7 @@ def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N
 
 def _of_cases(kept: KeptInteractions, cases: CaseRows, trained: np.ndarray, trained_items: np.ndarray,
               tied_N: np.ndarray | None) -> dict[str, Any]:
-    cold = trained_items[kept.item_N[cases.targets]] == 0
+    cold = trained_items[kept.items_of(cases.targets)] == 0
     repeated = _repeated(kept, cases)
     return {
         "users": len(cases.users),
@@ -59,15 +58,24 @@ def _of_cases(kept: KeptInteractions, cases: CaseRows, trained: np.ndarray, trai
     }
 
 
+def _span(kept: KeptInteractions) -> tuple[int, int] | tuple[None, None]:
+    """First and last Unix second."""
+    spans = [(int(block.seconds.min()), int(block.seconds.max())) for block in kept.blocks
+             if block.seconds is not None and len(block)]
+    return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (None, None)
+
+
 def _repeated(kept: KeptInteractions, cases: CaseRows) -> np.ndarray:
     """bool [C]: the target stands in its own history."""
-    target_M = np.zeros(len(kept.users), kept.item_N.dtype)
-    target_M[cases.users] = kept.item_N[cases.targets]
+    target_M = np.zeros(len(kept.users), np.int32)
+    target_M[cases.users] = kept.items_of(cases.targets)
     end_M = np.zeros(len(kept.users), np.int64)
     end_M[cases.users] = cases.targets
-    rows = np.flatnonzero(kept.item_N == target_M[kept.user_N])
-    earlier = rows[rows < end_M[kept.user_N[rows]]]
-    return np.isin(cases.users, kept.user_N[earlier])
+    repeats_M = np.zeros(len(kept.users), bool)
+    for place, block in kept.pieces():
+        here = np.flatnonzero(block.items == target_M[block.users])
+        repeats_M[block.users[here[place.start + here < end_M[block.users[here]]]]] = True
+    return repeats_M[cases.users]
 
 
 def _began_before(users: Users, split: Split) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""`make bench-prepare`: 20 million generated rows in the ML-20M layout through `prepare`, seconds and peak memory.
+"""`make bench-prepare`: generated rows in the ML-20M layout through `prepare`: seconds, peak memory, and whether blocks
+in files give what memory gives.
 
-The raw files are generated once into a cache folder. The stage runs in a fresh process, so that its peak is its own.
-Writes ``docs/results/bench-prepare.json`` (every run so far) and ``docs/results/bench-prepare.md`` (their table).
+The raw files are generated once into a cache folder. Each run is a fresh process, so that its peak is its own. Writes
+``docs/results/bench-prepare.{json,md}``.
 """
 
 from __future__ import annotations
@@ -15,60 +16,59 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.bench.pages import RESULTS, note, table, write_page
+
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
-ROWS = 20_000_000
+SAMPLE, SMALL, LARGE = 1_000_000, 20_000_000, 50_000_000
 USERS, ITEMS, TASTES = 137_165, 13_132, 16
-"""Users and items of ML-20M after its filter."""
+"""Users and items of ML-20M after its filter; other sizes have users in proportion."""
 CONFIG = "configs/paper/ml-20m-sasrec.yaml"
-PACKAGES = ("numpy", "polars", "pyarrow")
+RUNS = ((SAMPLE, SAMPLE * 2), (SAMPLE, SAMPLE // 20), (SMALL, None), (LARGE, None))
+"""Rows, and most of them in memory (None: the default)."""
 
 
 def main() -> None:
     """Generate, measure, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mentorec-bench-prepare")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--largest", type=int, default=LARGE, help="leave out runs of more rows")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rows-at-once", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure is not None:
-        print(json.dumps(measure(given.measure)))
+        print(json.dumps(measure(given.measure, given.rows_at_once)))
         return
-    folder, generated_s = generate(given.rows, given.cache)
-    measured = _in_fresh_process(folder)
-    command = "make bench-prepare" if given.rows == ROWS else f"python -m tests.bench.prepare --rows {given.rows}"
-    record(given.results, {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command,
-                           "rows_asked": given.rows, "generate_seconds": generated_s, **measured,
-                           "hardware": hardware(), "versions": versions()})
+    runs = []
+    for rows, at_once in RUNS:
+        if rows <= given.largest:
+            note(f"{rows:,} rows …")
+            runs.append(_in_fresh_process(generate(rows, given.cache), at_once))
+            note(str({name: value for name, value in runs[-1].items() if name != "files"}))
+    record(given.results, runs)
 
 
-def generate(rows: int, cache: Path) -> tuple[Path, float | None]:
-    """The folder of raw files, and the seconds it took to write them (None: they were there)."""
+def generate(rows: int, cache: Path) -> Path:
+    """The folder of raw files."""
     from pipeline.prepare.config import SyntheticSource
     from pipeline.prepare.raw_layouts import write_raw_layout
 
-    share = min(1.0, rows / ROWS)
-    users = max(100, round(USERS * share))
+    users = max(100, round(USERS * rows / SMALL))
     # The tail of the lengths varies between draws; half a percent more keeps the count above what is asked.
     source = SyntheticSource(users=users, items=ITEMS, mean_length=max(3.0, 1.005 * rows / users), tastes=TASTES,
                              popularity_exponent=1.0)
     folder = cache / f"movielens-{rows}"
-    if (folder / "ratings.csv").is_file() and (folder / "movies.csv").is_file():
-        return folder, None
-    start = time.perf_counter()
-    write_raw_layout("movielens", source, folder)
-    return folder, round(time.perf_counter() - start, 1)
+    if not ((folder / "ratings.csv").is_file() and (folder / "movies.csv").is_file()):
+        write_raw_layout("movielens", source, folder)
+    return folder
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, rows_at_once: int | None) -> dict[str, Any]:
     """Run `prepare` here with the published split and filter of ML-20M."""
     from cluster.config import StorageConfig
     from cluster.storage import Storage
@@ -77,20 +77,27 @@ def measure(folder: Path) -> dict[str, Any]:
     from pipeline.prepare.keys import key
     from pipeline.prepare.stage import prepare
     from pipeline.store import artifacts
+    from pipeline.store.digests import DigestCache
 
-    config = load(RunConfig, CONFIG, [f"prepare.source.folder={json.dumps(str(folder))}"]).prepare
+    given = [] if rows_at_once is None else [f"prepare.execution.rows_at_once={rows_at_once}"]
+    config = load(RunConfig, CONFIG, [f"prepare.source.folder={json.dumps(str(folder))}", *given]).prepare
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="mentorec-bench-") as root:
         start = time.perf_counter()
         stage_key = key(config)
         digested = time.perf_counter()
         storage = Storage.from_config(StorageConfig(uri=root))
-        manifest = prepare(config, artifacts.begin(storage, stage_key)).manifest
+        artifact = prepare(config, artifacts.begin(storage, stage_key))
         done = time.perf_counter()
-    return {"rows": manifest.counts["num_in"], "kept": manifest.counts["num_out"],
+        peak, made = peak_rss(), artifact.local(".")
+        digests = DigestCache()
+        files = {str(path.relative_to(made)): digests.file(path) for path in sorted(made.rglob("*"))
+                 if path.suffix in (".parquet", ".arrow")}
+    return {"rows": artifact.manifest.counts["num_in"], "kept": artifact.manifest.counts["num_out"],
+            "users": artifact.manifest.counts["users"], "rows_at_once": config.execution.rows_at_once,
             "csv_bytes": (folder / "ratings.csv").stat().st_size, "digest_seconds": round(digested - start, 1),
-            "seconds": round(done - digested, 1), "peak_rss_gb": round(peak_rss() / 1e9, 2),
-            "load_before": round(load_before, 1)}
+            "seconds": round(done - digested, 1), "peak_rss_gb": round(peak / 1e9, 2),
+            "load_before": round(load_before, 1), "files": files}
 
 
 def peak_rss() -> int:
@@ -102,26 +109,23 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def record(results: Path, run: dict[str, Any]) -> None:
-    """Add the run to the JSON file and write the table anew."""
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / "bench-prepare.json"
-    runs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    runs.append(run)
-    path.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
-    lines = ["# `make bench-prepare`", "",
-             "Generated rows in the ML-20M layout through `prepare` (global temporal split, one-pass 4-core), in a "
-             "fresh process. Signal built in: shows that the machinery works.", "",
-             "| date | rows | seconds | peak GB (RSS) | digest s | hardware | load before | versions | command |",
-             "|---|---|---|---|---|---|---|---|---|"]
-    for entry in runs:
-        machine = entry["hardware"]
-        lines.append(f"| {entry['date']} | {entry['rows']:,} | {entry['seconds']} | {entry['peak_rss_gb']} "
-                     f"| {entry['digest_seconds']} | {machine['cpu']}, {machine['cores']} cores, "
-                     f"{machine['memory_gb']} GB | {entry['load_before']} "
-                     f"| {', '.join(f'{k} {v}' for k, v in entry['versions'].items())} | `{entry['command']}` |")
-    (results / "bench-prepare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(lines[-1])
+def record(results: Path, runs: list[dict[str, Any]]) -> None:
+    """``bench-prepare.json`` and its page."""
+    same = runs[0]["files"] == runs[1]["files"]
+    figures = {"runs": [{name: value for name, value in run.items() if name != "files"} for run in runs],
+               "same_files": same, "files_compared": len(runs[0]["files"])}
+    rows = [(f"{run['rows']:,}", f"{run['users']:,}", f"{run['rows_at_once']:,}", run["seconds"], run["peak_rss_gb"],
+             run["digest_seconds"], run["load_before"]) for run in runs]
+    write_page(results, "bench-prepare", figures, f"""# `make bench-prepare`
+
+Generated rows in the ML-20M layout through `prepare` (global temporal split, one-pass 4-core), each time in a fresh
+process. More rows than `prepare.execution.rows_at_once` wait in files, in blocks of consecutive users. The first two
+runs, in memory and in blocks, wrote {"the same" if same else "different"} bytes in all {len(runs[0]["files"])} files.
+The signal in the data is built in: they show that the machinery works.
+
+{table(("rows", "users", "rows at once", "seconds", "peak GB (RSS)", "digest s", "load before"), rows)}""")
+    if not same:
+        raise SystemExit("blocks and memory differ")
 
 
 def hardware() -> dict[str, Any]:
@@ -134,12 +138,9 @@ def hardware() -> dict[str, Any]:
             "memory_gb": round(psutil.virtual_memory().total / 1e9), "system": platform.platform()}
 
 
-def versions() -> dict[str, str]:
-    return {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def _in_fresh_process(folder: Path) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "tests.bench.prepare", "--measure", str(folder)], cwd=ROOT,
+def _in_fresh_process(folder: Path, rows_at_once: int | None) -> dict[str, Any]:
+    at_once = [] if rows_at_once is None else ["--rows-at-once", str(rows_at_once)]
+    done = subprocess.run([sys.executable, "-m", "tests.bench.prepare", "--measure", str(folder), *at_once], cwd=ROOT,
                           stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

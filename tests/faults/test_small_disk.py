@@ -21,6 +21,7 @@ SMALL = TINY.replace("users: 120", "users: 40")
 NO_ROOM, LITTLE, MORE = Obstacle("full", 0), Obstacle("full", 12), Obstacle("full", 24)
 MET: dict[str, tuple[Obstacle, ...]] = {
     "prepare": (READ_ONLY, NO_ROOM, LITTLE, MORE, NO_FILES),
+    "prepare in blocks": (NO_ROOM, LITTLE, MORE, NO_FILES),
     "profile": (READ_ONLY, NO_ROOM, LITTLE, NO_FILES),
     "ledger": (Obstacle("full", 150), PARTS, READ_ONLY),
     "train": (READ_ONLY, NO_ROOM, LITTLE, MORE, Obstacle("read-only", folder="results/artifacts/train/*/attempts")),
@@ -49,7 +50,9 @@ def outcomes(server: ScriptedServer, folder: Path) -> dict[str, Outcome]:
     asked.write_text(asking(SMALL, server.url, make_tokenizer(folder / "tokenizer"), batch=4) + storage)
     run = ("-c", str(config))
     commands = {  # the plain arm needs no vectors of texts, which take longest to make
-        "prepare": ("prepare", *run), "profile": ("profile", *run), "ledger": ("profile", "-c", str(asked)),
+        "prepare": ("prepare", *run),
+        "prepare in blocks": ("prepare", *run, "prepare.seed=1", "prepare.execution.rows_at_once=20"),
+        "profile": ("profile", *run), "ledger": ("profile", "-c", str(asked)),
         "train": ("train", *run, "arms=[plain]"), "evaluate": ("evaluate", *run, "arms=[plain]"),
         "profile on Ray": ("profile", *run, "profile.form=long", *ON_RAY)}
     trials = [Trial(name, commands[name], met) for name, met in MET.items()]

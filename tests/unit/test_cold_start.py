@@ -13,13 +13,14 @@ import pytest
 from cluster.storage import Storage
 from configs.errors import DataError
 from pipeline.prepare import keys
+from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.cold_start import choose, rows_that_stay, without
 from pipeline.prepare.config import ColdStartConfig, LeaveOneOutSplit, PrepareConfig
 from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE
+from pipeline.prepare.kept import KeptInteractions
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stage import prepare
-from pipeline.prepare.writing import KeptInteractions
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.columns import COUNT, ITEM_IDX
@@ -33,20 +34,26 @@ def data(users: int = 300) -> tuple[KeptInteractions, Split]:
     found = generate(users, ITEMS, seed=2)
     user_N = np.repeat(np.arange(users), found.lengths).astype(np.int32)
     signals_N = np.arange(len(user_N), dtype=np.float32)
-    kept = KeptInteractions(Users.of(user_N), user_N, found.values, None, signals_N, None,
-                pl.Series([f"u{u}" for u in range(users)]), pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]))
+    rows = Interactions(user_N, found.values, None, signals_N, np.arange(len(user_N)))
+    kept = KeptInteractions(Blocks(rows, "s"), Users.of(user_N), pl.Series([f"u{u}" for u in range(users)]),
+                            pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]), timeless=True)
     return kept, split(LeaveOneOutSplit(), kept.users, None, 0)
 
 
+def rows_of(kept: KeptInteractions) -> Interactions:
+    found, = kept.blocks
+    return found
+
+
 def train_counts(kept: KeptInteractions, parts: Split) -> np.ndarray:
-    return np.bincount(kept.item_N[parts.parts == TRAIN_CODE], minlength=ITEMS + 1)
+    return np.bincount(rows_of(kept).items[parts.parts == TRAIN_CODE], minlength=ITEMS + 1)
 
 
 def test_a_share_of_the_targets_is_removed_or_cut_and_nothing_else_is_lost() -> None:
     kept, parts = data()
     config = ColdStartConfig(share=0.5, removed=0.25, least=2, most=4)
     cold = choose(config, kept, parts, 0)
-    targets = np.unique(kept.item_N[parts.test.targets])
+    targets = np.unique(rows_of(kept).items[parts.test.targets])
     assert len(cold.items_C) == round(0.5 * len(targets)) and np.isin(cold.items_C, targets).all()
     assert cold.removed_C.sum() == round(0.25 * len(cold.items_C))
     before = train_counts(kept, parts)
@@ -73,6 +80,8 @@ def test_cases_keep_their_targets_and_lose_only_what_training_lost() -> None:
     kept, parts = data()
     stay = rows_that_stay(choose(ColdStartConfig(share=0.9, removed=1.0), kept, parts, 0), kept, parts, 0)
     found, moved = without(kept, parts, stay)
+    found_signals, kept_signals = rows_of(found).signals, rows_of(kept).signals
+    assert found_signals is not None and kept_signals is not None
     raw = [kept.user_ids[int(u)] for u in parts.test.users]
     place = {name: n for n, name in enumerate(raw)}
     for user, target in zip(moved.test.users, moved.test.targets, strict=True):
@@ -80,10 +89,9 @@ def test_cases_keep_their_targets_and_lose_only_what_training_lost() -> None:
         old_user, old_target = int(parts.test.users[case]), int(parts.test.targets[case])
         first = int(kept.users.starts[old_user])
         rows = np.arange(first, old_target)[stay[first:old_target]]
-        assert found.signal_N is not None and kept.signal_N is not None
         history = slice(int(found.users.starts[user]), int(target))
-        assert np.array_equal(found.signal_N[history], kept.signal_N[rows]) and len(rows)  # signals name the rows
-        assert found.signal_N[target] == kept.signal_N[old_target]
+        assert np.array_equal(found_signals[history], kept_signals[rows]) and len(rows)  # signals name the rows
+        assert found_signals[target] == kept_signals[old_target]
     assert moved.left_out is not None
     lost = moved.left_out["validation_users_without_history_by_cold_start"]
     assert lost == len(parts.validation.users) - len(moved.validation.users) > 0

@@ -16,9 +16,8 @@ import pytest
 from configs.errors import ConfigError, DataError
 from configs.loader import validate
 from pipeline.prepare.config import InteractionColumns, TableSource
-from pipeline.prepare.encoding import encode
 from pipeline.prepare.sources import read_source
-from tests.raw_files import CSV, EXPECTED, NAMES, RATED, ROWS, read
+from tests.raw_files import CSV, EXPECTED, NAMES, RATED, ROWS, encode_all, read
 
 # --- Parquet types ---
 
@@ -50,7 +49,7 @@ def test_a_parquet_column_without_values_is_missing_values(tmp_path: Path) -> No
     for name in ("user_id", "timestamp"):
         with pytest.raises(DataError, match="2 rows with a missing"):
             raw = read_source(TableSource(interactions=str(parquet(tmp_path / "t.parquet", **{name: pa.nulls(2)}))))
-            encode(raw, "error")
+            encode_all(raw)
 
 
 @pytest.mark.parametrize(("column", "values", "message"), [

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from configs.errors import DataError
+from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.config import FilterConfig
-from pipeline.prepare.encoding import Interactions
 from pipeline.prepare.filters import apply_filters, k_core
 from pipeline.prepare.raw import RawTables
 
@@ -24,8 +24,9 @@ def interactions(rows: list[tuple[int, int, int]], signals: list[float] | None =
 
 
 def kept_rows(found: Interactions, config: FilterConfig) -> tuple[list[int], dict[str, int]]:
-    kept, dropped = apply_filters(found, config, RAW)
-    return kept.rows.tolist(), dropped
+    kept, dropped = apply_filters(Blocks(found, "s"), config, RAW)
+    (left,) = kept
+    return left.rows.tolist(), dropped
 
 
 def test_nothing_is_dropped_by_default() -> None:
@@ -54,7 +55,7 @@ def test_min_signal_drops_lower_and_missing_signals_and_keeps_the_bound() -> Non
 
 def test_min_signal_without_signals_says_so() -> None:
     with pytest.raises(DataError, match=r"min_signal=3.0: rows.csv has no signals"):
-        apply_filters(interactions([(0, 1, 1)]), FilterConfig(min_signal=3.0), RAW)
+        kept_rows(interactions([(0, 1, 1)]), FilterConfig(min_signal=3.0))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("keep", [0, 1, 2]), ("first", [0, 1]), ("last", [1, 2])])
@@ -66,7 +67,7 @@ def test_repeated_pairs(policy: str, expected: list[int]) -> None:
 
 def test_repeated_pair_is_an_error_on_request_and_named() -> None:
     with pytest.raises(DataError, match=r"1 rows repeat an item that the user had before, such as data row 3"):
-        apply_filters(interactions([(0, 1, 1), (0, 2, 2), (0, 1, 3)]), FilterConfig(duplicates="error"), RAW)
+        kept_rows(interactions([(0, 1, 1), (0, 2, 2), (0, 1, 3)]), FilterConfig(duplicates="error"))
 
 
 # user 0 has items 0 1 2, user 1 has 0 1, user 2 has 2: item 2 falls with user 2, then user 0 still has 2.
@@ -85,7 +86,7 @@ def test_k_core_iterated_goes_on_until_nothing_changes() -> None:
 def test_iterated_k_core_leaves_only_users_and_items_of_k(k: int) -> None:
     rng = np.random.default_rng(k)
     found = interactions([(int(u), int(i), n) for n, (u, i) in enumerate(rng.integers(0, 12, (120, 2)))])
-    mask = k_core(found, k, iterated=True)
+    mask, = k_core(Blocks(found, "s"), k, iterated=True)
     for column in (found.users[mask], found.items[mask]):
         counts = np.bincount(column)
         assert (counts[counts > 0] >= k).all()
@@ -102,7 +103,7 @@ def test_k_core_of_zero_and_one_is_off(k: int) -> None:
 ])
 def test_the_filter_that_empties_the_data_is_named(config: FilterConfig, named: str) -> None:
     with pytest.raises(DataError, match=named):
-        apply_filters(interactions(CHAIN, [1.0] * 6), config, RAW)
+        kept_rows(interactions(CHAIN, [1.0] * 6), config)
 
 
 def test_filters_run_in_order_signal_pairs_core() -> None:

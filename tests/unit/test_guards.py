@@ -140,7 +140,8 @@ def test_held_out_user_whom_every_file_calls_training(tmp_path: Path, storage: S
     check_cases(written, file, whole_users=True)
     user = int(open_arrow(artifact.local(file))[USER_IDX][0].as_py())
     with pytest.raises(LeakageError, match=f"user {user} is held out whole but has training rows"):
-        check_cases(replace(written, train_N=written.train_N | (written.user_N == user)), file, whole_users=True)
+        trained_M = np.diff(written.starts_M) * (np.arange(len(written.trained_M)) == user)
+        check_cases(replace(written, trained_M=written.trained_M + trained_M), file, whole_users=True)
 
 
 def test_training_file_with_a_held_out_item_more(built: tuple[Artifact, SplitConfig]) -> None:

@@ -9,12 +9,11 @@ import pytest
 
 from configs.errors import DataError
 from pipeline.prepare.config import InteractionColumns, MovieLensSource, TableSource
-from pipeline.prepare.encoding import encode
 from pipeline.prepare.ordering import in_time
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG
 from pipeline.prepare.sources import read_source
 from pipeline.store.columns import CATEGORY, ITEM_ID, SIGNAL, TIMESTAMP, TITLE, USER_ID
-from tests.raw_files import CSV, EXPECTED, read
+from tests.raw_files import CSV, EXPECTED, encode_all, only_block, read
 
 # --- paths ---
 
@@ -53,8 +52,8 @@ def test_paths_that_cannot_be_read(tmp_path: Path, path: str, message: str) -> N
 
 
 def ordered(path: Path, **settings: Any) -> list[tuple[str, str, int]]:
-    encoded = in_time(encode(read_source(TableSource(interactions=str(path), **settings)), "error"), seed=0)
-    found = encoded.interactions
+    encoded = in_time(encode_all(read_source(TableSource(interactions=str(path), **settings))), seed=0)
+    found = only_block(encoded)
     assert found.times is not None
     return [(encoded.user_ids[int(user)], encoded.item_ids[int(item)], int(when))
             for user, item, when in zip(found.users, found.items, found.times, strict=True)]

@@ -20,12 +20,12 @@ from pipeline.prepare.config import (
     SourceConfig,
     TableSource,
 )
-from pipeline.prepare.encoding import encode
 from pipeline.prepare.files import source_files
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TAG, RawTables
 from pipeline.prepare.shaping import clean, printed_list
 from pipeline.prepare.sources import read_source
 from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
+from tests.raw_files import encode_all, only_block
 
 
 def rows(frame: pl.LazyFrame | None, *columns: str) -> list[tuple[Any, ...]]:
@@ -98,7 +98,7 @@ def test_movielens(tmp_path: Path) -> None:
         ("7", "11'09\"01 - September 11 (2002)", None, "2002", None),
         ("8", "Untitled", "Drama", None, "Drama")]
     assert rows(raw.tags, USER_ID, ITEM_ID, TAG, TIMESTAMP) == [("1", "31", "Gross film", 1260759150)]
-    assert encode(raw, "error").interactions.unit == "s"
+    assert only_block(encode_all(raw)).unit == "s"
 
 
 def test_tags_are_read_only_on_request(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_kion(tmp_path: Path) -> None:
                                   '9506,film,Поговори,Hable,2002.0,"драмы, комедии",Испания,"ключ, слово"\n')
     write(tmp_path / "users.csv", "user_id,age,income,sex,kids_flg\n176549,age_25_34,income_60_90,М,1\n")
     raw = read(KionSource(folder=str(tmp_path), user_attributes=True))
-    assert encode(raw, "error").interactions.seconds.tolist() == [1620691200, 86400]  # type: ignore[union-attr]
+    assert only_block(encode_all(raw)).seconds.tolist() == [1620691200, 86400]  # type: ignore[union-attr]
     assert rows(raw.interactions, SIGNAL) == [(72.0,), (None,)]
     assert rows(raw.items, TITLE, CATEGORY, FIELD + "release_year", FIELD + "genres", FIELD + "actors") == [
         ("Поговори", "драмы", "2002", "драмы, комедии", None)]
@@ -197,7 +197,7 @@ def test_amazon_m2_locales(tmp_path: Path) -> None:
 def test_amazon_m2_array_that_was_printed_short_is_a_bad_row(tmp_path: Path) -> None:
     raw = read(AmazonM2Source(folder=m2(tmp_path, SESSIONS + "\"['A' 'B' ... 'Z']\",Y,DE\n")))
     with pytest.raises(DataError, match=r"1 row with a missing item id: interaction 10"):
-        encode(raw, "error")
+        encode_all(raw)
 
 
 def test_printed_lists_of_both_kinds() -> None:
@@ -241,7 +241,7 @@ def test_times_of_any_form(tmp_path: Path, times: list[str], unit: Any, seconds:
     path = tmp_path / "t.csv"
     TABLE.with_columns(pl.Series("when", times)).write_csv(path)
     raw = read(TableSource(interactions=str(path), columns=COLUMNS, timestamp_unit=unit))
-    assert encode(raw, "error").interactions.seconds.tolist() == seconds  # type: ignore[union-attr]
+    assert only_block(encode_all(raw)).seconds.tolist() == seconds  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("dtype", [pl.Datetime("ms"), pl.Datetime("us", "Europe/Berlin"), pl.Int32, pl.Float64])
@@ -255,7 +255,7 @@ def test_parquet_times_of_any_type(tmp_path: Path, dtype: Any) -> None:
         moments = moments.cast(dtype)
     TABLE.with_columns(moments).write_parquet(tmp_path / "t.parquet")
     raw = read(TableSource(interactions=str(tmp_path / "t.parquet"), columns=COLUMNS))
-    assert encode(raw, "error").interactions.seconds.tolist() == [1500000000, 1500000001]  # type: ignore[union-attr]
+    assert only_block(encode_all(raw)).seconds.tolist() == [1500000000, 1500000001]  # type: ignore[union-attr]
 
 
 def test_table_items_and_users(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from pipeline.prepare.config import GlobalTemporalSplit, LeaveOneOutSplit, SessionsSplit
-from pipeline.prepare.encoding import Encoded, encode
+from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import draw, hashes
-from pipeline.prepare.ordering import Users, first_seen, in_time, renumber, tied
+from pipeline.prepare.numbering import Numbering
+from pipeline.prepare.ordering import Users, in_time, tied
 from pipeline.prepare.raw import RAW_ROW, RawTables
-from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, split
+from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, Times, split, time_at_rank
 from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
+from tests.raw_files import encode_all, only_block
 
 T, V, X = TRAIN_CODE, VALIDATION_CODE, TEST_CODE
 
@@ -31,7 +33,12 @@ def raw_rows(rows: Sequence[tuple[str, str, int | None]], timeless: bool = False
 
 
 def ordered(rows: Sequence[tuple[str, str, int | None]], seed: int = 0, timeless: bool = False) -> Encoded:
-    return in_time(encode(raw_rows(rows, timeless), "error"), seed)
+    return in_time(encode_all(raw_rows(rows, timeless)), seed)
+
+
+def at(times: np.ndarray) -> Times:
+    """Times in two blocks."""
+    return lambda: iter(np.array_split(times, 2))
 
 
 def users_of(lengths: list[int]) -> Users:
@@ -41,32 +48,34 @@ def users_of(lengths: list[int]) -> Users:
 # --- order ---
 
 
-def test_first_seen_numbers_by_first_appearance() -> None:
-    assert first_seen(np.array([7, 3, 7, 0, 3])).tolist() == [0, 1, 0, 2, 1]
-
-
-def test_renumber_keeps_the_ids_beside_their_numbers() -> None:
-    numbers, ids = renumber(np.array([2, 0, 2]), pl.Series(["a", "b", "c"]))
-    assert numbers.tolist() == [0, 1, 0]
-    assert ids.to_list() == ["c", "a"]
+def test_numbers_in_order_of_first_appearance_keep_their_ids_and_counts() -> None:
+    numbering = Numbering(9)
+    for rows in ([7, 3, 7], [], [0, 3]):
+        numbering.add(np.array(rows, np.int32))
+    found = numbering.order(pl.Series([f"id{n}" for n in range(9)]))
+    assert found.new[[7, 3, 7, 0, 3]].tolist() == [0, 1, 0, 2, 1] and (found.new[[1, 8]] == -1).all()
+    assert found.ids.to_list() == ["id7", "id3", "id0"]
+    assert found.counts_M.tolist() == [2, 2, 1]
+    later = numbering.order(pl.Series([f"id{n}" for n in range(9)]), earlier=pl.Series(["id0", "gone", "id3"]))
+    assert later.ids.to_list() == ["id0", "id3", "id7"] and later.counts_M.tolist() == [1, 2, 2]
 
 
 def test_rows_are_sorted_by_user_of_first_row_and_then_time() -> None:
     found = ordered([("b", "x", 5), ("a", "y", 9), ("b", "z", 1), ("a", "x", 2)])
     assert found.user_ids.to_list() == ["b", "a"]
-    assert found.interactions.rows.tolist() == [2, 0, 3, 1]
+    assert only_block(found).rows.tolist() == [2, 0, 3, 1]
 
 
 def test_timeless_rows_keep_their_order() -> None:
     found = ordered([("a", "x", None), ("b", "y", None), ("a", "z", None), ("a", "x", None)], timeless=True)
-    assert found.interactions.rows.tolist() == [0, 2, 3, 1]
-    assert found.interactions.times is None
+    assert only_block(found).rows.tolist() == [0, 2, 3, 1]
+    assert only_block(found).times is None
 
 
 def test_times_too_wide_for_one_integer_sort_the_same() -> None:
     late = 4 * 10**18  # nanoseconds; three users times this span does not fit into 63 bits
     rows = raw_rows([("a", "x", late), ("b", "x", 3), ("a", "y", 0), ("b", "y", late), ("c", "x", 1), ("b", "z", late)])
-    found = in_time(encode(RawTables(rows.interactions, time_unit="ns"), "error"), 0).interactions
+    found = only_block(in_time(encode_all(RawTables(rows.interactions, time_unit="ns")), 0))
     assert found.rows[:3].tolist() == [2, 0, 1]
     assert sorted(found.rows[3:5].tolist()) == [3, 5]
     assert found.rows[5] == 4
@@ -74,12 +83,12 @@ def test_times_too_wide_for_one_integer_sort_the_same() -> None:
 
 def test_ties_follow_the_seed_and_neither_file_nor_id_order() -> None:
     rows = [("a", f"i{n:02d}", 7) for n in range(40)]
-    one, two = (ordered(rows, seed).interactions.rows.tolist() for seed in (0, 1))
+    one, two = (only_block(ordered(rows, seed)).rows.tolist() for seed in (0, 1))
     assert one != two
     assert sorted(one) == sorted(two) == list(range(40))
     assert list(range(40)) not in (one, two)
     renamed = [("a", f"i{99 - n:02d}", 7) for n in range(40)]
-    assert ordered(renamed, 0).interactions.rows.tolist() == one
+    assert only_block(ordered(renamed, 0)).rows.tolist() == one
 
 
 def test_tied_marks_rows_of_one_user_and_one_time() -> None:
@@ -88,8 +97,8 @@ def test_tied_marks_rows_of_one_user_and_one_time() -> None:
 
 def test_milliseconds_order_rows_within_a_second_and_are_stored_as_seconds() -> None:
     start = 1_500_000_000_000
-    found = in_time(encode(RawTables(raw_rows([("a", "x", start + 900), ("a", "y", start + 100)]).interactions,
-                                     time_unit="auto"), "error"), 0).interactions
+    raw = RawTables(raw_rows([("a", "x", start + 900), ("a", "y", start + 100)]).interactions, time_unit="auto")
+    found = only_block(in_time(encode_all(raw), 0))
     assert found.rows.tolist() == [1, 0]
     assert found.unit == "ms"
     assert found.seconds.tolist() == [1_500_000_000, 1_500_000_000]  # type: ignore[union-attr]
@@ -139,14 +148,14 @@ SECONDS = np.array([1, 2, 3] + [8, 9, 12] + [4, 11] + [5, 6, 7, 10] + [20] + [2]
 
 
 def test_boundary_is_inclusive_and_may_be_fixed() -> None:
-    found = split(GlobalTemporalSplit(boundary=10, validation_users=0.01), users_of(LENGTHS), SECONDS, 0)
+    found = split(GlobalTemporalSplit(boundary=10, validation_users=0.01), users_of(LENGTHS), at(SECONDS), 0)
     assert found.boundary == 10
     assert (found.parts == X).tolist() == (SECONDS > 10).tolist()
 
 
 @pytest.mark.parametrize("quantile", [0.2, 0.5, 0.8])
 def test_quantile_boundary_is_the_first_time_that_covers_the_share(quantile: float) -> None:
-    found = split(GlobalTemporalSplit(quantile=quantile, validation_users=0.01), users_of(LENGTHS), SECONDS, 0)
+    found = split(GlobalTemporalSplit(quantile=quantile, validation_users=0.01), users_of(LENGTHS), at(SECONDS), 0)
     boundary = found.boundary
     assert boundary in SECONDS
     covered, below = (boundary >= SECONDS).mean(), (boundary > SECONDS).mean()
@@ -154,7 +163,7 @@ def test_quantile_boundary_is_the_first_time_that_covers_the_share(quantile: flo
 
 
 def test_test_users_are_those_active_after_the_boundary_with_their_last_item() -> None:
-    found = split(GlobalTemporalSplit(boundary=10, validation_users=0.01), users_of(LENGTHS), SECONDS, 0)
+    found = split(GlobalTemporalSplit(boundary=10, validation_users=0.01), users_of(LENGTHS), at(SECONDS), 0)
     assert found.test.users.tolist() == [1, 2]
     assert found.test.targets.tolist() == [5, 7]
     assert found.left_out == {"test_users_without_history": 1}
@@ -162,7 +171,7 @@ def test_test_users_are_those_active_after_the_boundary_with_their_last_item() -
 
 def test_validation_users_are_held_out_whole_up_to_the_boundary() -> None:
     for seed in range(20):
-        found = split(GlobalTemporalSplit(boundary=10, validation_users=0.4), users_of(LENGTHS), SECONDS, seed)
+        found = split(GlobalTemporalSplit(boundary=10, validation_users=0.4), users_of(LENGTHS), at(SECONDS), seed)
         users = found.validation.users
         assert len(users) == round(0.4 * 5)  # five users have interactions up to the boundary
         assert set(users.tolist()) <= {0, 1, 3}  # users 2 and 5 have one interaction up to it
@@ -174,7 +183,7 @@ def test_validation_users_are_held_out_whole_up_to_the_boundary() -> None:
 
 
 def test_the_seed_draws_the_validation_users() -> None:
-    drawn = {tuple(split(GlobalTemporalSplit(boundary=10, validation_users=0.2), users_of(LENGTHS), SECONDS,
+    drawn = {tuple(split(GlobalTemporalSplit(boundary=10, validation_users=0.2), users_of(LENGTHS), at(SECONDS),
                          seed).validation.users.tolist()) for seed in range(30)}
     assert drawn == {(0,), (1,), (3,)}
 
@@ -186,12 +195,12 @@ def test_temporal_split_of_timeless_data_is_refused() -> None:
 
 def test_boundary_after_everything_leaves_no_test_user() -> None:
     with pytest.raises(DataError, match="the test part has no user with a history"):
-        split(GlobalTemporalSplit(boundary=99), users_of(LENGTHS), SECONDS, 0)
+        split(GlobalTemporalSplit(boundary=99), users_of(LENGTHS), at(SECONDS), 0)
 
 
 def test_boundary_before_everything_leaves_no_training() -> None:
     with pytest.raises(DataError, match="the training part has no interaction"):
-        split(GlobalTemporalSplit(boundary=0), users_of(LENGTHS), SECONDS, 0)
+        split(GlobalTemporalSplit(boundary=0), users_of(LENGTHS), at(SECONDS), 0)
 
 
 # --- sessions ---
@@ -223,13 +232,13 @@ def table(rows: list[tuple[int, int, int]], user: str = "u{}", item: str = "i{}"
 @given(ROWS, st.integers(0, 3), st.floats(0.05, 0.95))
 def test_no_training_row_is_after_the_boundary_and_time_never_runs_backwards(
         rows: list[tuple[int, int, int]], seed: int, quantile: float) -> None:
-    found = ordered(table(rows), seed).interactions
+    found = only_block(ordered(table(rows), seed))
     assert found.times is not None
     users = Users.of(found.users)
     for start, end in zip(users.starts, users.ends, strict=True):
         assert (np.diff(found.times[start:end]) >= 0).all()
     try:
-        parts = split(GlobalTemporalSplit(quantile=quantile, validation_users=0.3), users, found.seconds, seed)
+        parts = split(GlobalTemporalSplit(quantile=quantile, validation_users=0.3), users, at(found.times), seed)
     except DataError:
         return  # too few users for one of the parts
     assert parts.boundary is not None
@@ -245,8 +254,25 @@ def test_no_training_row_is_after_the_boundary_and_time_never_runs_backwards(
 @given(ROWS, st.permutations(range(8)), st.permutations(range(10)))
 def test_renaming_raw_ids_changes_no_index(rows: list[tuple[int, int, int]], users: list[int],
                                            items: list[int]) -> None:
-    plain = ordered(table(rows), 1)
-    renamed = ordered(table([(users[u], items[i], t) for u, i, t in rows], "user-{}", "{}"), 1)
-    assert plain.interactions.users.tolist() == renamed.interactions.users.tolist()
-    assert first_seen(plain.interactions.items).tolist() == first_seen(renamed.interactions.items).tolist()
-    assert plain.interactions.rows.tolist() == renamed.interactions.rows.tolist()
+    plain = only_block(ordered(table(rows), 1))
+    renamed = only_block(ordered(table([(users[u], items[i], t) for u, i, t in rows], "user-{}", "{}"), 1))
+    assert plain.users.tolist() == renamed.users.tolist()
+    assert first_seen(plain.items) == first_seen(renamed.items)
+    assert plain.rows.tolist() == renamed.rows.tolist()
+
+
+def first_seen(items: np.ndarray) -> list[int]:
+    """Items numbered in the order of their first row."""
+    numbering = Numbering(int(items.max()) + 1)
+    numbering.add(items)
+    found: list[int] = numbering.order(pl.Series([""] * (int(items.max()) + 1))).new[items].tolist()
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(-2**62, 2**62) | st.integers(0, 99), max_size=9), min_size=1, max_size=5),
+       st.integers(0, 44))
+def test_the_time_at_a_rank_is_that_of_sorted_times(blocks: list[list[int]], rank: int) -> None:
+    times = sorted(time for block in blocks for time in block)
+    if rank < len(times):
+        assert time_at_rank(lambda: (np.array(block, np.int64) for block in blocks), rank) == times[rank]

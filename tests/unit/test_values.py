@@ -19,7 +19,7 @@ from pipeline.prepare.config import (
     SequencesSource,
     TableSource,
 )
-from pipeline.prepare.encoding import Encoded, encode
+from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.entities import describe, item_text
 from pipeline.prepare.ordering import Users, in_time
 from pipeline.prepare.raw import FIELD
@@ -27,6 +27,7 @@ from pipeline.prepare.shaping import clean, text
 from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import split
 from pipeline.store.columns import CATEGORY, ITEM_ID, TITLE
+from tests.raw_files import encode_all, only_block
 
 SECOND = 1_600_000_000
 MICROS = 1_000_000
@@ -46,18 +47,18 @@ def parquet_table(folder: Path, **columns: Any) -> TableSource:
 
 
 def encoded(source: TableSource | SequencesSource, bad_rows: Any = "error") -> Encoded:
-    return encode(read_source(source), bad_rows)
+    return encode_all(read_source(source), bad_rows)
 
 
 def micros(source: TableSource) -> list[int]:
-    found = encoded(source).interactions
+    found = only_block(encoded(source))
     assert found.times is not None
     return (found.times * (MICROS // {"s": 1, "ms": 1000, "us": MICROS, "ns": MICROS}[found.unit])).tolist()
 
 
 def ids(source: TableSource) -> list[str]:
     found = encoded(source)
-    return [found.item_ids[int(number)] for number in found.interactions.items]
+    return [found.item_ids[int(number)] for number in only_block(found).items]
 
 
 # --- ids ---
@@ -101,7 +102,7 @@ def test_a_number_that_is_none_is_a_missing_id(tmp_path: Path, bad: float | None
     with pytest.raises(DataError, match="1 row with a missing item id: data row 2"):
         encoded(source)
     kept = encoded(source, "drop")
-    assert len(kept.interactions) == 1 and kept.dropped == {"no_item_id": 1} and kept.num_raw == 2
+    assert len(only_block(kept)) == 1 and kept.dropped == {"no_item_id": 1} and kept.num_raw == 2
 
 
 def test_a_word_for_a_missing_value_is_no_id_unless_the_setting_says_so(tmp_path: Path) -> None:
@@ -163,15 +164,16 @@ def test_times_keep_their_microseconds(tmp_path: Path, written: list[str], expec
 
 def test_fractions_order_and_split(tmp_path: Path) -> None:
     rows = [f"u{u},i{n},{SECOND + u}.{fraction}" for u in range(4) for n, fraction in enumerate((9, 1, 5, 3))]
-    found = in_time(encoded(csv_table(tmp_path, rows)), seed=3).interactions
+    found = only_block(in_time(encoded(csv_table(tmp_path, rows)), seed=3))
     assert found.rows[:4].tolist() == [1, 3, 2, 0]
     assert found.seconds.tolist() == [SECOND + u for u in range(4) for _ in range(4)]  # type: ignore[union-attr]
     users = np.repeat(np.arange(4), 4)
-    parts = split(GlobalTemporalSplit(boundary=SECOND + 3.4, validation_users=0.3), Users.of(users), found.times, 0,
-                  MICROS)
+    parts = split(GlobalTemporalSplit(boundary=SECOND + 3.4, validation_users=0.3), Users.of(users),
+                  lambda: iter([found.times]), 0, MICROS)
     assert parts.boundary == SECOND + 3.4
     assert np.flatnonzero(parts.parts == 2).tolist() == [14, 15]
-    quantile = split(GlobalTemporalSplit(quantile=0.9, validation_users=0.3), Users.of(users), found.times, 0, MICROS)
+    quantile = split(GlobalTemporalSplit(quantile=0.9, validation_users=0.3), Users.of(users),
+                     lambda: iter([found.times]), 0, MICROS)
     assert quantile.boundary == SECOND + 3.5  # the 15th of 16
 
 
@@ -195,7 +197,7 @@ def test_dates_beside_other_numbers_ask_for_the_unit(tmp_path: Path) -> None:
         encoded(csv_table(tmp_path, rows))
     found = encoded(csv_table(tmp_path, rows, timestamp_unit="date"), "drop")
     assert found.dropped == {"no_time": 1}
-    assert encoded(csv_table(tmp_path, rows, timestamp_unit="s")).interactions.unit == "s"
+    assert only_block(encoded(csv_table(tmp_path, rows, timestamp_unit="s"))).unit == "s"
     numbers = parquet_table(tmp_path, timestamp=[20240128, 5]).model_copy(update={"timestamp_unit": "date"})
     assert encoded(numbers, "drop").dropped == {"no_time": 1}
 
@@ -232,7 +234,7 @@ def test_what_is_no_time_is_shown(tmp_path: Path, times: list[str], shown: str) 
 
 def test_nanoseconds_stay_whole(tmp_path: Path) -> None:
     found = in_time(encoded(csv_table(tmp_path, [f"u,i0,{SECOND}000000002", f"u,i1,{SECOND}000000001"])), 0)
-    assert found.interactions.unit == "ns" and found.interactions.rows.tolist() == [1, 0]
+    assert only_block(found).unit == "ns" and only_block(found).rows.tolist() == [1, 0]
 
 
 def test_times_of_32_bit_floats_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +252,7 @@ def test_times_of_32_bit_floats_are_warned_of(tmp_path: Path, capsys: pytest.Cap
 def test_signals(tmp_path: Path, written: list[str], read: list[float | None]) -> None:
     rows = [f"u,i{n},{SECOND + n},{signal}" for n, signal in enumerate(written)]
     source = csv_table(tmp_path, rows, "user_id,item_id,timestamp,rating", columns=InteractionColumns(signal="rating"))
-    found = encoded(source).interactions.signals
+    found = only_block(encoded(source)).signals
     assert found is not None
     assert [None if np.isnan(value) else float(value) for value in found] == read
 
@@ -305,7 +307,7 @@ def test_users_without_items_are_counted_and_passed_over(tmp_path: Path) -> None
     path = tmp_path / "u.txt"
     path.write_text("u1 a b\n99\n\n100 \nu2 c\n")
     found = encoded(SequencesSource(interactions=str(path), items=None))
-    assert found.dropped == {"user_without_items": 2} and (found.num_raw, len(found.interactions)) == (5, 3)
+    assert found.dropped == {"user_without_items": 2} and (found.num_raw, len(only_block(found))) == (5, 3)
 
 
 @pytest.mark.parametrize("lines", ["\n0,0,1,2\n1,2,3\n", "\nu1 0,1,2\nu2 3,4\n", "\n0;1;2\n"])
