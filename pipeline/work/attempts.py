@@ -1,12 +1,14 @@
-"""How often a batch was begun and not ended: what ends its actor again and again ends the stage in words.
+"""The work of actors as it is begun and ended: what ends its actor again and again ends the stage in words, and what
+takes much longer than all else is named.
 
 Ray counts a task's retry also while an actor that died with its node is only thought to be unavailable: a few retries
-are gone within seconds, before the death is noticed. So retries have no limit of Ray's, and batches have one of ours:
-how often their work was begun.
+are gone within seconds, before the death is noticed. So retries have no limit of Ray's, and work has one of ours: how
+often it was begun.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,10 @@ UNLIMITED = -1
 """Ray's ``max_task_retries``."""
 _MOST = 4
 """What was begun so often and never ended is at fault itself, or its nodes are."""
+_SLOW_S = 600.0
+_TIMES_SLOWER = 10
+_ANSWER_S = 5.0
+"""The counter answers at once, but where its process starves."""
 
 
 class _Counter:
@@ -24,13 +30,24 @@ class _Counter:
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._at_work: dict[str, tuple[float, str]] = {}
+        self._longest_s = 0.0
 
-    def begin(self, batch: str) -> int:
-        self._begun[batch] += 1
-        return self._begun[batch]
+    def begin(self, work: str, where: str) -> int:
+        self._begun[work] += 1
+        self._at_work[work] = (time.monotonic(), where)
+        return self._begun[work]
 
-    def end(self, batch: str) -> None:
-        del self._begun[batch]
+    def end(self, work: str) -> None:
+        del self._begun[work]
+        begun, _ = self._at_work.pop(work)
+        self._longest_s = max(self._longest_s, time.monotonic() - begun)
+
+    def slow(self, least_s: float) -> list[tuple[str, float, str, float]]:
+        """Work that goes on for so long, and for many times what any other took: what, seconds, where, the longest."""
+        now, least_s = time.monotonic(), max(least_s, _TIMES_SLOWER * self._longest_s)
+        return [(work, now - begun, where, self._longest_s) for work, (begun, where) in self._at_work.items()
+                if now - begun > least_s]
 
 
 @dataclass(frozen=True)
@@ -48,22 +65,36 @@ class Attempts:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote())
 
-    def begin(self, batch: str, label: str) -> None:
-        """A batch is begun.
+    def begin(self, work: str, label: str) -> None:
+        """Work is begun by this actor.
 
         Args:
-            batch: names it.
+            work: names it, as in "the batch that begins with user_idx 3".
 
         Raises:
             ResourceError: it was begun ``_MOST`` times and never ended.
         """
         import ray
 
-        if ray.get(self.counter.begin.remote(batch)) > _MOST:
-            raise ResourceError(f"{label}: the batch that begins with {batch} was begun {_MOST} times and its actor "
-                                "died each time, perhaps for want of memory; lower execution.batch_rows or "
-                                "execution.actors and run again, saved blocks are kept")
+        where = ray.util.get_node_ip_address()
+        if ray.get(self.counter.begin.remote(work, where)) > _MOST:
+            raise ResourceError(f"{label}: {work} was begun {_MOST} times and its actor died each time, perhaps for "
+                                "want of memory; lower execution.batch_rows or execution.actors and run again, saved "
+                                "blocks are kept")
 
-    def end(self, batch: str) -> None:
-        """The batch is done."""
-        self.counter.end.remote(batch)
+    def end(self, work: str) -> None:
+        """The work is done."""
+        self.counter.end.remote(work)
+
+    def slow(self) -> dict[str, str]:
+        """Work that may hang → what to say of it."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        try:
+            found = ray.get(self.counter.slow.remote(_SLOW_S), timeout=_ANSWER_S)
+        except (RayError, GetTimeoutError):
+            return {}
+        return {work: f"{work} has been at work on node {where} for {seconds / 60:.0f} min; no other took longer than "
+                      f"{longest:.0f} s. If it hangs, end this command and call it again: saved blocks are kept"
+                for work, seconds, where, longest in found}

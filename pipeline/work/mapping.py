@@ -23,7 +23,7 @@ from pipeline.work.ascending import held
 from pipeline.work.attempts import UNLIMITED, Attempts
 from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import actor_resources, cpus_held
-from pipeline.work.progress import Progress, say
+from pipeline.work.progress import Progress, complain, say
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
@@ -73,9 +73,9 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     forget_blocks(out, folder, of_ray=False)
     resources = actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
-    context = _context(out, folder, id_column)
+    context, attempts = _context(out, folder, id_column), Attempts.start()
     with (ray.data.DataContext.current(context), our_errors(label),
-          _shown(out, folder, block_rows, num_rows, label, unit)):
+          _shown(out, folder, block_rows, num_rows, label, unit, attempts)):
         dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
                                         partitioning=None, num_cpus=_HELPER_CPUS)
         done_ref = _done_ids(out, folder, context)
@@ -87,8 +87,8 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
                 _DeferredActor, fn_constructor_kwargs={
-                    "actor": actor, "arguments": dict(arguments), "attempts": Attempts.start(),
-                    "id_column": id_column, "label": label},
+                    "actor": actor, "arguments": dict(arguments), "attempts": attempts, "id_column": id_column,
+                    "label": label},
                 batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
                 compute=ray.data.ActorPoolStrategy(size=execution.actors),
                 max_task_retries=UNLIMITED, **resources)
@@ -138,20 +138,25 @@ class _DeferredActor:
 
     def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any], attempts: Attempts, id_column: str,
                  label: str) -> None:
+        import ray
+
         self._error: MentorecError | None = None
         self._attempts, self._id_column, self._label = attempts, id_column, label
+        start = f"the start of actor {ray.get_runtime_context().get_actor_id()}"  # keeps its id when it is restarted
         try:
+            attempts.begin(start, label)
             self._actor = actor(**arguments)
+            attempts.end(start)
         except MentorecError as exc:
             self._error = exc
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._error is not None:
             raise self._error
-        name = f"{self._id_column} {batch[self._id_column][0].as_py()}"
-        self._attempts.begin(name, self._label)
+        work = f"the batch that begins with {self._id_column} {batch[self._id_column][0].as_py()}"
+        self._attempts.begin(work, self._label)
         done = self._actor(batch)
-        self._attempts.end(name)
+        self._attempts.end(work)
         return done
 
 
@@ -197,8 +202,9 @@ def our_errors(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str, unit: str) -> Iterator[None]:
-    """Progress by the blocks that are saved."""
+def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label: str, unit: str, attempts: Attempts
+           ) -> Iterator[None]:
+    """Progress by the blocks that are saved, and a line for work that may hang."""
     finished, started = threading.Event(), time.monotonic()
 
     def saved() -> int:
@@ -206,7 +212,7 @@ def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label:
         return min(num_rows, block_rows * sum(not name.endswith(".pending.parquet") for name in names))
 
     def watch() -> None:
-        before, told = saved(), False
+        before, told, named = saved(), False, set[str]()
         with Progress(label, num_rows, unit, done=before) as progress:
             while not finished.wait(_POLL_S):
                 done = saved()
@@ -214,6 +220,10 @@ def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label:
                 if done == before and not told and time.monotonic() > started + _SILENT_S and (line := cpus_held()):
                     told = True
                     say(f"{label}: nothing is done yet; {line}")
+                for work, line in attempts.slow().items() if time.monotonic() > started + _SILENT_S else ():
+                    if work not in named:
+                        named.add(work)
+                        complain(f"{label}: warning: {line}")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from cluster.storage import Storage
 from configs.errors import ResourceError
 from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import StageKey
-from pipeline.work import mapping
+from pipeline.work import attempts, mapping
 
 
 class Same:
@@ -74,3 +76,60 @@ def test_a_batch_that_ends_its_actor_again_and_again_is_named(storage: Storage, 
     saved = [name for name in storage.files("artifacts/demo") if f"/{rows.RAW}/" in name]
     assert saved
     assert 7 not in {row for name in saved for row in storage.read_table(name)["id"].to_pylist()}
+
+
+class DeadAtStart:
+    def __init__(self) -> None:
+        os._exit(1)
+
+
+def test_an_actor_that_dies_each_time_it_starts_ends_the_stage(storage: Storage, ray_cluster: None) -> None:
+    storage.write_table("in/part-0.parquet", pa.table({"id": np.arange(4)}))
+    out = artifacts.begin(storage, StageKey("demo", 1, {}))
+    with pytest.raises(ResourceError, match="^demo: the start of actor [0-9a-f]+ was begun 4 times and its actor died"):
+        mapping.map_rows(storage, "in", out, actor=DeadAtStart, arguments={}, id_column="id", columns=["id"],
+                         num_rows=4, execution=ActorExecution(actors=1, num_cpus=0.5), label="demo")
+
+
+class Hanging:
+    """Hangs on one row for as long as a file is there."""
+
+    def __init__(self, blocked: str) -> None:
+        self._blocked = blocked
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        while 5 in batch["id"].to_pylist() and os.path.exists(self._blocked):
+            time.sleep(0.1)
+        return batch
+
+
+def test_work_that_hangs_is_named_once(storage: Storage, ray_cluster: None, monkeypatch: pytest.MonkeyPatch,
+                                       capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(mapping, "_SILENT_S", 1.0)
+    monkeypatch.setattr(attempts, "_SLOW_S", 3.0)
+    storage.write_table("in/part-0.parquet", pa.table({"id": np.arange(10)}))
+    out = artifacts.begin(storage, StageKey("demo", 1, {}))
+    blocked = tmp_path / "blocked"
+    blocked.touch()
+    said: list[str] = []
+
+    def release() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not any("has been at work" in line for line in said):
+            said.extend(capsys.readouterr().err.splitlines())
+            time.sleep(0.2)
+        time.sleep(3 * mapping._POLL_S)
+        blocked.unlink()
+
+    releasing = threading.Thread(target=release, daemon=True)
+    releasing.start()
+    mapping.map_rows(storage, "in", out, actor=Hanging, arguments={"blocked": str(blocked)}, id_column="id",
+                     columns=["id"], num_rows=10, label="demo",
+                     execution=ActorExecution(actors=1, num_cpus=0.5, batch_rows=1, block_rows=1))
+    releasing.join()
+    said.extend(capsys.readouterr().err.splitlines())
+    found = [line for line in said if "has been at work" in line]
+    assert len(found) == 1
+    assert re.fullmatch(r"demo: warning: the batch that begins with id 5 has been at work on node [\d.]+ for 0 min; no "
+                        r"other took longer than \d+ s\. If it hangs, end this command .*", found[0])
+    assert pa.concat_tables(rows.sorted_parts(out, "id", np.arange(10), 20))["id"].to_pylist() == list(range(10))
