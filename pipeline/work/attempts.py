@@ -9,7 +9,7 @@ often it was begun.
 from __future__ import annotations
 
 import time
-from collections import Counter
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ UNLIMITED = -1
 """Ray's ``max_task_retries``."""
 _MOST = 4
 """What was begun so often and never ended is at fault itself, or its nodes are."""
+_CALLS = 10
+"""How often a call of the counter that fails on its way is made again."""
 _SLOW_S = 600.0
 _TIMES_SLOWER = 10
 _ANSWER_S = 5.0
@@ -26,21 +28,22 @@ _ANSWER_S = 5.0
 
 
 class _Counter:
-    """The actor that counts."""
+    """The actor that counts. A call that fails on its way is made again, so each may come twice."""
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
+        self._begun: dict[str, set[str]] = {}
         self._at_work: dict[str, tuple[float, str]] = {}
         self._longest_s = 0.0
 
-    def begin(self, work: str, where: str) -> int:
-        self._begun[work] += 1
+    def begin(self, work: str, where: str, call: str) -> int:
+        calls = self._begun.setdefault(work, set())
+        calls.add(call)
         self._at_work[work] = (time.monotonic(), where)
-        return self._begun[work]
+        return len(calls)
 
     def end(self, work: str) -> None:
-        del self._begun[work]
-        begun, _ = self._at_work.pop(work)
+        self._begun.pop(work, None)
+        begun, _ = self._at_work.pop(work, (time.monotonic(), ""))
         self._longest_s = max(self._longest_s, time.monotonic() - begun)
 
     def slow(self, least_s: float) -> list[tuple[str, float, str, float]]:
@@ -63,7 +66,7 @@ class Attempts:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return cls(ray.remote(num_cpus=0, scheduling_strategy=here)(_Counter).remote())
+        return cls(ray.remote(num_cpus=0, scheduling_strategy=here, max_task_retries=_CALLS)(_Counter).remote())
 
     def begin(self, work: str, label: str) -> None:
         """Work is begun by this actor.
@@ -77,7 +80,7 @@ class Attempts:
         import ray
 
         where = ray.util.get_node_ip_address()
-        if ray.get(self.counter.begin.remote(work, where)) > _MOST:
+        if ray.get(self.counter.begin.remote(work, where, uuid.uuid4().hex)) > _MOST:
             raise ResourceError(f"{label}: {work} was begun {_MOST} times and its actor died each time, perhaps for "
                                 "want of memory; lower execution.batch_rows or execution.actors and run again, saved "
                                 "blocks are kept")
