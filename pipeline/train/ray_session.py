@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import ActorUnavailableError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from cluster.faults import fault
@@ -91,7 +92,26 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     _announce_need(execution)
     storage.make_dir(folder)
     drop_torn_snapshot(storage, f"{folder}/{spec.fingerprint}/{_SNAPSHOT}")
-    trainer = ray.train.torch.TorchTrainer(
+    for left in reversed(range(1 + execution.max_failures)):
+        try:
+            with _own_interrupt_handler():
+                result = _trainer(spec, storage, folder).fit()
+            break
+        except ray.train.TrainingFailedError as exc:
+            if not left or not _lost_a_call(exc):
+                raise _explain(exc, execution, storage.path(folder)) from exc
+            say("train: Ray Train lost the connection to a worker for a moment; going on from the last checkpoint")
+    if storage.exists(f"{spec.folder}/{FAILURE}"):
+        raise TrainingError(storage.read_json(f"{spec.folder}/{FAILURE}")["message"])
+    if result.checkpoint is None:
+        raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
+    with result.checkpoint.as_directory() as last:
+        return read_outcome(Path(last), spec.fingerprint)
+
+
+def _trainer(spec: TrainSpec, storage: Storage, folder: str) -> ray.train.torch.TorchTrainer:
+    execution = spec.config.execution
+    return ray.train.torch.TorchTrainer(
         worker_loop,
         train_loop_config={"spec": spec.model_dump(mode="json"), "storage": storage},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if execution.use_gpu else "gloo"),
@@ -102,17 +122,11 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
                              failure_config=FailureConfig(max_failures=execution.max_failures,
                                                           controller_failure_limit=_START_ATTEMPTS),
                              checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS)))
-    try:
-        with _own_interrupt_handler():
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise _explain(exc, execution, storage.path(folder)) from exc
-    if storage.exists(f"{spec.folder}/{FAILURE}"):
-        raise TrainingError(storage.read_json(f"{spec.folder}/{FAILURE}")["message"])
-    if result.checkpoint is None:
-        raise TrainingError(f"Ray Train ended without a checkpoint; see its files in {storage.path(folder)}")
-    with result.checkpoint.as_directory() as last:
-        return read_outcome(Path(last), spec.fingerprint)
+
+
+def _lost_a_call(exc: Exception) -> bool:
+    """Whether a remote call of Ray Train's controller failed on its way: it calls once, and has no retry for it."""
+    return isinstance(exc, ray.train.ControllerError) and isinstance(exc.controller_failure, ActorUnavailableError)
 
 
 def drop_torn_snapshot(storage: Storage, path: str) -> None:

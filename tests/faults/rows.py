@@ -102,7 +102,7 @@ ROWS = (
     Row("an object store of 80 MB, and more than that to pass", "every row arrives",
         ("faults/test_object_store.py::test_more_than_it_holds_passes_through",)),
     Row("remote calls of Ray that fail", "called again, the run ends with the same figures",
-        not_tried="Ray's own hook for it is no part of its documented settings"),
+        ("faults/test_lost_calls.py::test_training_with_lost_calls_ends_with_the_weights_of_one_without",)),
     Row("a server that never answers", "given up in time, the request asked again, then a reason",
         ("unit/test_llm_client.py::test_an_answer_that_never_comes_is_given_up",
          "distributed/test_profile_llm.py::test_bad_answers_server_errors_and_a_hang")),
