@@ -19,6 +19,7 @@ from cluster.faults import storage_errors
 from pipeline.prepare.raw import RAW_ROW, TimeUnit
 from pipeline.prepare.times import PER_SECOND
 from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
+from pipeline.work.progress import track
 
 _COLUMNS: Final = {"users": USER_ID, "items": ITEM_ID, "times": TIMESTAMP, "signals": SIGNAL, "rows": RAW_ROW,
                    "reviews": REVIEW}
@@ -81,7 +82,9 @@ class Spill:
 
     folder: Path
     rows_at_once: int
-    """Most rows in memory."""
+    """More rows are written."""
+    setting: str
+    """What a person sets to have the folder elsewhere."""
     rows: int = 0
     _held: list[pl.DataFrame] = field(default_factory=list)
     _held_rows: int = 0
@@ -99,7 +102,7 @@ class Spill:
         """Write what is in memory."""
         if self._held_rows:
             self._files.append(self.folder / f"{len(self._files):06d}.arrow")
-            _write(pl.concat(self._held), self._files[-1])
+            _write(pl.concat(self._held), self._files[-1], self.setting)
         self._held, self._held_rows = [], 0
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
@@ -126,6 +129,8 @@ class Blocks:
     one: Interactions | None
     unit: TimeUnit
     files: tuple[Path, ...] = ()
+    setting: str = ""
+    """What a person sets to have the files elsewhere."""
 
     def __iter__(self) -> Iterator[Interactions]:
         if self.one is not None:
@@ -134,26 +139,36 @@ class Blocks:
             yield Interactions.of(pl.read_ipc_stream(file), self.unit)
 
     @classmethod
-    def written(cls, blocks: Iterable[Interactions], unit: TimeUnit, scratch: Path) -> Blocks:
-        """Blocks that are made one after the other, in files of a new folder below ``scratch``."""
+    def written(cls, blocks: Iterable[Interactions], total: int, unit: TimeUnit, scratch: Path, setting: str,
+                label: str) -> Blocks:
+        """So many blocks, made one after the other, in files of a new folder below ``scratch``.
+
+        Args:
+            label: names the work in progress lines.
+        """
         folder = next(path for number in itertools.count() if not (path := scratch / f"blocks-{number}").exists())
         files = []
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(track(blocks, f"prepare: {label}", "blocks", total)):
             files.append(folder / f"{number:06d}.arrow")
-            _write(block.table(), files[-1])
-        return cls(None, unit, tuple(files))
+            _write(block.table(), files[-1], setting)
+        return cls(None, unit, tuple(files), setting)
 
-    def map(self, change: Callable[[Interactions], Interactions]) -> Blocks:
-        """Every block changed; what was in files is deleted."""
+    def map(self, change: Callable[[Interactions], Interactions], label: str) -> Blocks:
+        """Every block changed; what was in files is deleted.
+
+        Args:
+            label: names the work in progress lines, where there are files.
+        """
         if self.one is not None:
             return Blocks(change(self.one), self.unit)
-        changed = Blocks.written(map(change, self), self.unit, self.files[0].parents[1])
+        changed = Blocks.written(map(change, self), len(self.files), self.unit, self.files[0].parents[1], self.setting,
+                                 label)
         shutil.rmtree(self.files[0].parent)
         return changed
 
 
-def _write(table: pl.DataFrame, path: Path) -> None:
+def _write(table: pl.DataFrame, path: Path, setting: str) -> None:
     """A stream, which readers copy into memory: a file of Arrow's other form would stay mapped, and open, once read."""
-    with storage_errors(str(path)):
+    with storage_errors(str(path), setting):
         path.parent.mkdir(parents=True, exist_ok=True)
         table.write_ipc_stream(path)

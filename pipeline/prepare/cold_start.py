@@ -84,10 +84,11 @@ def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[K
     Raises:
         DataError: nothing is left to train on, to validate or to test.
     """
-    lengths_M = np.add.reduceat(stay_N, kept.users.starts, dtype=np.int64)
+    lengths_M = kept.users.sums(stay_N)
     left_M = lengths_M > 0
     users = Users(offsets_of(lengths_M[left_M]))
-    place_N = np.cumsum(stay_N) - 1
+    place_N = np.cumsum(stay_N, dtype=np.int64)
+    place_N -= 1
     number_M = np.where(left_M, np.cumsum(left_M) - 1, -1)
     validation, test = (_moved(cases, place_N, number_M, users) for cases in (parts.validation, parts.test))
     lost = {f"{name}_users_without_history_by_cold_start": len(before.users) - len(after.users)
@@ -104,7 +105,7 @@ def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[K
         start += len(block)
         return replace(staying, users=number_M[staying.users].astype(np.int32))
 
-    return replace(kept, blocks=kept.blocks.map(left), users=users,
+    return replace(kept, blocks=kept.blocks.map(left, "removing cold items"), users=users,
                    user_ids=kept.user_ids.filter(pl.Series(left_M))), found
 
 

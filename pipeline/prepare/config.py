@@ -258,8 +258,8 @@ class PrepareExecution(Config):
     history_rows: int = Field(default=20_000, ge=1)
     """Users per file of training histories (blocks of the profile stage)."""
     rows_at_once: int = Field(default=10_000_000, ge=1)
-    """Most interactions in memory; of more the rest waits in files beside what is written, users in blocks of so many
-    rows."""
+    """Most interactions of a block of consecutive users. With more in all, a block and its copy are in memory and the
+    others wait in files: beside what is written, or below TMPDIR where that is an object store."""
 
 
 class PrepareConfig(Config):

@@ -46,7 +46,7 @@ class Encoded:
     untimed: int = 0
     """Rows without a time."""
     earliest: int = 0
-    """Of all times, in the blocks' unit; means nothing where there are none."""
+    """Of all times, in the blocks' unit; means nothing where the source is timeless."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,16 @@ class Place:
     folder: Path
     """For what does not fit into memory; files in it may be left behind."""
     rows_at_once: int
-    """Most rows in memory, and in a block (a user with more is a block of their own)."""
+    """Most rows of a block (a user with more is a block of their own); about two blocks are in memory."""
+    setting: str = "storage.uri"
+    """What a person sets to have ``folder`` elsewhere."""
 
 
 def encode(raw: RawTables, bad_rows: Literal["error", "drop"], place: Place, streaming: bool = True,
            earlier: pl.Series | None = None) -> Encoded:
     """Read the interactions once, number their ids, check every row, and bring users together.
 
-    Ids become 4-byte numbers while the file streams by, so that 20 M rows take about half a gigabyte.
+    Ids become 4-byte numbers while the file streams by: a row takes about 25 bytes, a review its own more.
 
     Args:
         earlier: raw ids of users that come first, in this order.
@@ -79,7 +81,7 @@ def encode(raw: RawTables, bad_rows: Literal["error", "drop"], place: Place, str
     timed = None if raw.timeless else _time_form(raw, read)
     users, user_place = merged_ids(read.user_ids, f"{raw.name}, users")
     items, item_place = merged_ids(read.item_ids, f"{raw.name}, items")
-    sound = Spill(place.folder / "sound", place.rows_at_once)
+    sound = Spill(place.folder / "sound", place.rows_at_once, place.setting)
     late, numbering = BadRows(), Numbering(len(users))
     untimed, earliest = 0, np.iinfo(np.int64).max
     for piece in read.pieces.pop():
@@ -100,6 +102,8 @@ def encode(raw: RawTables, bad_rows: Literal["error", "drop"], place: Place, str
         dropped[reason] = dropped.get(reason, 0) + count
     if not sound.rows:
         raise all_bad(raw, late.rows, late.problems, dropped)
+    if timed is not None and untimed == sound.rows:
+        raise _no_times(raw)
     order = numbering.order(users, earlier)
     unit = timed.unit if timed else "s"
     blocks = _by_user(sound, order.new, order.counts_M, unit, place)
@@ -126,32 +130,43 @@ def _read(raw: RawTables, place: Place, streaming: bool) -> _Read:
     kinds = {name: pl.Categorical(pl.Categories.random()) for name in (USER_ID, ITEM_ID)}
     frame = raw.interactions.with_columns(problems(raw).alias(_PROBLEM)).with_columns(
         pl.when(~is_missing(name, raw)).then(pl.col(name)).cast(kind).alias(name) for name, kind in kinds.items())
-    pieces, bad = Spill(place.folder / "read", place.rows_at_once), BadRows()
+    pieces, bad = Spill(place.folder / "read", place.rows_at_once, place.setting), BadRows()
     num_raw, signals, fractions = 0, False, False
     names: dict[str, pl.Series] = {name: pl.Series([], dtype=pl.String) for name in kinds}
-    with readable(scanned_files(raw.keep)):
-        held = pl.DataFrame([pl.Series(name, [], dtype=kind) for name, kind in kinds.items()])  # keeps the categories
-        for batch in frame.collect_batches(engine="streaming" if streaming else "in-memory"):
-            num_raw += batch.height
-            found = batch.drop_in_place(_PROBLEM)
-            is_bad = found != 0
-            if is_bad.any():
-                bad.add(batch[RAW_ROW].filter(is_bad), found.filter(is_bad))
-                batch = batch.filter(~is_bad)
-            signals |= batch[SIGNAL].null_count() < batch.height
-            if TIME_FRACTION in batch.columns:
-                fractions |= bool((batch[TIME_FRACTION] > 0).any())
-            if raw.timeless:
-                batch = batch.drop(TIMESTAMP)
-            pieces.append(batch.with_columns(
-                pl.col(name).to_physical().cast(pl.Int32) for name in kinds).with_columns(
-                pl.col(SIGNAL).fill_null(float("nan"))))
-        for name, kind in kinds.items():
-            names[name] = kind.categories.to_series()
-        del held
+    anchor = pl.DataFrame([pl.Series(name, [], dtype=kind) for name, kind in kinds.items()])
+    for batch in _batches(raw, frame, streaming):
+        num_raw += batch.height
+        signals |= batch[SIGNAL].null_count() < batch.height
+        found = batch.drop_in_place(_PROBLEM)
+        is_bad = found != 0
+        if is_bad.any():
+            bad.add(batch[RAW_ROW].filter(is_bad), found.filter(is_bad))
+            batch = batch.filter(~is_bad)
+        if TIME_FRACTION in batch.columns:
+            fractions |= bool((batch[TIME_FRACTION] > 0).any())
+        if raw.timeless:
+            batch = batch.drop(TIMESTAMP)
+        pieces.append(batch.with_columns(
+            pl.col(name).to_physical().cast(pl.Int32) for name in kinds).with_columns(
+            pl.col(SIGNAL).fill_null(float("nan"))))
+    for name, kind in kinds.items():
+        names[name] = kind.categories.to_series()
+    del anchor  # categories live as long as a column that has them
     if not num_raw:
         raise DataError(f"{raw.name}: holds no interactions; check the file and the settings of prepare.source")
     return _Read(pieces, bad, names[USER_ID], names[ITEM_ID], num_raw, signals, fractions)
+
+
+def _batches(raw: RawTables, frame: pl.LazyFrame, streaming: bool) -> Iterator[pl.DataFrame]:
+    """The rows as they are read; what cannot be read is a DataError, what the caller meets between them is not."""
+    with readable(scanned_files(raw.keep)):
+        batches = frame.collect_batches(engine="streaming" if streaming else "in-memory", lazy=True)
+    while True:
+        with readable(scanned_files(raw.keep)):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _time_form(raw: RawTables, read: _Read) -> TimeForm:
@@ -159,14 +174,18 @@ def _time_form(raw: RawTables, read: _Read) -> TimeForm:
 
     def times() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for piece in read.pieces:
-            timed = piece.filter(pl.col(TIMESTAMP) != UNTIMED)
+            timed = piece.select(RAW_ROW, TIMESTAMP).filter(pl.col(TIMESTAMP) != UNTIMED)
             yield timed[RAW_ROW].to_numpy(), timed[TIMESTAMP].to_numpy()
 
     form = resolve_form(times, raw.time_unit, raw.name, raw.place)
     if form is None:
-        raise DataError(f"{raw.name}: no row has a time; set prepare.source.columns.timestamp=null: the file's order "
-                        "is then each user's order")
+        raise _no_times(raw)
     return form.with_fractions() if read.fractions else form
+
+
+def _no_times(raw: RawTables) -> DataError:
+    return DataError(f"{raw.name}: no row has a time; set prepare.source.columns.timestamp=null: the file's order is "
+                     "then each user's order")
 
 
 def _with_times(piece: pl.DataFrame, form: TimeForm) -> tuple[pl.DataFrame, pl.Series]:
@@ -194,7 +213,8 @@ def _by_user(sound: Spill, number_M: np.ndarray, counts_M: np.ndarray, unit: Any
     if sound.rows <= place.rows_at_once:
         return Blocks(Interactions.of(pl.concat(list(renumbered())), unit), unit)
     first_users = _bounds(counts_M, place.rows_at_once)
-    shares = [Spill(place.folder / f"share-{number}", place.rows_at_once) for number in range(len(first_users))]
+    shares = [Spill(place.folder / f"share-{number}", place.rows_at_once, place.setting)
+              for number in range(len(first_users))]
     held = 0
     for piece in renumbered():
         of_N = np.searchsorted(first_users, piece[USER_ID].to_numpy(), side="right") - 1
@@ -205,7 +225,8 @@ def _by_user(sound: Spill, number_M: np.ndarray, counts_M: np.ndarray, unit: Any
             for share in shares:
                 share.flush()
             held = 0
-    return Blocks.written((Interactions.of(pl.concat(list(share.pop())), unit) for share in shares), unit, place.folder)
+    return Blocks.written((Interactions.of(pl.concat(list(share.pop())), unit) for share in shares), len(shares), unit,
+                          place.folder, place.setting, "bringing users together")
 
 
 def _bounds(counts_M: np.ndarray, most: int) -> np.ndarray:

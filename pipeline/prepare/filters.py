@@ -48,15 +48,15 @@ def apply_filters(blocks: Blocks, config: FilterConfig, raw: RawTables) -> tuple
             found = tally.keep(found, stays, "repeated_pair", f"prepare.filter.duplicates={config.duplicates}")
         return found
 
-    blocks = blocks.map(of_users)
+    blocks = blocks.map(of_users, "filtering")
     if config.duplicates == "error" and repeats.rows:
         raise DataError(f"{raw.name}: {repeats.rows:,} rows repeat an item that the user had before, such as "
                         f"{raw.place(repeats.example)}; set prepare.filter.duplicates to keep, first or last")
     tally.check(raw)
     if config.k_core > 1:
         masks = iter(k_core(blocks, config.k_core, iterated=config.mode == "iterated"))
-        blocks = blocks.map(lambda found: tally.keep(found, next(masks), "k_core",
-                                                     f"prepare.filter.k_core={config.k_core} ({config.mode})"))
+        setting = f"prepare.filter.k_core={config.k_core} ({config.mode})"
+        blocks = blocks.map(lambda found: tally.keep(found, next(masks), "k_core", setting), "filtering")
         tally.check(raw)
     return blocks, tally.dropped
 

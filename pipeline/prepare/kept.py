@@ -46,8 +46,11 @@ class KeptInteractions:
             of_items.add(block.items)
         users, items = of_users.order(user_ids), of_items.order(item_ids, earlier)
         number = items.new + np.int32(1)
-        return cls(blocks.map(lambda found: replace(found, users=users.new[found.users], items=number[found.items])),
-                   Users(offsets_of(users.counts_M)), users.ids, items.ids, timeless)
+
+        def numbered(found: Interactions) -> Interactions:
+            return replace(found, users=users.new[found.users], items=number[found.items])
+
+        return cls(blocks.map(numbered, "numbering"), Users(offsets_of(users.counts_M)), users.ids, items.ids, timeless)
 
     def __len__(self) -> int:
         return int(self.users.offsets[-1])
@@ -83,4 +86,4 @@ class KeptInteractions:
 
     def trained_users(self, split: Split) -> np.ndarray:
         """int64 [M]: training interactions of each user."""
-        return np.add.reduceat(split.parts == TRAIN_CODE, self.users.starts, dtype=np.int64)
+        return self.users.sums(split.parts == TRAIN_CODE)

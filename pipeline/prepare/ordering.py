@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.ragged import offsets_of
 from pipeline.prepare.blocks import Interactions
 from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import hashes
 from pipeline.prepare.raw import UNTIMED
+
+_USERS_AT_ONCE = 100_000
+"""numpy sums a mask by way of eight bytes for each of its rows."""
 
 
 def in_time(encoded: Encoded, seed: int) -> Encoded:
@@ -34,7 +36,7 @@ def in_time(encoded: Encoded, seed: int) -> Encoded:
             _draw_ties(order, found.users, found.times, found.rows, seed)
         return found.take(order)
 
-    return replace(encoded, blocks=encoded.blocks.map(ordered))
+    return replace(encoded, blocks=encoded.blocks.map(ordered, "ordering"))
 
 
 def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
@@ -94,12 +96,6 @@ class Users:
     offsets: np.ndarray
     """int64 [M + 1]; user u has rows offsets[u]…offsets[u + 1] - 1."""
 
-    @classmethod
-    def of(cls, users_N: np.ndarray) -> Users:
-        """From the dense, sorted user column."""
-        counts = np.bincount(users_N) if len(users_N) else np.zeros(0, np.int64)
-        return cls(offsets_of(counts))
-
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -114,3 +110,12 @@ class Users:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    def sums(self, mask_N: np.ndarray) -> np.ndarray:
+        """int64 [M]: how many of each user's rows, one at least, are in a mask of all rows."""
+        sums_M = np.zeros(len(self), np.int64)
+        for first in range(0, len(self), _USERS_AT_ONCE):
+            starts = self.offsets[first:first + _USERS_AT_ONCE + 1]
+            rows = mask_N[starts[0]:starts[-1]]
+            sums_M[first:first + len(starts) - 1] = np.add.reduceat(rows, starts[:-1] - starts[0], dtype=np.int64)
+        return sums_M

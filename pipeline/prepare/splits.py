@@ -97,7 +97,7 @@ def _leave_one_out(users: Users) -> Split:
 def _global_temporal(config: GlobalTemporalSplit, users: Users, times: Times, seed: int, per_second: int) -> Split:
     boundary = _boundary(config, times, int(users.offsets[-1]), per_second)
     after = np.concatenate([block > boundary for block in times()])
-    before_M = users.lengths - np.add.reduceat(after, users.starts, dtype=np.int64)
+    before_M = users.lengths - users.sums(after)
     drawn = _held_out(np.flatnonzero(before_M >= 2), config.validation_users * np.count_nonzero(before_M), seed,
                       "validation users")
     parts = np.where(after, np.uint8(TEST_CODE), np.uint8(TRAIN_CODE))

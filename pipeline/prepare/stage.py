@@ -63,8 +63,9 @@ def _build(config: PrepareConfig, folder: Path, scratch: Path, storage: Storage)
     """Write every table; returns the statistics and the digest of the ordered raw item ids."""
     raw = read_source(config.source)
     earlier = EarlierIds.read(storage, config.extends) if config.extends is not None else None
-    encoded = in_time(encode(raw, config.filter.bad_rows, Place(scratch, config.execution.rows_at_once),
-                             config.execution.streaming, earlier.users if earlier else None), config.seed)
+    place = Place(scratch, config.execution.rows_at_once, "storage.uri" if storage.is_local else "TMPDIR")
+    encoded = in_time(encode(raw, config.filter.bad_rows, place, config.execution.streaming,
+                             earlier.users if earlier else None), config.seed)
     blocks, dropped = apply_filters(encoded.blocks, config.filter, raw)
     kept = KeptInteractions.of(blocks, encoded.user_ids, encoded.item_ids, raw.timeless,
                                earlier.items if earlier else None)

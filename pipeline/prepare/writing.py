@@ -91,21 +91,22 @@ def write_training(folder: Path, kept: KeptInteractions, split: Split, history_r
     (folder / HISTORIES_FOLDER).mkdir()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        """Training histories, those of one block to a batch."""
+        """Training histories, at most ``history_rows`` users of one block to a batch."""
         written = 0
         for place, block in kept.pieces():
             found = block.take(split.parts[place] == TRAIN_CODE)
-            start, stop = np.searchsorted(offsets, [written, written + len(found)])
+            first, last = np.searchsorted(offsets, [written, written + len(found)])
             values[written:written + len(found)] = found.items
+            for s in _slices(last - first, history_rows):
+                inner = offsets[first + s.start:first + s.stop + 1]
+                part = found.take(np.arange(inner[0] - written, inner[-1] - written))
+                columns = {ITEMS: pa.array(part.items), SIGNALS: _signals(part), TIMESTAMPS: _seconds(part)}
+                if part.reviews is not None:
+                    columns[REVIEWS] = _strings(part.reviews)
+                lengths = pa.array((inner - inner[0]).astype(np.int32))
+                yield pa.record_batch({USER_IDX: pa.array(users[first + s.start:first + s.stop])} | {
+                    name: pa.ListArray.from_arrays(lengths, column) for name, column in columns.items()})
             written += len(found)
-            if start == stop:
-                continue
-            inner = pa.array((offsets[start:stop + 1] - offsets[start]).astype(np.int32))
-            columns = {ITEMS: pa.array(found.items), SIGNALS: _signals(found), TIMESTAMPS: _seconds(found)}
-            if found.reviews is not None:
-                columns[REVIEWS] = _strings(found.reviews)
-            yield pa.record_batch({USER_IDX: pa.array(users[start:stop])} | {
-                name: pa.ListArray.from_arrays(inner, column) for name, column in columns.items()})
 
     parts = track(tables_of(batches(), history_rows), "prepare: writing histories", "users", len(users),
                   lambda table: int(table.num_rows))

@@ -97,7 +97,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
             with _own_interrupt_handler():
                 result = _trainer(spec, storage, folder).fit()
             break
-        except ray.train.TrainingFailedError as exc:
+        except (ray.train.TrainingFailedError, ActorUnavailableError) as exc:
             if not left or not _lost_a_call(exc):
                 raise _explain(exc, execution, storage.path(folder)) from exc
             say("train: Ray Train lost the connection to a worker for a moment; going on from the last checkpoint")
@@ -125,8 +125,10 @@ def _trainer(spec: TrainSpec, storage: Storage, folder: str) -> ray.train.torch.
 
 
 def _lost_a_call(exc: Exception) -> bool:
-    """Whether a remote call of Ray Train's controller failed on its way: it calls once, and has no retry for it."""
-    return isinstance(exc, ray.train.ControllerError) and isinstance(exc.controller_failure, ActorUnavailableError)
+    """Whether a remote call to or of Ray Train's controller failed on its way: it is made once, without a retry."""
+    if isinstance(exc, ray.train.ControllerError):
+        exc = exc.controller_failure
+    return isinstance(exc, ActorUnavailableError)
 
 
 def drop_torn_snapshot(storage: Storage, path: str) -> None:

@@ -32,25 +32,33 @@ class _Counter:
 
     def __init__(self) -> None:
         self._begun: dict[str, set[str]] = {}
-        self._at_work: dict[str, tuple[float, str]] = {}
-        self._longest_s = 0.0
+        self._at_work: dict[str, tuple[float, str, str]] = {}
+        self._longest_s: dict[str, float] = {}
+        """Of each kind of work."""
 
-    def begin(self, work: str, where: str, call: str) -> int:
+    def begin(self, kind: str, name: str, where: str, call: str) -> int:
+        work = f"{kind} {name}"
         calls = self._begun.setdefault(work, set())
         calls.add(call)
-        self._at_work[work] = (time.monotonic(), where)
+        self._at_work[work] = (time.monotonic(), where, kind)
         return len(calls)
 
-    def end(self, work: str) -> None:
+    def end(self, kind: str, name: str) -> None:
+        work = f"{kind} {name}"
         self._begun.pop(work, None)
-        begun, _ = self._at_work.pop(work, (time.monotonic(), ""))
-        self._longest_s = max(self._longest_s, time.monotonic() - begun)
+        if work in self._at_work:
+            begun, _, _ = self._at_work.pop(work)
+            self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), time.monotonic() - begun)
 
-    def slow(self, least_s: float) -> list[tuple[str, float, str, float]]:
-        """Work that goes on for so long, and for many times what any other took: what, seconds, where, the longest."""
-        now, least_s = time.monotonic(), max(least_s, _TIMES_SLOWER * self._longest_s)
-        return [(work, now - begun, where, self._longest_s) for work, (begun, where) in self._at_work.items()
-                if now - begun > least_s]
+    def slow(self, least_s: float) -> list[tuple[str, float, str, float | None]]:
+        """Work that goes on for so long, and for many times what any other of its kind took: what, seconds, where, the
+        longest other (None: no other has ended)."""
+        now, found = time.monotonic(), []
+        for work, (begun, where, kind) in self._at_work.items():
+            longest_s = self._longest_s.get(kind)
+            if now - begun > max(least_s, _TIMES_SLOWER * (longest_s or 0.0)):
+                found.append((work, now - begun, where, longest_s))
+        return found
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,12 @@ class Attempts:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return cls(ray.remote(num_cpus=0, scheduling_strategy=here, max_task_retries=_CALLS)(_Counter).remote())
 
-    def begin(self, work: str, label: str) -> None:
+    def begin(self, kind: str, name: str, label: str) -> None:
         """Work is begun by this actor.
 
         Args:
-            work: names it, as in "the batch that begins with user_idx 3".
+            kind: what work it is, as in "the batch that begins with user_idx".
+            name: which of that kind.
 
         Raises:
             ResourceError: it was begun ``_MOST`` times and never ended.
@@ -80,14 +89,14 @@ class Attempts:
         import ray
 
         where = ray.util.get_node_ip_address()
-        if ray.get(self.counter.begin.remote(work, where, uuid.uuid4().hex)) > _MOST:
-            raise ResourceError(f"{label}: {work} was begun {_MOST} times and its actor died each time, perhaps for "
-                                "want of memory; lower execution.batch_rows or execution.actors and run again, saved "
-                                "blocks are kept")
+        if ray.get(self.counter.begin.remote(kind, name, where, uuid.uuid4().hex)) > _MOST:
+            raise ResourceError(f"{label}: {kind} {name} was begun {_MOST} times and its actor died each time, "
+                                "perhaps for want of memory; lower execution.batch_rows or execution.actors and run "
+                                "again, saved blocks are kept")
 
-    def end(self, work: str) -> None:
+    def end(self, kind: str, name: str) -> None:
         """The work is done."""
-        self.counter.end.remote(work)
+        self.counter.end.remote(kind, name)
 
     def slow(self) -> dict[str, str]:
         """Work that may hang → what to say of it."""
@@ -98,6 +107,9 @@ class Attempts:
             found = ray.get(self.counter.slow.remote(_SLOW_S), timeout=_ANSWER_S)
         except (RayError, GetTimeoutError):
             return {}
-        return {work: f"{work} has been at work on node {where} for {seconds / 60:.0f} min; no other took longer than "
-                      f"{longest:.0f} s. If it hangs, end this command and call it again: saved blocks are kept"
-                for work, seconds, where, longest in found}
+        told = {}
+        for work, seconds, where, longest in found:
+            others = "has ended yet" if longest is None else f"took longer than {longest:.0f} s"
+            told[work] = (f"{work} has been at work on node {where} for {seconds / 60:.0f} min; no other {others}. If "
+                          "it hangs, end this command and call it again: saved blocks are kept")
+        return told

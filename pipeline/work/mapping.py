@@ -142,21 +142,21 @@ class _DeferredActor:
 
         self._error: MentorecError | None = None
         self._attempts, self._id_column, self._label = attempts, id_column, label
-        start = f"the start of actor {ray.get_runtime_context().get_actor_id()}"  # keeps its id when it is restarted
+        start = "the start of actor", str(ray.get_runtime_context().get_actor_id())  # which a restart leaves as it is
         try:
-            attempts.begin(start, label)
+            attempts.begin(*start, label)
             self._actor = actor(**arguments)
-            attempts.end(start)
+            attempts.end(*start)
         except MentorecError as exc:
             self._error = exc
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self._error is not None:
             raise self._error
-        work = f"the batch that begins with {self._id_column} {batch[self._id_column][0].as_py()}"
-        self._attempts.begin(work, self._label)
+        work = f"the batch that begins with {self._id_column}", str(batch[self._id_column][0].as_py())
+        self._attempts.begin(*work, self._label)
         done = self._actor(batch)
-        self._attempts.end(work)
+        self._attempts.end(*work)
         return done
 
 

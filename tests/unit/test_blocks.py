@@ -28,11 +28,12 @@ SYNTHETIC = {"kind": "synthetic", "users": 120, "items": 40, "mean_length": 9.0}
 def odd_rows(path: Path) -> dict[str, Any]:
     """A table of bad rows, copies, ties, fractions, repeated pairs, reviews, and a user of many rows."""
     draw = random.Random(5)
-    lines = ["u,i,t,s,r"]
+    lines = ["u,i,t,s,r,number,day"]
     for number in range(3000):
         user = "whale" if draw.random() < 0.1 else f"u{draw.randrange(150)}"
         cells = [user, f"i{draw.randrange(60)}", f"{1.5e9 + draw.randrange(9000) / 4:.2f}",
-                 str(draw.randrange(1, 6)), f"text {number}"]
+                 str(draw.randrange(1, 6)), f"text {number}", f"{draw.randrange(90)}{draw.choice(['', '.0'])}",
+                 f"202001{draw.randrange(1, 29):02}"]
         for column, (share, bad) in enumerate(((0.01, ""), (0.01, "nan"), (0.01, "9000000000"), (0.2, ""))):
             if draw.random() < share:
                 cells[column] = bad
@@ -57,9 +58,22 @@ def files(values: dict[str, Any], root: Path, rows_at_once: int) -> dict[str, by
     {"source": SYNTHETIC, "split": {"kind": "global_temporal"}, "cold_start": {"least": 1, "most": 2}},
     {"filter": {"bad_rows": "drop", "min_signal": 2.0, "duplicates": "last", "k_core": 4}},
     {"filter": {"bad_rows": "drop"}, "split": {"kind": "global_temporal", "quantile": 0.7}},
-], ids=["core", "sessions", "cold", "odd", "odd temporal"])
+    {"source": {"file_order": True}, "filter": {"bad_rows": "drop"}},
+    {"source": {"columns": COLUMNS | {"timestamp": None}}, "filter": {"bad_rows": "drop"}},
+    {"source": {"columns": {"user": "number", "item": "i", "timestamp": "day"}}, "filter": {"bad_rows": "drop"}},
+    {"filter": {"bad_rows": "drop"}, "extends": "earlier"},
+], ids=["core", "sessions", "cold", "odd", "odd temporal", "file order", "timeless", "whole ids and days", "extends"])
 def test_blocks_change_no_byte(tmp_path: Path, values: dict[str, Any], rows_at_once: int) -> None:
-    values = {"source": odd_rows(tmp_path / "odd.csv")} | values
+    source = odd_rows(tmp_path / "odd.csv")
+    if "kind" not in values.get("source", {}):
+        values = values | {"source": source | values.get("source", {})}
+    if "extends" in values:
+        (tmp_path / "earlier").mkdir()
+        for name, column, first in (("users", "user", 0), ("items", "item", 1)):
+            ids = ["whale", "u7", "u3"] if name == "users" else ["i9", "i2"]
+            pl.DataFrame({f"{column}_idx": range(first, first + len(ids)), f"{column}_id": ids}).write_parquet(
+                tmp_path / "earlier" / f"{name}.parquet")
+        values = values | {"extends": str(tmp_path / "earlier")}
     whole = files(values, tmp_path / "whole", 10**6)
     blocks = files(values, tmp_path / "blocks", rows_at_once)
     assert blocks.keys() == whole.keys() and not [name for name in blocks if "scratch" in name]
@@ -96,7 +110,7 @@ def test_a_block_holds_consecutive_users_and_no_more_rows_than_it_may(tmp_path: 
 
 
 def test_tables_wait_in_memory_or_in_files_and_come_in_their_order(tmp_path: Path) -> None:
-    spill = Spill(tmp_path / "spill", 5)
+    spill = Spill(tmp_path / "spill", 5, "TMPDIR")
     for start in range(0, 14, 2):
         spill.append(pl.DataFrame({"n": [start, start + 1]}))
     assert (tmp_path / "spill").is_dir() and spill.rows == 14
@@ -110,7 +124,7 @@ def test_a_map_of_blocks_deletes_what_it_read(tmp_path: Path) -> None:
     def block(users: list[int]) -> Interactions:
         return Interactions(np.array(users, np.int32), np.array(users, np.int32), None, None, np.arange(len(users)))
 
-    blocks = Blocks.written([block([0, 0]), block([1])], "s", tmp_path)
-    changed = blocks.map(lambda found: found.take(found.users > 0))
+    blocks = Blocks.written([block([0, 0]), block([1])], 2, "s", tmp_path, "TMPDIR", "making")
+    changed = blocks.map(lambda found: found.take(found.users > 0), "changing")
     assert [found.users.tolist() for found in changed] == [[], [1]]
     assert [path for path in blocks.files if path.exists()] == []

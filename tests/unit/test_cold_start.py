@@ -12,6 +12,7 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import DataError
+from models.ragged import offsets_of
 from pipeline.prepare import keys
 from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.cold_start import choose, rows_that_stay, without
@@ -35,8 +36,9 @@ def data(users: int = 300) -> tuple[KeptInteractions, Split]:
     user_N = np.repeat(np.arange(users), found.lengths).astype(np.int32)
     signals_N = np.arange(len(user_N), dtype=np.float32)
     rows = Interactions(user_N, found.values, None, signals_N, np.arange(len(user_N)))
-    kept = KeptInteractions(Blocks(rows, "s"), Users.of(user_N), pl.Series([f"u{u}" for u in range(users)]),
-                            pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]), timeless=True)
+    kept = KeptInteractions(
+        Blocks(rows, "s"), Users(offsets_of(found.lengths)), pl.Series([f"u{u}" for u in range(users)]),
+        pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]), timeless=True)
     return kept, split(LeaveOneOutSplit(), kept.users, None, 0)
 
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from configs.errors import DataError
+from models.ragged import offsets_of
 from pipeline.prepare.calendar_numbers import WIDTHS, calendar_micros, calendar_valid
 from pipeline.prepare.config import (
     FilterConfig,
@@ -167,12 +168,12 @@ def test_fractions_order_and_split(tmp_path: Path) -> None:
     found = only_block(in_time(encoded(csv_table(tmp_path, rows)), seed=3))
     assert found.rows[:4].tolist() == [1, 3, 2, 0]
     assert found.seconds.tolist() == [SECOND + u for u in range(4) for _ in range(4)]  # type: ignore[union-attr]
-    users = np.repeat(np.arange(4), 4)
-    parts = split(GlobalTemporalSplit(boundary=SECOND + 3.4, validation_users=0.3), Users.of(users),
+    users = Users(offsets_of([4] * 4))
+    parts = split(GlobalTemporalSplit(boundary=SECOND + 3.4, validation_users=0.3), users,
                   lambda: iter([found.times]), 0, MICROS)
     assert parts.boundary == SECOND + 3.4
     assert np.flatnonzero(parts.parts == 2).tolist() == [14, 15]
-    quantile = split(GlobalTemporalSplit(quantile=0.9, validation_users=0.3), Users.of(users),
+    quantile = split(GlobalTemporalSplit(quantile=0.9, validation_users=0.3), users,
                      lambda: iter([found.times]), 0, MICROS)
     assert quantile.boundary == SECOND + 3.5  # the 15th of 16
 
