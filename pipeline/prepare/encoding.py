@@ -132,7 +132,6 @@ def _read(raw: RawTables, place: Place, streaming: bool) -> _Read:
         pl.when(~is_missing(name, raw)).then(pl.col(name)).cast(kind).alias(name) for name, kind in kinds.items())
     pieces, bad = Spill(place.folder / "read", place.rows_at_once, place.setting), BadRows()
     num_raw, signals, fractions = 0, False, False
-    names: dict[str, pl.Series] = {name: pl.Series([], dtype=pl.String) for name in kinds}
     anchor = pl.DataFrame([pl.Series(name, [], dtype=kind) for name, kind in kinds.items()])
     for batch in _batches(raw, frame, streaming):
         num_raw += batch.height
@@ -149,12 +148,11 @@ def _read(raw: RawTables, place: Place, streaming: bool) -> _Read:
         pieces.append(batch.with_columns(
             pl.col(name).to_physical().cast(pl.Int32) for name in kinds).with_columns(
             pl.col(SIGNAL).fill_null(float("nan"))))
-    for name, kind in kinds.items():
-        names[name] = kind.categories.to_series()
+    ids = {name: kind.categories.to_series() for name, kind in kinds.items()}
     del anchor  # categories live as long as a column that has them
     if not num_raw:
         raise DataError(f"{raw.name}: holds no interactions; check the file and the settings of prepare.source")
-    return _Read(pieces, bad, names[USER_ID], names[ITEM_ID], num_raw, signals, fractions)
+    return _Read(pieces, bad, ids[USER_ID], ids[ITEM_ID], num_raw, signals, fractions)
 
 
 def _batches(raw: RawTables, frame: pl.LazyFrame, streaming: bool) -> Iterator[pl.DataFrame]:

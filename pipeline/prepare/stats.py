@@ -60,8 +60,8 @@ def _of_cases(kept: KeptInteractions, cases: CaseRows, trained: np.ndarray, trai
 
 def _span(kept: KeptInteractions) -> tuple[int, int] | tuple[None, None]:
     """First and last Unix second."""
-    spans = [(int(block.seconds.min()), int(block.seconds.max())) for block in kept.blocks
-             if block.seconds is not None and len(block)]
+    spans = [(int(seconds.min()), int(seconds.max())) for block in kept.blocks
+             if (seconds := block.seconds) is not None and len(seconds)]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (None, None)
 
 

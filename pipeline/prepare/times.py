@@ -206,14 +206,13 @@ def resolve_form(times: RowsAndTimes, unit: TimeUnit, name: str, place: Callable
     for _, times_N in times():
         first = int(times_N[0]) if not total and len(times_N) else first
         total += len(times_N)
-        if unit == "auto":
-            bands += np.bincount(np.searchsorted(_BANDS, times_N, side="right"), minlength=len(_UNITS))
-            for width in WIDTHS:
-                dates[width] += int(np.count_nonzero(calendar_valid(times_N, width)))
+        if total and unit != "auto":
+            return TimeForm(unit, unit)
+        bands += np.bincount(np.searchsorted(_BANDS, times_N, side="right"), minlength=len(_UNITS))
+        for width in WIDTHS:
+            dates[width] += int(np.count_nonzero(calendar_valid(times_N, width)))
     if not total:
         return None
-    if unit != "auto":
-        return TimeForm(unit, unit)
     for width, count in dates.items():
         if 2 * count > total:
             if count < total:
