@@ -6,7 +6,7 @@ import copyreg
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -168,6 +168,24 @@ class Storage:
         with self.writing(relative) as path:
             self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
             pq.write_table(table, path, filesystem=self.filesystem, **options)
+
+    @contextmanager
+    def table_writer(self, relative: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+        """Writes the tables that it is given, one row group each, into one Parquet file; whole only when the block ends
+        without an error."""
+        with self.writing(relative) as path:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            writer = pq.ParquetWriter(path, schema, filesystem=self.filesystem)
+
+        def write(table: pa.Table) -> None:
+            with self.writing(relative):
+                writer.write_table(table)
+
+        try:
+            yield write
+        finally:
+            with self.writing(relative):
+                writer.close()
 
     def local(self, relative: str) -> Path:
         """A path on this machine holding the file or folder, as it is now; an object store's is copied once per node.

@@ -55,27 +55,27 @@ def mean(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: math.fsum(column) / len(column) for name, column in values.items()}
 
 
-def coverage(top: np.ndarray, num_items: int, cutoffs: Iterable[int]) -> dict[str, float]:
-    """``coverage@K``: share of the catalogue that stands in at least one user's first K.
+def times_listed(top: np.ndarray, num_items: int) -> np.ndarray:
+    """How often each item stands in the lists, int64 [V].
 
     Args:
-        top: int [N, ≥K] recommended items, 1…num_items; 0 marks an empty place.
-        num_items: size of the catalogue.
-        cutoffs: values of K.
+        top: int [N, K] recommended items, 1…num_items; 0 marks an empty place.
+        num_items: V.
     """
-    return {f"coverage@{k}": float(np.count_nonzero(np.unique(top[:, :k]))) / num_items for k in cutoffs}
+    counted: np.ndarray = np.bincount(top.ravel(), minlength=num_items + 1)[1:]
+    return counted
 
 
-def mean_popularity(top: np.ndarray, counts: np.ndarray, cutoffs: Iterable[int]) -> dict[str, float]:
-    """``popularity@K``: mean training count of the recommended items, over all users' filled places.
+def coverage(times_V: np.ndarray) -> float:
+    """Share of the catalogue that stands in at least one list; ``times_V`` as :func:`times_listed` gives it."""
+    return float(np.count_nonzero(times_V)) / len(times_V)
+
+
+def mean_popularity(times_V: np.ndarray, counts_V: np.ndarray) -> float:
+    """Mean training count of the recommended items, over all filled places; 0 where there are none.
 
     Args:
-        top: int [N, ≥K] recommended items, 1…V; 0 marks an empty place.
-        counts: int [V] training interactions of item 1, 2, ….
-        cutoffs: values of K.
+        times_V: as :func:`times_listed` gives it.
+        counts_V: training interactions of item 1, 2, ….
     """
-    values = {}
-    for k in cutoffs:
-        items = top[:, :k][top[:, :k] > 0]
-        values[f"popularity@{k}"] = float(counts[items - 1].sum(dtype=np.int64)) / max(len(items), 1)
-    return values
+    return float(times_V @ counts_V.astype(np.int64)) / max(int(times_V.sum()), 1)

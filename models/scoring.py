@@ -5,9 +5,9 @@ Legend: N cases, B users, V catalogue, C items of a chunk, K list length, D stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
@@ -51,6 +51,11 @@ class Ranks:
     """int32 [N, K], best first, seen items removed (never the target); 0 where no item is left."""
     top_unfiltered: np.ndarray
     """int32 [N, K], best first, among all items; 0 beyond the catalogue's end."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ranks]) -> Ranks:
+        """Of the cases of all parts, one after the other; at least one part."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
 class EncoderScorer:

@@ -68,7 +68,7 @@ class Sequences:
 
 def flat_histories(histories: Sequences, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row (place in ``indices``), item and steps back from the history's end of every interaction, in time order."""
-    lengths = histories.lengths[indices]
+    lengths = histories.lengths_of(indices)
     rows = np.repeat(np.arange(len(indices)), lengths)
     steps_back = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(rows)) - 1
     items = histories.values[np.repeat(histories.offsets[1:][indices], lengths) - steps_back - 1]

@@ -7,11 +7,10 @@ shape and order of summation wherever it is computed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from configs.errors import MentorecError, ResourceError
@@ -27,8 +26,11 @@ from pipeline.train.export import load_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.nodes import await_nodes
-from pipeline.work.progress import track, waiting
+from pipeline.work.progress import Progress, waiting
 from pipeline.work.threads import torch_threads
+
+_TASKS_PER_WORKER, _SHARDS_PER_TASK = 8, 16
+"""Tasks of each worker, at least, where there are so many shards; shards of a task, at most."""
 
 
 @dataclass(frozen=True)
@@ -70,67 +72,74 @@ class BaselineModel:
 Subject = TrainedModel | BaselineModel
 
 
-def rank_cases(config: EvaluateConfig, prepared: Artifact, subject: Subject, num_cases: int) -> Ranks:
-    """Ranks of all test cases, in their order; Ray must be initialised when ``config.execution.workers`` ≥ 1.
+def rank_cases(config: EvaluateConfig, prepared: Artifact, subject: Subject, num_cases: int) -> Iterator[Ranks]:
+    """Ranks of the test cases shard by shard, in their order; Ray must be initialised when
+    ``config.execution.workers`` ≥ 1.
 
     Raises:
         ArtifactError: the model is damaged or knows another catalogue.
         ResourceError: a GPU is asked for and not there.
         TrainingError: the model's scores are not finite.
     """
-    shards = [(start, min(start + SHARD_USERS, num_cases)) for start in range(0, num_cases, SHARD_USERS)]
-    if config.execution.workers:
-        parts = _rank_with_ray(config, prepared, subject, shards)
-    else:
+    starts = list(range(0, num_cases, SHARD_USERS))
+    with Progress("evaluate", num_cases, "users") as progress:
+        if config.execution.workers:
+            yield from _rank_with_ray(config, prepared, subject, starts, num_cases, progress)
+            return
         if _wants_gpu(subject) and not torch.cuda.is_available():
             raise ResourceError("evaluate.execution.use_gpu: this machine has no usable GPU; set it to false")
         scorer = subject.scorer()
-        parts = [rank_shard(config, prepared, scorer, *shard) for shard in _shown(shards)]
-    return Ranks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))
+        for start in starts:
+            yield from rank_shards(config, prepared, scorer, start, min(start + SHARD_USERS, num_cases))
+            progress.update(min(start + SHARD_USERS, num_cases))
 
 
-def rank_shard(config: EvaluateConfig, prepared: Artifact, model: TrainedModel | Scorer, start: int,
-               stop: int) -> Ranks:
-    """Ranks of the test cases start…stop-1."""
+def rank_shards(config: EvaluateConfig, prepared: Artifact, model: TrainedModel | Scorer, start: int,
+                stop: int) -> list[Ranks]:
+    """Ranks of the test cases start…stop-1, shard by shard; ``start`` is the first of a shard."""
     keep_freed_memory()
     cases = arrays.cases(prepared.local("test.arrow"))
     scorer = model.scorer() if isinstance(model, TrainedModel) else model
     with torch_threads(1):
-        return rank_users(scorer, _part(cases, start, stop), batch_users=config.execution.batch_users,
-                          item_chunk=config.execution.item_chunk, top_k=config.top_k, tie_seed=config.tie_seed)
+        return [rank_users(scorer, _part(cases, first, min(first + SHARD_USERS, stop)),
+                           batch_users=config.execution.batch_users, item_chunk=config.execution.item_chunk,
+                           top_k=config.top_k, tie_seed=config.tie_seed) for first in range(start, stop, SHARD_USERS)]
 
 
-def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
-                   shards: list[tuple[int, int]]) -> list[Ranks]:
-    """One task per shard, ``workers`` of them at a time."""
+def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject, starts: Sequence[int],
+                   num_cases: int, progress: Progress) -> Iterator[Ranks]:
+    """Some shards per task, so that the model is not loaded for each; ``workers`` tasks at a time.
+
+    Answers that come before their turn wait in Ray's object store.
+    """
     import ray
 
+    each = min(_SHARDS_PER_TASK, max(1, len(starts) // (_TASKS_PER_WORKER * config.execution.workers)))
+    tasks = [(start, min(start + each * SHARD_USERS, num_cases)) for start in starts[::each]]
     wanted = {"CPU": 1.0} | ({"GPU": 1.0} if _wants_gpu(subject) else {})
-    there = await_nodes([wanted] * min(config.execution.workers, len(shards)), "evaluate")
+    there = await_nodes([wanted] * min(config.execution.workers, len(tasks)), "evaluate")
     if _wants_gpu(subject) and not there.get("GPU"):
         raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
-    rank = ray.remote(rank_shard).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)))
+    rank = ray.remote(rank_shards).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)))
     shared: Any = subject
     if isinstance(subject, BaselineModel):  # fitted by a worker, so that the driver never holds it
         shared = ray.remote(BaselineModel.scorer).options(num_cpus=1).remote(subject)
-    running: deque[Any] = deque()
-    parts: list[Ranks] = []
+    todo, begun, users_of, users = deque(tasks), deque[Any](), dict[Any, int](), 0
     try:
-        for shard in _shown(shards):
-            if len(running) == config.execution.workers:
-                parts.append(ray.get(running.popleft()))
-            running.append(rank.remote(config, prepared, shared, *shard))
-        return parts + ray.get(list(running))
+        while todo or begun:
+            while todo and len(users_of) < config.execution.workers:
+                start, stop = todo.popleft()
+                begun.append(rank.remote(config, prepared, shared, start, stop))
+                users_of[begun[-1]] = stop - start
+            for done in ray.wait(list(users_of), fetch_local=False)[0]:
+                users += users_of.pop(done)
+                progress.update(users)
+            while begun and begun[0] not in users_of:
+                yield from ray.get(begun.popleft())
     except ray.exceptions.RayTaskError as exc:
         if isinstance(exc.cause, MentorecError):
             raise exc.cause from exc
         raise
-
-
-def _shown(shards: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The shards, with the progress of their users."""
-    users = shards[-1][1] if shards else 0
-    return track(shards, "evaluate", "users", users, lambda shard: shard[1] - shard[0])
 
 
 def _wants_gpu(subject: Subject) -> bool:

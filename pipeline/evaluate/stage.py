@@ -12,23 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import DataError, illegal
-from models.scoring import Ranks
 from models.sequences import Cases
 from pipeline.evaluate.config import Baseline, EvaluateConfig
-from pipeline.evaluate.definition import (
-    COLUMNS,
-    HISTORY_LENGTH,
-    RANKS,
-    TARGET_COUNT,
-    TOP,
-    TOP_LISTS,
-    TOP_UNFILTERED,
-)
+from pipeline.evaluate.definition import COLUMNS
 from pipeline.evaluate.sharding import BaselineModel, Subject, TrainedModel, rank_cases
 from pipeline.evaluate.summary import means, protocol, target_counts
+from pipeline.evaluate.tables import write_tables
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX, RANK, RANK_UNFILTERED, TARGET, USER_IDX
+from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, ITEM_IDX
 from pipeline.work.progress import say, took
 
 
@@ -61,7 +53,7 @@ def evaluate_baseline(config: EvaluateConfig, name: Baseline, prepared: Artifact
         return _evaluate(config, prepared, items, BaselineModel(config, name, prepared, len(items), texts), out)
     say(f"evaluate: {reason}")
     cases = _test_cases(prepared)
-    _write_tables(out, Cases(cases.users[:0], cases.histories, cases.targets[:0]), items, _no_ranks(config.top_k))
+    write_tables(out, cases, target_counts(cases, items), config.top_k, ())
     return _commit(out, len(cases), 0, [], {"skipped": reason})
 
 
@@ -78,12 +70,12 @@ def _evaluate(config: EvaluateConfig, prepared: Artifact, items: pa.Table, subje
               out: ArtifactDir) -> Artifact:
     cases = _test_cases(prepared)
     started = time.perf_counter()
-    ranks = rank_cases(config, prepared, subject, len(cases))
+    parts = rank_cases(config, prepared, subject, len(cases))
+    ranks = write_tables(out, cases, target_counts(cases, items), config.top_k, parts)
     seconds = time.perf_counter() - started
     say(f"evaluate: {took(len(cases), 'users', seconds)}")
-    _write_tables(out, cases, items, ranks)
     info = {"seconds": seconds, "workers": config.execution.workers,
-            "protocol": protocol(config, prepared, cases, items), "metrics": means(config, ranks)}
+            "protocol": protocol(config, prepared, cases, items), "metrics": means(config, *ranks)}
     return _commit(out, len(cases), len(cases), cases.users, info)
 
 
@@ -98,21 +90,6 @@ def _test_cases(prepared: Artifact) -> Cases:
         raise DataError(illegal("test users", 0, "1 or more", "choose another prepare.split or a weaker "
                                 "prepare.filter, so that some users keep an item to be predicted"))
     return cases
-
-
-def _no_ranks(top_k: int) -> Ranks:
-    return Ranks(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, top_k), np.int32),
-                 np.zeros((0, top_k), np.int32))
-
-
-def _write_tables(out: ArtifactDir, cases: Cases, items: pa.Table, ranks: Ranks) -> None:
-    out.write_table(RANKS, pa.table({
-        USER_IDX: cases.users, TARGET: cases.targets, RANK: ranks.rank, RANK_UNFILTERED: ranks.rank_unfiltered,
-        HISTORY_LENGTH: cases.histories.lengths[: len(cases)].astype(np.int32),
-        TARGET_COUNT: target_counts(cases, items)}))
-    lists = {name: pa.FixedSizeListArray.from_arrays(pa.array(top.reshape(-1)), top.shape[1])
-             for name, top in ((TOP, ranks.top), (TOP_UNFILTERED, ranks.top_unfiltered))}
-    out.write_table(TOP_LISTS, pa.table({USER_IDX: cases.users, **lists}))
 
 
 def _commit(out: ArtifactDir, num_in: int, num_out: int, users: Any, info: dict[str, Any]) -> Artifact:

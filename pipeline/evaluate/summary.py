@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from models import metrics
-from models.scoring import Ranks
 from models.sequences import Cases, flat_histories
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import COUNT
 
 SEEN_REMOVED, ALL_ITEMS = "seen_removed", "all_items"
+_CASES_AT_ONCE = 2**16
 
 
 def protocol(config: EvaluateConfig, prepared: Artifact, cases: Cases, items: pa.Table) -> dict[str, Any]:
@@ -35,10 +35,11 @@ def protocol(config: EvaluateConfig, prepared: Artifact, cases: Cases, items: pa
     }
 
 
-def means(config: EvaluateConfig, ranks: Ranks) -> dict[str, dict[str, float]]:
-    """Means over the users under both protocols."""
-    return {SEEN_REMOVED: metrics.mean(metrics.per_user(ranks.rank, config.cutoffs)),
-            ALL_ITEMS: metrics.mean(metrics.per_user(ranks.rank_unfiltered, config.cutoffs))}
+def means(config: EvaluateConfig, ranks_N: np.ndarray, unfiltered_N: np.ndarray) -> dict[str, dict[str, float]]:
+    """Means over the users under both protocols; one cutoff at a time, for the sake of memory."""
+    return {name: {metric: value for cutoff in config.cutoffs
+                   for metric, value in metrics.mean(metrics.per_user(found_N, (cutoff,))).items()}
+            for name, found_N in ((SEEN_REMOVED, ranks_N), (ALL_ITEMS, unfiltered_N))}
 
 
 def target_counts(cases: Cases, items: pa.Table) -> np.ndarray:
@@ -49,7 +50,9 @@ def target_counts(cases: Cases, items: pa.Table) -> np.ndarray:
 
 def repeated_targets(cases: Cases) -> np.ndarray:
     """Whether each case's target already stands in its history, bool [N]."""
-    rows, history_items, _ = flat_histories(cases.histories, np.arange(len(cases)))
     repeated = np.zeros(len(cases), bool)
-    repeated[rows[history_items == cases.targets[rows]]] = True
+    for start in range(0, len(cases), _CASES_AT_ONCE):
+        at_once = np.arange(start, min(start + _CASES_AT_ONCE, len(cases)))
+        rows, history_items, _ = flat_histories(cases.histories, at_once)
+        repeated[start + rows[history_items == cases.targets[start + rows]]] = True
     return repeated

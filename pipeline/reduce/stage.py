@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.errors import ConfigError, DataError, illegal
 from pipeline.reduce import umap_fit
@@ -170,13 +169,13 @@ def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarra
     """Write every row's target in the table's order; rows outside the fit are transformed."""
     width = fitted.reducer.width
     spread, schema = Spread(width), _schema(table.owner, width)
-    with pq.ParquetWriter(out.path(file), schema, filesystem=out.storage.filesystem) as writer:
+    with out.storage.table_writer(out.relative(file), schema) as write:
         for rows, targets_BP in _targets(config, table, fit_rows, fitted, out):
             spread.add(targets_BP)
             names = pa.DictionaryArray.from_arrays(pa.array(table.angle_N[rows]), pa.array(table.angles))
             columns = {table.owner: pa.array(table.owners_N[rows]), ANGLE: names.cast(pa.string()),
                        VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(targets_BP.reshape(-1)), width)}
-            writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
+            write(pa.table([columns[name] for name in schema.names], schema=schema))
     return spread
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.sequences import Cases
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, TITLE
@@ -50,13 +49,23 @@ class Histories:
     def __init__(self, prepared: Artifact) -> None:
         self._users_N, self._train = training_sequences(prepared.local("train.arrow"))
         self._order_N = np.argsort(self._users_N, kind="stable")
-        self.test: Cases = cases(prepared.local("test.arrow"))
+        self._test = cases(prepared.local("test.arrow"))
+        self._test_order_N = np.argsort(self._test.users, kind="stable")
 
     def training(self, user: int) -> np.ndarray:
         """Training items in time order; none for a user who is not trained on."""
-        place = int(np.searchsorted(self._users_N, user, sorter=self._order_N))
-        if place == len(self._order_N) or self._users_N[self._order_N[place]] != user:
-            return np.zeros(0, np.int32)
-        found: np.ndarray = self._train[int(self._order_N[place])]
-        return found
+        place = _place(self._users_N, self._order_N, user)
+        return np.zeros(0, np.int32) if place is None else self._train[place]
 
+    def test(self, user: int) -> np.ndarray:
+        """What the recommenders saw of a test user, in time order."""
+        place = _place(self._test.users, self._test_order_N, user)
+        return np.zeros(0, np.int32) if place is None else self._test.histories[place]
+
+
+def _place(users_N: np.ndarray, order_N: np.ndarray, user: int) -> int | None:
+    """Where a user stands; ``order_N`` sorts them."""
+    place = int(np.searchsorted(users_N, user, sorter=order_N))
+    if place == len(order_N) or users_N[order_N[place]] != user:
+        return None
+    return int(order_N[place])

@@ -1,6 +1,6 @@
 """Ranks and recommendation lists of `evaluate` artifacts, checked to be about the same test cases.
 
-Legend: N test users, K recommended items.
+Legend: N test users, K recommended items, V catalogue.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from configs.errors import ArtifactError
 from models import metrics
+from pipeline.evaluate.definition import HISTORY_LENGTH, RANKS, TARGET_COUNT, TOP, TOP_LISTS, TOP_UNFILTERED
+from pipeline.store.arrow import numbers
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import RANK, RANK_UNFILTERED, TARGET, USER_IDX
 
 Protocol = Literal["seen_removed", "all_items"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("seen_removed", "all_items")
 RANK_COLUMN: Final[dict[Protocol, str]] = {"seen_removed": RANK, "all_items": RANK_UNFILTERED}
-TOP_COLUMN: Final[dict[Protocol, str]] = {"seen_removed": "top", "all_items": "top_unfiltered"}
+TOP_COLUMN: Final[dict[Protocol, str]] = {"seen_removed": TOP, "all_items": TOP_UNFILTERED}
+LISTED = 10
+"""Coverage and popularity are told of lists of this length."""
 
 
 @dataclass(frozen=True)
@@ -35,48 +40,58 @@ class Cases:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One recommender's answer to the cases."""
+    """One recommender's answer to the cases. The lists stay in its artifact."""
 
     ranks: dict[Protocol, np.ndarray]
-    """int64 [N]."""
-    top: dict[Protocol, np.ndarray]
-    """int32 [N, K]; 0 marks an empty place."""
+    """int32 [N]."""
+    listed: int
+    """Length of the lists that ``times_listed`` counts: :data:`LISTED`, or the stored length where it is less."""
+    times_listed: dict[Protocol, np.ndarray]
+    """How often each item stands in a list, int64 [V]."""
+    evaluated: Artifact
 
     def per_user(self, protocol: Protocol, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Recall, NDCG and MRR of each user, fp64 [N]."""
         return metrics.per_user(self.ranks[protocol], cutoffs)
 
+    def lists(self, protocol: Protocol, users: list[int]) -> dict[int, list[int]]:
+        """The stored lists of a few users, best first; 0 marks an empty place."""
+        column = TOP_COLUMN[protocol]
+        found = pq.read_table(self.evaluated.path(TOP_LISTS), filesystem=self.evaluated.storage.filesystem,
+                              columns=[USER_IDX, column], filters=[(USER_IDX, "in", users)])
+        return dict(zip(found[USER_IDX].to_pylist(), found[column].to_pylist(), strict=True))
+
 
 def read_cases(evaluated: Artifact) -> Cases:
     """The cases of an `evaluate` artifact."""
-    table = _sorted(evaluated.read_table("ranks.parquet", [USER_IDX, TARGET, "history_length", "target_count"]))
-    return Cases(*(table[name].to_numpy() for name in (USER_IDX, TARGET, "history_length", "target_count")))
+    table = _sorted(evaluated.read_table(RANKS, [USER_IDX, TARGET, HISTORY_LENGTH, TARGET_COUNT]))
+    return Cases(*(table[name].to_numpy() for name in (USER_IDX, TARGET, HISTORY_LENGTH, TARGET_COUNT)))
 
 
-def read_ranked(evaluated: Artifact, cases: Cases) -> Ranked:
+def read_ranked(evaluated: Artifact, cases: Cases, num_items: int) -> Ranked:
     """The answers of an `evaluate` artifact.
 
     Raises:
         ArtifactError: it is about other users or targets than ``cases``.
     """
-    table = _sorted(evaluated.read_table("ranks.parquet", [USER_IDX, TARGET, *RANK_COLUMN.values()]))
-    top = _sorted(evaluated.read_table("top.parquet", [USER_IDX, *TOP_COLUMN.values()]))
-    same = all(np.array_equal(found, expected) for found, expected in (
-        (table[USER_IDX].to_numpy(), cases.users_N), (table[TARGET].to_numpy(), cases.targets_N),
-        (top[USER_IDX].to_numpy(), cases.users_N)))
-    if not same:
+    stored = evaluated.read_table(RANKS, [USER_IDX, TARGET, *RANK_COLUMN.values()])
+    users_N, table = stored[USER_IDX].to_numpy(), _sorted(stored)
+    same = np.array_equal(table[USER_IDX].to_numpy(), cases.users_N) and np.array_equal(
+        table[TARGET].to_numpy(), cases.targets_N)
+    times: dict[Protocol, np.ndarray] = {protocol: np.zeros(num_items, np.int64) for protocol in PROTOCOLS}
+    done = listed = 0
+    for batch in evaluated.read_batches(TOP_LISTS, [USER_IDX, *TOP_COLUMN.values()]):
+        same = same and np.array_equal(numbers(batch[USER_IDX]), users_N[done : done + len(batch)])
+        done += len(batch)
+        for protocol, name in TOP_COLUMN.items():
+            top_BK = numbers(batch[name].flatten()).reshape(len(batch), -1)[:, :LISTED]
+            listed = top_BK.shape[1]
+            times[protocol] += metrics.times_listed(top_BK, num_items)
+    if not same or done != len(users_N):
         raise ArtifactError(f"{evaluated.folder}: its test users or targets are not those of the other recommenders; "
                             "delete the folder and run again")
-    return Ranked({p: table[name].to_numpy().astype(np.int64) for p, name in RANK_COLUMN.items()},
-                  {p: _lists(top[name]) for p, name in TOP_COLUMN.items()})
+    return Ranked({p: table[name].to_numpy() for p, name in RANK_COLUMN.items()}, listed, times, evaluated)
 
 
 def _sorted(table: pa.Table) -> pa.Table:
     return table.sort_by(USER_IDX).combine_chunks()
-
-
-def _lists(column: pa.ChunkedArray) -> np.ndarray:
-    rows = column.combine_chunks()
-    flat = rows.flatten().to_numpy(zero_copy_only=False)
-    lists: np.ndarray = flat.reshape(len(rows), -1)
-    return lists

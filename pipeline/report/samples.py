@@ -31,11 +31,12 @@ def samples(count: int, seed: int, cases: Cases, recommenders: Mapping[str, Rank
         known = profiles.read_table("profiles", [USER_IDX])[USER_IDX].to_numpy()
         rows = rows[np.argsort(~np.isin(cases.users_N[rows], known), kind="stable")]
         texts = texts_of(profiles, cases.users_N[rows[:count]])
-    place_of = {int(user): place for place, user in enumerate(histories.test.users)}
+    chosen = np.sort(rows[:count])
+    lists = {label: ranked.lists(protocol, cases.users_N[chosen].tolist()) for label, ranked in recommenders.items()}
     found = []
-    for row in np.sort(rows[:count]):
+    for row in chosen:
         user, target = int(cases.users_N[row]), int(cases.targets_N[row])
-        history = histories.test.histories[place_of[user]]
+        history = histories.test(user)
         found.append({
             "user": user,
             "history": [items.title(i) for i in history[-_HISTORY:].tolist()],
@@ -45,7 +46,7 @@ def samples(count: int, seed: int, cases: Cases, recommenders: Mapping[str, Rank
             "offers": {label: {
                 "rank": int(ranked.ranks[protocol][row]),
                 "items": [{"title": items.title(i), "hit": i == target}
-                          for i in ranked.top[protocol][row, :_OFFERED].tolist() if i > 0],
+                          for i in lists[label][user][:_OFFERED] if i > 0],
             } for label, ranked in recommenders.items()}})
     return found
 

@@ -20,9 +20,6 @@ from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
 from pipeline.report.significance import halves, holm, sign_flip_p
 from pipeline.report.statistics import intervals, mean_and_deviation
 
-_LISTED = 10
-"""Coverage and popularity are told of lists of this length, or of the stored length where it is less."""
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -51,10 +48,10 @@ class Answers:
         return {"arms": arms, "baselines": baselines}
 
     def _figures(self, ranked: Ranked, protocol: Protocol, items: Items) -> dict[str, float]:
-        listed = (min(_LISTED, ranked.top[protocol].shape[1]),)
+        times_V = ranked.times_listed[protocol]
         return {**metrics.mean(ranked.per_user(protocol, self.cutoffs)),
-                **metrics.coverage(ranked.top[protocol], len(items.counts_V), listed),
-                **metrics.mean_popularity(ranked.top[protocol], items.counts_V, listed)}
+                f"coverage@{ranked.listed}": metrics.coverage(times_V),
+                f"popularity@{ranked.listed}": metrics.mean_popularity(times_V, items.counts_V)}
 
     def differences(self, config: ReportConfig) -> list[dict[str, Any]]:
         """Paired differences between arms: every metric, both protocols; all pairs share the resamples."""

@@ -39,8 +39,8 @@ def write_report(config: RunConfig, storage: Storage, inputs: ReportInputs) -> d
 
 def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     """Every figure of the report, JSON-ready."""
-    answers = _answers(config, inputs)
     items, histories = Items.read(inputs.prepared), Histories(inputs.prepared)
+    answers = _answers(config, inputs, len(items.titles))
     parts = groups(inputs.prepared, answers.cases, items)
     main: Protocol = "seen_removed" if config.evaluate.filter_seen else "all_items"
     by_arm: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _answers(config: RunConfig, inputs: ReportInputs) -> Answers:
+def _answers(config: RunConfig, inputs: ReportInputs, num_items: int) -> Answers:
     skipped = _skipped(inputs)
     everything = [*inputs.evaluated.values(), *(a for name, a in inputs.baselines.items() if name not in skipped)]
     if not everything:
@@ -81,8 +81,8 @@ def _answers(config: RunConfig, inputs: ReportInputs) -> Answers:
     cases = read_cases(everything[0])
     arms: dict[str, dict[int, Ranked]] = {}
     for (arm, seed), artifact in inputs.evaluated.items():
-        arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases)
-    baselines = {name: read_ranked(artifact, cases) for name, artifact in inputs.baselines.items()
+        arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases, num_items)
+    baselines = {name: read_ranked(artifact, cases, num_items) for name, artifact in inputs.baselines.items()
                  if name not in skipped}
     return Answers(cases, arms, baselines, config.evaluate.cutoffs, {arm: config.control_for(arm) for arm in arms})
 

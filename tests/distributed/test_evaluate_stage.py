@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from models.ranking import rank_users
 from models.scoring import EncoderScorer
 from models.sequences import Sequences
 from models.students import build_encoder
-from pipeline.evaluate import sharding
+from pipeline.evaluate import sharding, tables
 from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, EvaluateExecution
 from pipeline.evaluate.keys import key
 from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
@@ -156,6 +157,18 @@ def test_a_model_gives_the_same_on_workers(prepared: Artifact, storage: Storage,
     trained = make_trained(prepared)
     assert content(evaluate(config_of(workers), prepared, trained, storage)) == content(
         evaluate(config_of(), prepared, trained, storage))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_shards_of_a_task_and_several_row_groups_give_the_same(
+        prepared: Artifact, storage: Storage, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    trained = make_trained(prepared)
+    expected = content(evaluate(config_of(), prepared, trained, storage))
+    monkeypatch.setattr(sharding, "_TASKS_PER_WORKER", 1)
+    monkeypatch.setattr(tables, "_GROUP_ROWS", 20)
+    found = evaluate(config_of(workers), prepared, trained, storage)
+    assert content(found) == expected
+    assert pq.ParquetFile(found.path("top.parquet")).num_row_groups > 1
 
 
 @pytest.mark.parametrize("name", ["popularity", "transitions", "item_knn", "ease"])

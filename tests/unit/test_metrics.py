@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from models.metrics import coverage, mean, mean_popularity, per_user
+from models.metrics import coverage, mean, mean_popularity, per_user, times_listed
 
 
 def test_one_hit_at_each_rank() -> None:
@@ -50,14 +50,14 @@ def test_a_rank_or_cutoff_below_one_is_an_error(ranks: list[int], cutoff: int) -
 
 
 def test_coverage_counts_each_recommended_item_once() -> None:
-    top = np.array([[1, 2], [1, 3], [4, 0]])
-    assert coverage(top, 8, (1, 2)) == {"coverage@1": 2 / 8, "coverage@2": 4 / 8}
+    times_V = times_listed(np.array([[1, 2], [1, 3], [4, 0]]), 8)
+    assert times_V.tolist() == [2, 1, 1, 1, 0, 0, 0, 0]
+    assert coverage(times_V) == 4 / 8
 
 
 def test_popularity_is_the_mean_count_of_filled_places() -> None:
-    top, counts = np.array([[1, 2], [3, 0]]), np.array([10, 4, 1])
-    assert mean_popularity(top, counts, (1, 2)) == {"popularity@1": (10 + 1) / 2, "popularity@2": (10 + 4 + 1) / 3}
+    assert mean_popularity(times_listed(np.array([[1, 2], [3, 0]]), 3), np.array([10, 4, 1])) == (10 + 4 + 1) / 3
 
 
 def test_popularity_of_empty_lists_is_zero() -> None:
-    assert mean_popularity(np.zeros((2, 3), np.int32), np.array([5]), (3,)) == {"popularity@3": 0}
+    assert mean_popularity(times_listed(np.zeros((2, 3), np.int32), 1), np.array([5])) == 0

@@ -138,7 +138,7 @@ def _openai() -> None:
 def _evaluate() -> None:
     config = EvaluateConfig(execution=EvaluateExecution(workers=4, use_gpu=True))
     model = TrainedModel(None, "", "cuda")  # type: ignore[arg-type]
-    rank_cases(config, None, model, SHARD_USERS + 1)  # type: ignore[arg-type]
+    next(rank_cases(config, None, model, SHARD_USERS + 1))  # type: ignore[arg-type]
 
 
 def _reduce_fit() -> None:
