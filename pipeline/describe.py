@@ -22,9 +22,9 @@ def shortage(config: RunConfig, stage: str) -> str | None:
     """One line when a stage's replicas cannot all run at once on the Ray that would be started here."""
     wanted = STAGES[stage].resources(config)
     there = local_cpus(config.cluster)
-    if joins_cluster() or wanted.replicas * wanted.cpus <= there:
+    if joins_cluster() or wanted.least_cpus <= there:
         return None
-    return f"{stage} asks for {wanted.replicas * wanted.cpus:g} CPUs and the local Ray has {there}"
+    return f"{stage} asks for {wanted.least_cpus:g} CPUs and the local Ray has {there}"
 
 
 def dry_run(config: RunConfig, until: str | None = None) -> Iterator[str]:

@@ -32,12 +32,20 @@ class Resources:
     """Per replica."""
     above_rows: int | None = None
     """Ray is asked only for more rows than this; None: whatever the rows."""
+    fewest: int | None = None
+    """Replicas that are enough; None: all."""
+
+    @property
+    def least_cpus(self) -> float:
+        """That must be there at once."""
+        return self.cpus * (self.replicas if self.fewest is None else self.fewest)
 
     def __str__(self) -> str:
         if not self.replicas:
             return "this process"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
-        asked = f"{self.replicas} × ({self.cpus:g} CPU{gpus})"
+        replicas = f"{self.replicas}" if self.fewest in (None, self.replicas) else f"{self.fewest} to {self.replicas}"
+        asked = f"{replicas} × ({self.cpus:g} CPU{gpus})"
         return asked if self.above_rows is None else f"this process; above {self.above_rows:,} rows {asked}"
 
 

@@ -95,7 +95,7 @@ def train_artifact(storage: Storage, config: RunConfig, arm: str, seed: int, rng
                        "teacher_variance": 0.9, "retrieval": 0.1 * epoch, "retrieval_by_chance": 0.04}
         records.append(record)
     data = b"".join(json.dumps(r).encode() + b"\n" for r in records)
-    info = {"best_epoch": 5, "best_validation": 0.05, "seconds": 12.3456, "epochs": EPOCHS, "world_size": 1,
+    info = {"best_epoch": 5, "best_validation": 0.05, "seconds": 12.3456, "epochs": EPOCHS, "world_sizes": [1],
             "stopped_early": False}
     return commit(storage, "train", {}, {}, info, {"arm": arm, "seed": seed}, {"metrics.jsonl": data})
 

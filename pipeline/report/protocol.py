@@ -74,7 +74,7 @@ def fingerprints(inputs: ReportInputs) -> dict[str, str]:
 def cost(inputs: ReportInputs) -> dict[str, Any]:
     """What training took, by arm and seed; not part of the figures that a rerun must repeat."""
     return {f"{arm}/seed-{seed}": {"seconds": a.manifest.info.get("seconds"), "epochs": a.manifest.info.get("epochs"),
-                                   "workers": a.manifest.info.get("world_size")}
+                                   "workers": a.manifest.info.get("world_sizes")}
             for (arm, seed), a in inputs.trained.items()}
 
 

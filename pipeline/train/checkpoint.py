@@ -51,6 +51,8 @@ class Progress:
     """Spent training and validating, over all resumptions."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per validated epoch: epoch, phase, metrics."""
+    world_sizes: list[int] = field(default_factory=list)
+    """Workers of the epochs so far; a number follows where it changed."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
 from models.config import DistillationConfig, MatchingConfig, Probability, RankingLossConfig, SoftmaxLoss
@@ -51,12 +51,16 @@ class EarlyStoppingConfig(Config):
     """By how much the metric must rise to count as better for the patience; any rise is kept as the best epoch."""
 
 
+_ELASTIC = "legal for an elastic group: [fewest, most] workers, 1 or more and then a larger number"
+
+
 class TrainExecution(Config):
     """Resources of training: no part of a fingerprint but for `num_workers`, where it changes the result."""
 
-    num_workers: int = Field(default=1, ge=0)
-    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results). Each worker draws
-    its own dropout masks: with dropout, two or more are another address than one."""
+    num_workers: int | tuple[int, int] = 1
+    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results). `[fewest, most]`
+    is an elastic group: it begins with as many as there is room for, shrinks when nodes are lost and grows again when
+    some come. Each worker draws its own dropout masks: with dropout, two or more are another address than one."""
     use_gpu: bool = False
     """One GPU per worker."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
@@ -69,6 +73,32 @@ class TrainExecution(Config):
     """A killed run goes on from the last one; the last epoch always has one. Two are kept."""
     log_every_steps: int = Field(default=50, ge=1)
     """Optimizer steps between two step records of `metrics.jsonl`."""
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _of_two_numbers(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and len(value) != 2:
+            raise ValueError(_ELASTIC)
+        return value
+
+    @field_validator("num_workers")
+    @classmethod
+    def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and not 1 <= value[0] < value[1]:
+            raise ValueError(_ELASTIC)
+        if isinstance(value, int) and value < 0:
+            raise ValueError("legal: 0, 1, … workers, or [fewest, most]")
+        return value
+
+    @property
+    def fewest_workers(self) -> int:
+        """That training begins and goes on with."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def most_workers(self) -> int:
+        """That it uses."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
 
 
 class TextItemInit(Config):

@@ -64,7 +64,7 @@ class TrainStep(Step):
                      inputs.get(self.item_texts or ""), [inputs[label] for label in self.members])
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
-        return self.config.train.execution.num_workers > 0
+        return self.config.train.execution.most_workers > 0
 
 
 def recommenders(config: RunConfig) -> Iterator[TrainStep]:
@@ -92,7 +92,8 @@ def _add_with_members(config: RunConfig, arm: str, seed: int, found: dict[str, T
 
 def _resources(config: RunConfig) -> Resources:
     workers = config.train.execution
-    return Resources(workers.num_workers, workers.cpus_per_worker, float(workers.use_gpu))
+    return Resources(workers.most_workers, workers.cpus_per_worker, float(workers.use_gpu),
+                     fewest=workers.fewest_workers)
 
 
 TRAIN = Stage(

@@ -68,9 +68,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     else:
         inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
         values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
-    workers = max(1, config.execution.num_workers)
-    if workers > 1 and model.dropout > 0:
-        values["workers"] = workers  # each draws its own dropout
+    if config.execution.most_workers > 1 and model.dropout > 0:
+        values["workers"] = config.execution.num_workers  # each draws its own dropout
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
 

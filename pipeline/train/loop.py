@@ -125,6 +125,8 @@ class _Run:
         self._learner.settle()
         encoder = self._learner.model.encoder
         progress.epochs += 1
+        if progress.world_sizes[-1:] != [self._session.world_size]:
+            progress.world_sizes.append(self._session.world_size)
         last = progress.epochs == config.epochs
         validated: dict[str, float] = {}
         if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):

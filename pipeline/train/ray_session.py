@@ -28,6 +28,7 @@ from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
+from pipeline.work.nodes import await_nodes, lacks, total
 from pipeline.work.progress import say
 from pipeline.work.threads import torch_threads
 
@@ -36,6 +37,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
+_WATCH_S = 15.0
 _POLL_SECONDS = "0.25"
 """Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
 
@@ -89,12 +91,13 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     """
     execution = spec.config.execution
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
-    _announce_need(execution)
+    if execution.fewest_workers < execution.most_workers:
+        _await_the_fewest(execution)
     storage.make_dir(folder)
     drop_torn_snapshot(storage, f"{folder}/{spec.fingerprint}/{_SNAPSHOT}")
     for left in reversed(range(1 + execution.max_failures)):
         try:
-            with _own_interrupt_handler():
+            with _own_interrupt_handler(), _telling_of_shortage(execution):
                 result = _trainer(spec, storage, folder).fit()
             break
         except (ray.train.TrainingFailedError, ActorUnavailableError) as exc:
@@ -177,13 +180,52 @@ def _resources(execution: TrainExecution) -> dict[str, float]:
     return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
-def _announce_need(execution: TrainExecution) -> None:
-    there = ray.cluster_resources()
-    for name, per_worker in _resources(execution).items():
-        needed = per_worker * execution.num_workers
-        if there.get(name, 0.0) < needed:
-            say(f"train: {execution.num_workers} workers need {needed:g} {name}, the cluster has "
-                f"{there.get(name, 0.0):g}; waiting for nodes (lower train.execution.num_workers if none will come)")
+def _await_the_fewest(execution: TrainExecution) -> None:
+    """Ray Train waits for an elastic group's fewest workers without an end.
+
+    Raises:
+        ResourceError: the cluster has no room for them, and its autoscaler brings none.
+    """
+    needed = [_resources(execution)] * execution.fewest_workers
+    there = await_nodes(needed, "train")
+    if lacks(there, total(needed)):
+        shown = ", ".join(f"{amount:g} {name} (there are {there.get(name, 0.0):g})"
+                          for name, amount in total(needed).items())
+        raise ResourceError(f"train: {execution.fewest_workers} workers need {shown}; lower the first number of "
+                            "train.execution.num_workers or cpus_per_worker, or add nodes")
+
+
+@contextmanager
+def _telling_of_shortage(execution: TrainExecution) -> Iterator[None]:
+    """Says when the cluster has no room for the fewest workers, at the start or when it has lost nodes: Ray Train waits
+    in silence."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        told = False
+        while True:
+            short = _shortage(execution)
+            if short and not told:
+                say(f"train: {execution.fewest_workers} workers need {short}; waiting for nodes (lower "
+                    "train.execution.num_workers if none will come)")
+            told = bool(short)
+            if ended.wait(_WATCH_S):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _shortage(execution: TrainExecution) -> str:
+    """What the cluster lacks of the fewest workers' resources; empty: nothing."""
+    there, needed = ray.cluster_resources(), total([_resources(execution)] * execution.fewest_workers)
+    return ", ".join(f"{amount:g} {name}, the cluster has {there.get(name, 0.0):g}" for name, amount in needed.items()
+                     if there.get(name, 0.0) < amount)
 
 
 def _explain(exc: Exception, execution: TrainExecution, folder: str) -> MentorecError:
@@ -199,7 +241,8 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
         return TrainingError("training workers failed (rank: reason) and "
                              f"max_failures={execution.max_failures} restarts did not help: {reasons}; the last "
                              "good checkpoint is kept: run the same command again")
-    needed = ", ".join(f"{execution.num_workers} × {value:g} {name}" for name, value in _resources(execution).items())
+    needed = ", ".join(f"{execution.fewest_workers} × {value:g} {name}"
+                       for name, value in _resources(execution).items())
     return ResourceError(f"Ray Train could not run its workers ({needed}): {' '.join(str(exc).split())[:300]}; if "
                          "there is no room, lower train.execution.num_workers or cpus_per_worker, or add nodes; if its "
                          f"stored state is at fault, delete {folder} to train anew")

@@ -84,7 +84,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     if not np.array_equal(numbers(items[ITEM_IDX]), np.arange(1, len(items) + 1)):
         raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
                             "rebuild the prepare artifact")
-    rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, len(items), seed))
+    rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, 1, seed))  # whatever the catalogue
     shape, start = TargetShape(0, 0, 0), None
     matrix, texts = TrainingMatrix(rows, len(items), seed), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
@@ -147,12 +147,12 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if arm != "plain" and config.distillation.layer >= model.num_blocks:
         raise ConfigError(illegal("train.distillation.layer", config.distillation.layer, f"0…{model.num_blocks - 1}",
                                   "it is the 0-based index of a block of the model"))
-    if on_epoch is not None and config.execution.num_workers:
+    if on_epoch is not None and config.execution.most_workers:
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
     if config.precision == "bf16" and not config.execution.use_gpu and not HAS_BF16:
         say("train.precision=bf16: this CPU has no products of bf16; training in fp32")
-    if config.execution.use_gpu and not config.execution.num_workers and not torch.cuda.is_available():
+    if config.execution.use_gpu and not config.execution.most_workers and not torch.cuda.is_available():
         raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train "
                             "with num_workers of 1 or more on a cluster that has one")
 
@@ -174,7 +174,7 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome
     """Train to the end."""
     bar = EpochBar("train", spec.config.epochs, spec.config.validation_metric)
     try:
-        if spec.config.execution.num_workers == 0:
+        if spec.config.execution.most_workers == 0:
             return _run_here(spec, out, bar, on_epoch)
         from pipeline.train.ray_session import fit  # training in this process needs no Ray
 
@@ -252,7 +252,7 @@ def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, start: Start 
         "best_validation": best[spec.config.validation_metric] if best else None, "validation": best,
         "history": progress.history, "epochs": progress.epochs, "steps": progress.steps,
         "stopped_early": progress.stopped_early, "seconds": progress.seconds,
-        "world_size": max(1, execution.num_workers),
+        "world_sizes": progress.world_sizes,
         "host": {"torch": torch.__version__, "device": "cuda" if execution.use_gpu else "cpu", "cpus": cpu_count()},
     }
     if shape.num_profiled:

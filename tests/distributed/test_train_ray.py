@@ -50,7 +50,7 @@ def test_two_workers_train_what_one_process_trains(undisturbed: Artifact, tmp_pa
     assert [r["kind"] for r in one] == [r["kind"] for r in two]
     for name in ("ranking", "distillation", "beta", "gradient_norm", "num_profiled"):
         assert [r.get(name, 0.0) for r in two] == pytest.approx([r.get(name, 0.0) for r in one], rel=1e-4), name
-    assert undisturbed.manifest.info["world_size"] == 2
+    assert undisturbed.manifest.info["world_sizes"] == [2]
     assert undisturbed.fingerprint == alone.fingerprint
     left = {name.split("/")[0] for name in undisturbed.manifest.files}
     assert left == {"metrics.jsonl", "model", "tensorboard"} == set(undisturbed.storage.names(undisturbed.folder))

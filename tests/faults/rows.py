@@ -25,7 +25,7 @@ ROWS = (
     Row("a node dies in profile, encode, train, evaluate", "every user once, the same figures",
         ("faults/test_node_loss.py::test_a_node_dies_in_the_middle_of_each_stage",)),
     Row("fewer nodes than workers for long", "the group shrinks",
-        not_tried="training waits for the number of workers it was given; an elastic group is not built"),
+        ("faults/test_node_loss.py::test_an_elastic_group_goes_on_with_fewer_nodes",)),
     Row("the driver is killed", "the same command goes on; one attempt, nothing twice",
         ("faults/test_train_faults.py::test_a_killed_driver_of_ray_workers",
          "integration/test_run.py::test_killed_in_training_and_rerun_ends_with_the_same_test_ranks")),

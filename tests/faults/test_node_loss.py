@@ -17,12 +17,13 @@ import pytest
 
 from pipeline.store.columns import USER_IDX
 from tests.job_server import environment_for
-from tests.tools import ROOT, TINY, command, saved_blocks
+from tests.tools import ROOT, TINY, command, epochs_logged, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 USERS = 600
 RUN = (f"prepare.source.users={USERS}", "train.epochs=60", "train.distill_epochs=20")
 TWO_WORKERS = "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}"
+ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1}"
 ON_THREE = ("profile.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             "encode.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             TWO_WORKERS, "evaluate.execution.workers=3")
@@ -105,6 +106,34 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
     ours, theirs = (json.loads((folder / "storage" / "runs" / "tiny" / "metrics.json").read_text())
                     for folder in (lossy, whole))
     assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
+
+
+def test_an_elastic_group_goes_on_with_fewer_nodes(nodes: ThreeNodes, tmp_path: Path) -> None:
+    """Without dropout it ends where one process ends, whatever the number of workers."""
+    whole, lossy = tmp_path / "whole", tmp_path / "lossy"
+    whole.mkdir()
+    lossy.mkdir()
+    training = ("arms=[plain]", "model.dropout=0", "train.epochs=60")
+    ended(call(dict(os.environ), "train", whole, *training))
+    # Ray may first wait so long for as many workers as before.
+    process = call(nodes.environment | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}, "train", lossy, *training,
+                   ELASTIC)
+    logs = lossy / "storage" / "artifacts" / "train"
+    until(lambda: any(epochs_logged(log) > 5 for log in logs.glob("*/attempts/*/metrics.jsonl")), process)
+    assert nodes.ask("lose") == 2
+    assert process.poll() is None, "the node died in the middle"
+    output = ended(process)
+    assert nodes.ask("add") == 3
+    alone, group = (only_manifest(folder / "storage" / "artifacts" / "train") for folder in (whole, lossy))
+    assert group["fingerprint"] == alone["fingerprint"]
+    assert (alone["info"]["world_sizes"], group["info"]["world_sizes"]) == ([1], [3, 2]), output
+    for one, other in zip(alone["info"]["history"], group["info"]["history"], strict=True):
+        assert other == pytest.approx(one, rel=0.02, abs=0.02)
+
+
+def only_manifest(stage: Path) -> Any:
+    (path,) = stage.glob("*/manifest.json")
+    return json.loads(path.read_text())
 
 
 def users_with_profiles(folder: Path) -> list[int]:

@@ -3,7 +3,9 @@
 Prints the address, and then one line of JSON for each line that it reads:
 
 - ``actors``: how many living actors each of the three has
-- ``kill``: kills the busiest node and starts another in its place; how many of its CPUs were taken, 0: none was killed
+- ``lose``: kills the busiest node; how many of its CPUs were taken, 0: none was killed
+- ``kill``: the same, and starts another in its place
+- ``add``: starts another in the place of the one that was lost
 """
 
 from __future__ import annotations
@@ -44,19 +46,24 @@ def main() -> None:
     ray.init(address=cluster.address, logging_level="error")
     cluster.wait_for_nodes()
     print(cluster.address, file=answers)
+    lost = 0
     for line in sys.stdin:
         if line.strip() == "actors":
             living = [actor for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"]
             places = Counter(actor["Address"]["NodeID"] for actor in living)
             answer: Any = [places[node.node_id] for node in nodes]
+        elif line.strip() == "add":
+            nodes[lost] = new_node()
+            answer = len(nodes)
         else:
             free = ray._private.state.available_resources_per_node()
             used = [CPUS - free[node.node_id].get("CPU", 0.0) if node.node_id in free else 0.0 for node in nodes]
             answer = max(used)
             if answer:
-                busiest = used.index(answer)
-                cluster.remove_node(nodes[busiest], allow_graceful=False)
-                nodes[busiest] = new_node()
+                lost = used.index(answer)
+                cluster.remove_node(nodes[lost], allow_graceful=False)
+                if line.strip() == "kill":
+                    nodes[lost] = new_node()
         print(json.dumps(answer), file=answers)
     ray.shutdown()
     cluster.shutdown()

@@ -335,11 +335,12 @@ def test_what_is_refused_at_the_door(storage: Storage, prepared: Artifact, targe
 
 
 def test_with_dropout_two_workers_are_another_address_than_one() -> None:
-    def fingerprint(workers: int, dropout: float) -> str:
+    def fingerprint(workers: int | tuple[int, int], dropout: float) -> str:
         execution = CONFIG.execution.model_copy(update={"num_workers": workers})
         return key(changed(execution=execution), SASREC.model_copy(update={"dropout": dropout}), "plain", 0, "p",
                    None).fingerprint
 
     assert fingerprint(0, 0.2) == fingerprint(1, 0.2) != fingerprint(2, 0.2)
     assert fingerprint(2, 0.2) != fingerprint(3, 0.2)
-    assert fingerprint(1, 0.0) == fingerprint(2, 0.0)
+    assert fingerprint(1, 0.0) == fingerprint(2, 0.0) == fingerprint((1, 2), 0.0)
+    assert len({fingerprint(workers, 0.2) for workers in (1, 2, (1, 2))}) == 3

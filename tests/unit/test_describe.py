@@ -28,9 +28,10 @@ def _config(*overrides: str) -> RunConfig:
      ("reduce", ["reduce.fit_rows=5000"], Resources(1, 1.0, above_rows=5000),
       "this process; above 5,000 rows 1 × (1 CPU)"),
      ("reduce", ["reduce.execution={actors: 2, num_gpus: 1}"], Resources(2, 1.0, 1.0), "2 × (1 CPU + 1 GPU)"),
-     ("train", ["train.execution.num_workers=0"], Resources(0, 1.0), "this process"),
-     ("train", ["train.execution={num_workers: 2, use_gpu: true, cpus_per_worker: 4}"], Resources(2, 4.0, 1.0),
-      "2 × (4 CPU + 1 GPU)"),
+     ("train", ["train.execution.num_workers=0"], Resources(0, 1.0, fewest=0), "this process"),
+     ("train", ["train.execution={num_workers: 2, use_gpu: true, cpus_per_worker: 4}"],
+      Resources(2, 4.0, 1.0, fewest=2), "2 × (4 CPU + 1 GPU)"),
+     ("train", ["train.execution.num_workers=[1, 8]"], Resources(8, 1.0, fewest=1), "1 to 8 × (1 CPU)"),
      ("evaluate", ["evaluate.execution.workers=4"], Resources(4, 1.0), "4 × (1 CPU)"),
      ("report", [], Resources(), "this process")],
 )
@@ -44,7 +45,8 @@ def test_more_than_the_local_ray_has_is_said(monkeypatch: pytest.MonkeyPatch) ->
     config = _config("cluster.num_cpus=3", "train.execution.num_workers=4")
     assert shortage(config, "train") == "train asks for 4 CPUs and the local Ray has 3"
     assert shortage(config, "report") is None
-    assert shortage(_config("cluster.num_cpus=4", "train.execution.num_workers=4"), "train") is None
+    for enough in ("4", "[4, 16]"):
+        assert shortage(_config("cluster.num_cpus=4", f"train.execution.num_workers={enough}"), "train") is None
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert shortage(config, "train") is None
 

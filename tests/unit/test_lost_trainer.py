@@ -33,10 +33,10 @@ def test_training_starts_again_after_a_lost_call(storage: Storage, monkeypatch: 
 
     unavailable = ActorUnavailableError("gone for a moment", None)
     errors: list[Exception] = [unavailable if n % 2 else ray.train.ControllerError(unavailable) for n in range(lost)]
-    monkeypatch.setattr(ray_session, "_announce_need", lambda execution: None)
+    monkeypatch.setattr(ray_session, "_shortage", lambda execution: "")
     monkeypatch.setattr(ray_session, "_trainer", lambda *_: Trainer(errors))
     spec: Any = SimpleNamespace(fingerprint="f", folder="spec", config=SimpleNamespace(execution=SimpleNamespace(
-        max_failures=2, num_workers=1, cpus_per_worker=1.0, use_gpu=False)))
+        max_failures=2, fewest_workers=1, most_workers=1, cpus_per_worker=1.0, use_gpu=False)))
     with pytest.raises(KeyboardInterrupt if lost <= 2 else ResourceError):
         ray_session.fit(spec, storage, "ray")
     assert len(errors) == left
