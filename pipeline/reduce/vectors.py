@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cluster.storage import Storage
 from configs.errors import DataError
+from pipeline.store.arrow import by_name
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 
@@ -57,10 +58,9 @@ class VectorTable:
                             "see rejected.parquet of the profile artifact")
         ids = pa.concat_tables(tables)
         owners = ids[owner].to_numpy().astype(np.int64)
-        told = ids[ANGLE].to_pylist() if ANGLE in columns else [""] * len(ids)
-        names, angle = np.unique(np.asarray(told, dtype=str), return_inverse=True)
+        names, angle = by_name(ids[ANGLE]) if ANGLE in columns else (("",), np.zeros(len(ids), np.int64))
         order = np.lexsort((angle, owners))
-        table = cls(storage, files, owner, tuple(map(str, names)), owners[order], angle[order].astype(np.int16),
+        table = cls(storage, files, owner, names, owners[order], angle[order].astype(np.int16),
                     np.repeat(np.arange(len(files), dtype=np.int32), rows)[order],
                     np.concatenate([np.arange(n, dtype=np.int64) for n in rows])[order])
         twice = (table.owners_N[1:] == table.owners_N[:-1]) & (table.angle_N[1:] == table.angle_N[:-1])

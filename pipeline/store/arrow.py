@@ -41,3 +41,11 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 def row_lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Entries of each row of a column of lists, int64 [N]; a null list has none."""
     return numbers(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+
+
+def by_name(column: pa.ChunkedArray) -> tuple[tuple[str, ...], np.ndarray]:
+    """The different strings of a column without nulls, sorted, and each row's place among them, int64 [N]."""
+    encoded = one_array(column).dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    place = np.argsort(np.array(names, dtype=object))
+    return tuple(names[i] for i in place), np.argsort(place)[numbers(encoded.indices)]

@@ -12,7 +12,7 @@ from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
 from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 
-VERSION = 5
+VERSION = 6
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
 

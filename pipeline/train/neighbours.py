@@ -12,28 +12,26 @@ from safetensors.numpy import load_file
 
 from configs.errors import DataError, illegal
 from pipeline.reduce.neighbors import nearest, unit_rows
-from pipeline.store.arrow import numbers, open_arrow
-from pipeline.store.columns import USER_IDX
 from pipeline.store.tensors import save_file
-from pipeline.train.targets import Targets
+from pipeline.train.targets import Targets, profiled_users
 
 
 def write_neighbours(targets: Path, count: int, path: Path) -> None:
     """Find each user's nearest others by cosine, exactly: time grows with R².
 
     Args:
-        targets: the dense targets of the arm (``targets.build_targets``); several angles are averaged.
+        targets: the dense targets of the arm (``dense_targets.build_targets``); several angles are averaged.
         count: K; with fewer others, all of them.
         path: safetensors file to write.
 
     Raises:
         DataError: fewer than two users have a profile.
     """
-    users_R = numbers(open_arrow(targets)[USER_IDX])
+    users_R = profiled_users(targets)
     if len(users_R) < 2:
         raise DataError(illegal("users with a profile", len(users_R), "2 or more", "neighbours are other users: set "
                                 "train.distillation.target.kind=profile, or see rejected.parquet of the profiles"))
-    rows_RP = unit_rows(Targets.open(targets, users_R).mean_RP())
+    rows_RP = unit_rows(Targets.open(targets).mean_NP())
     near_RK, _ = nearest(rows_RP, rows_RP, min(count + 1, len(users_R)), "cosine")
     others_first = np.argsort(near_RK == np.arange(len(users_R))[:, None], axis=1, kind="stable")
     near_RK = np.take_along_axis(near_RK, others_first, axis=1)[:, :-1]

@@ -11,10 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from models.profile_reader import ProfileReader
-from pipeline.store.arrow import numbers, open_arrow
-from pipeline.store.columns import USER_IDX
 from pipeline.store.tensors import save_file
-from pipeline.train.targets import Targets
+from pipeline.train.targets import Targets, profiled_users
 
 READER = "profile_reader.safetensors"
 """Beside the exported model, for ensembles that it is a member of."""
@@ -23,10 +21,9 @@ PREFIX = "profile_reader."
 
 
 def reader_of(targets: Path, hidden_dim: int, dropout: float) -> ProfileReader:
-    """A fresh reader of the dense vectors (``targets.build_targets``); several angles are averaged."""
-    users_R = numbers(open_arrow(targets)[USER_IDX])
-    found = Targets.open(targets, users_R)
-    return ProfileReader(torch.from_numpy(users_R.copy()), torch.from_numpy(found.mean_RP()), hidden_dim, dropout)
+    """A fresh reader of the dense vectors (``dense_targets.build_targets``); several angles are averaged."""
+    users, vectors = profiled_users(targets), Targets.open(targets).mean_NP()
+    return ProfileReader(torch.from_numpy(users), torch.from_numpy(vectors), hidden_dim, dropout)
 
 
 def save_reader(path: Path, reader: ProfileReader, map_DP: torch.Tensor) -> None:

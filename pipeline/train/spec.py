@@ -29,7 +29,7 @@ class TrainSpec(Config):
     users: str
     """``users.parquet``, read only to name the users of a batch that broke training."""
     targets: str | None = None
-    """Dense targets (``targets.build_targets``)."""
+    """Dense targets (``dense_targets.build_targets``)."""
     neighbours: str | None = None
     """Whose profiles are near whose (``neighbours.write_neighbours``), where states are drawn to them."""
     initial: str | None = None

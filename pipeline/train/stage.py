@@ -28,6 +28,7 @@ from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import Arm, MappedTextTable, TrainConfig
 from pipeline.train.data import TrainingRows
+from pipeline.train.dense_targets import build_targets
 from pipeline.train.export import save_model
 from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
 from pipeline.train.item_vectors import ItemVectors
@@ -37,12 +38,13 @@ from pipeline.train.neighbours import write_neighbours
 from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
-from pipeline.train.targets import TargetShape, build_targets
+from pipeline.train.targets import TargetShape
 from pipeline.work.progress import say, took
 from pipeline.work.threads import torch_threads
 
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
 """Folders of an attempt that the finished artifact does not keep."""
+TARGETS_FILE = "targets.safetensors"
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
@@ -89,14 +91,13 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     matrix, texts = TrainingMatrix(rows, len(items), seed), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and (arm != "plain" or config.profile_input is not None):
+            dense, reads = work / TARGETS_FILE, config.profile_input is not None
             shape = build_targets(
                 targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
-                targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, _whose_profiles(config, arm), seed,
-                config.profile_input is not None or config.distillation.standardize_targets, work / "targets.arrow",
-                matrix)
+                lambda: targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, _whose_profiles(config, arm),
+                seed, reads or config.distillation.standardize_targets, dense, matrix)
             if arm != "plain" and isinstance(config.distillation.target, NeighboursTarget):
-                write_neighbours(work / "targets.arrow", config.distillation.target.neighbours,
-                                 work / "neighbours.safetensors")
+                write_neighbours(dense, config.distillation.target.neighbours, work / "neighbours.safetensors")
         if config.init_from is not None:
             start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
         elif config.ensemble is not None and config.ensemble.start is not None:
@@ -116,7 +117,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         profile_dim=shape.profile_dim, num_angles=shape.num_angles, folder=out.folder,
         train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
         users=prepared.relative("users.parquet"),
-        targets=out.relative(f"{WORK}/targets.arrow") if shape.num_profiled else None,
+        targets=out.relative(f"{WORK}/{TARGETS_FILE}") if shape.num_profiled else None,
         neighbours=out.relative(f"{WORK}/neighbours.safetensors") if arm != "plain" and isinstance(
             config.distillation.target, NeighboursTarget) else None,
         initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None,

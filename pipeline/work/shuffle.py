@@ -25,7 +25,13 @@ def noise_like(rows_NE: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for start in range(0, len(rows_NE), _CHUNK_ROWS):
         centred = rows_NE[start : start + _CHUNK_ROWS] - mean_E
         covariance_EE += centred.T @ centred
-    variances_E, directions_EE = np.linalg.eigh(covariance_EE / len(rows_NE))
-    factor_EE = (directions_EE * np.sqrt(variances_E.clip(min=0))).T.astype(np.float32)
+    factor_EE = spectrum(covariance_EE / len(rows_NE))
     noise_NE: np.ndarray = rng.standard_normal((len(rows_NE), len(factor_EE)), dtype=np.float32) @ factor_EE
     return noise_NE + mean_E.astype(np.float32)
+
+
+def spectrum(covariance_EE: np.ndarray) -> np.ndarray:
+    """fp32 [E, E]: independent standard normal rows times it have this covariance."""
+    variances_E, directions_EE = np.linalg.eigh(covariance_EE)
+    factor_EE: np.ndarray = (directions_EE * np.sqrt(variances_E.clip(min=0))).T.astype(np.float32)
+    return factor_EE

@@ -42,12 +42,12 @@ from pipeline.train.config import (
     TrainConfig,
     TrainExecution,
 )
+from pipeline.train.dense_targets import build_targets
 from pipeline.train.export import save_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import LocalSession, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.train.targets import build_targets
 from tests.builders import make_prepared, make_sequences, make_targets, read_metrics
 
 BATCH = 6
@@ -79,7 +79,7 @@ def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
     if loss == "taught":
         shape |= {"texts": "texts.safetensors", "members": ("members/0", "members/1")}
     return TrainSpec(config=config, model=MODELS[model], arm="distilled", seed=0, fingerprint="f" * 16, folder=job,
-                     targets="targets.arrow", **shape)
+                     targets="targets.safetensors", **shape)
 
 
 class Ranks(LocalSession):
@@ -157,8 +157,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Users with an even index only, and few of them: how many are in a batch differs from rank to rank.
     table = make_targets(storage, prepared, coverage=0.8).read_table("targets.parquet")
     table = table.filter(table[USER_IDX].to_numpy() % 3 == 0)
-    shape = build_targets(table.select([USER_IDX, ANGLE]), table.select([VECTOR]).to_batches(), np.arange(USERS),
-                          "distilled", 0, True, root / "targets.arrow")
+    shape = build_targets(table.select([USER_IDX, ANGLE]), lambda: table.select([VECTOR]).to_batches(),
+                          np.arange(USERS), "distilled", 0, True, root / "targets.safetensors")
     (root / "shape.json").write_text(json.dumps({
         "num_items": 40, "profile_dim": shape.profile_dim, "num_angles": shape.num_angles,
         **{name: prepared.relative(f"{name}.arrow") for name in ("train", "validation")},

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.numpy import load_file
 
 from configs.errors import DataError
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
-from pipeline.train.targets import Targets, TargetShape, build_targets
+from pipeline.store.tensors import file_writer
+from pipeline.train import dense_targets
+from pipeline.train.dense_targets import build_targets
+from pipeline.train.targets import Targets, TargetShape
 from pipeline.work.shuffle import derangement, noise_like
 
 USERS = np.array([0, 2, 3, 5, 8])
@@ -28,15 +32,15 @@ ROWS = [(user, "overall", [first, 5.0]) for user, first in ((0, 1.0), (1, 100.0)
 
 def opened(tmp_path: Path, rows: Any = None, arm: Any = "distilled", seed: int = 0, standardize: bool = False
            ) -> Targets:
-    path = tmp_path / "targets.arrow"
+    path = tmp_path / "targets.safetensors"
     build(rows or ROWS, arm, seed, standardize, path)
     return Targets.open(path, USERS)
 
 
 def build(rows: list[tuple[int, str, list[float]]], arm: Any, seed: int, standardize: bool, path: Path) -> TargetShape:
     whole = table(rows)
-    return build_targets(whole.select([USER_IDX, ANGLE]), whole.select([VECTOR]).to_batches(2), USERS, arm, seed,
-                         standardize, path)
+    return build_targets(whole.select([USER_IDX, ANGLE]), lambda: whole.select([VECTOR]).to_batches(2), USERS, arm,
+                         seed, standardize, path)
 
 
 def test_own_vectors_and_masks(tmp_path: Path) -> None:
@@ -46,7 +50,7 @@ def test_own_vectors_and_masks(tmp_path: Path) -> None:
 
 
 def test_users_outside_training_do_not_count(tmp_path: Path) -> None:
-    shape = build(ROWS, "distilled", 0, False, tmp_path / "t.arrow")
+    shape = build(ROWS, "distilled", 0, False, tmp_path / "t.safetensors")
     assert (shape.num_profiled, shape.num_angles, shape.profile_dim) == (3, 1, 2)
 
 
@@ -113,6 +117,34 @@ def test_noise_has_the_mean_and_the_covariance_of_what_it_stands_for() -> None:
 def test_unusable_targets(tmp_path: Path, rows: Any, arm: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         opened(tmp_path, rows, arm)
+
+
+@pytest.mark.parametrize("arm", ["distilled", "shuffled", "random"])
+def test_blocks_of_users_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: Any) -> None:
+    """Whether users' angles are missing or a block ends among a batch's rows; sums alone may round otherwise."""
+    rng = np.random.default_rng(3)
+    rows = [(int(user), angle, rng.normal(2, 3, 3).tolist()) for user in USERS for angle in ("overall", "recent")
+            if (user, angle) != (2, "recent")]
+    whole = opened(tmp_path, rows, arm, standardize=True).gather(np.arange(5))
+    monkeypatch.setattr(dense_targets, "_BLOCK_USERS", 2)
+    (tmp_path / "blocks").mkdir()
+    vectors, present = opened(tmp_path / "blocks", rows, arm, standardize=True).gather(np.arange(5))
+    assert present.equal(whole[1])
+    np.testing.assert_allclose(vectors, whole[0], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_in_another_order_than_the_users_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not in the order of the users; rebuild"):
+        opened(tmp_path, ROWS[::-1])
+
+
+def test_the_file_is_a_safetensors_file(tmp_path: Path) -> None:
+    found = opened(tmp_path)
+    read = load_file(tmp_path / "targets.safetensors")
+    assert read["users"].tolist() == [0, 3, 8] and read["row"].tolist() == [0, 1, 2]
+    assert np.array_equal(read["vectors"], found.vectors_RAP)
+    with pytest.raises(ValueError, match="8 of 16 bytes"), file_writer(tmp_path / "f", {"x": (np.int64, (2,))}) as add:
+        add(np.arange(1))
 
 
 def test_the_file_is_mapped_not_read(tmp_path: Path) -> None:
