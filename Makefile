@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-llm demo demo-llm test test-llm test-faults check acceptance clean bench-prepare \
 	bench-llm bench-llm-cpu bench-llm-rejects bench-peers bench-train bench-rank bench-scale \
-	bench-losses bench-m2 bench-ann bench-onnx bench-recommend bench-serve
+	bench-losses bench-m2 bench-large bench-ann bench-onnx bench-recommend bench-serve
 
 help:
 	@echo "make demo                set up, run the demo: minutes on two cores"
@@ -48,6 +48,7 @@ help:
 	@echo "make bench-scale         set up, growth with users and items: a few minutes"
 	@echo "make bench-losses        set up, sampled losses beside the full softmax, trained to the end: an"
 	@echo "                         hour"
+	@echo "make bench-large         set up, the stages at 500,000 and 5,000,000 users, a million items: hours, 30 GB"
 	@echo "make bench-m2            set up, every stage at the size of Amazon-M2: a quarter of an hour and"
 	@echo "                         UMAP's time"
 	@echo "make setup               only the environment, in $(VENV)"
@@ -119,7 +120,7 @@ bench-llm-rejects: setup-llm
 	$(BIN)/python -m tests.bench.llm_rejects --folder results/bench-llm-rejects
 
 # Each keeps what it has measured: the same command goes on; `python -m tests.bench.NAME --help` tells parts and sizes.
-bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-onnx bench-serve: setup
+bench-peers bench-train bench-rank bench-scale bench-losses bench-m2 bench-large bench-onnx bench-serve: setup
 	$(BIN)/python -m tests.bench.$(@:bench-%=%)
 
 bench-ann: setup

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ USERS, ITEMS, INTERACTIONS, TEST_USERS = 616_502, 334_060, 3_651_542, 100_000
 EPOCH_TARGET_S, RANK_TARGET_S, MEMORY_TARGET_GB, DRIVER_TARGET_GB = 120.0, 60.0, 8.0, 1.5
 FULL_SHARE = 0.02
 UMAP_FIT_ROWS = 20_000
+SETTINGS = {"batch": "128", "loss": '{"kind": "sampled_softmax", "negatives": 512}',
+            "optimizer": '{"lr": 1e-3, "table": "rowwise"}',
+            "reduce": '{"method": {"kind": "pca", "components": 64}, "fit_rows": 50000}'}
 COUNTS = {"users": "users", "items": "items", "num_out": "interactions", "test_users": "test users"}
 GB = 1e9
 CONFIG = """
@@ -77,11 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"any of {', '.join(STAGES)}; none: all")
     parser.add_argument("--share", type=float, default=1.0, help="of the users and items, for a trial")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--loss", default='{"kind": "sampled_softmax", "negatives": 512}', metavar="JSON")
-    parser.add_argument("--optimizer", default='{"lr": 1e-3, "table": "rowwise"}', metavar="JSON")
-    parser.add_argument("--reduce", default='{"method": {"kind": "pca", "components": 64}, "fit_rows": 50000}',
-                        metavar="JSON")
+    for name, value in SETTINGS.items():
+        parser.add_argument(f"--{name}", default=value, metavar="JSON")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "mentorec-bench-m2",
                         metavar="FOLDER", help="keeps the artifacts between calls")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
@@ -90,25 +91,38 @@ def main() -> None:
     for stage in given.stages:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}; legal: {', '.join(STAGES)}")
-    bench = Bench(given)
+    bench = Bench(given.scratch, Sizes(round(USERS * given.share), round(ITEMS * given.share), TEST_USERS / USERS),
+                  {name: getattr(given, name) for name in SETTINGS})
     ledger = Ledger("m2", given.results, given.again)
     for stage in given.stages or STAGES:
         ledger.run(stage, partial(STAGES[stage], bench))
         _write(ledger)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of generated sessions as long as Amazon-M2's."""
+
+    users: int
+    items: int
+    test_share: float
+    """Of the users."""
+
+
 class Bench:
     """The run's configuration and what its stages left."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.scratch = given.scratch.resolve()
+    def __init__(self, scratch: Path, sizes: Sizes, settings: Mapping[str, Any]) -> None:
+        """
+        Args:
+            settings: what ``CONFIG`` leaves open: ``reduce``, ``loss``, ``optimizer``, ``batch``.
+        """
+        self.scratch = scratch.resolve()
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.file = self.scratch / "m2.yaml"
-        users, items = round(USERS * given.share), round(ITEMS * given.share)
+        self.file = self.scratch / "run.yaml"
         self.file.write_text(CONFIG.format(
-            storage=self.scratch / "storage", users=users, items=items, length=INTERACTIONS / USERS,
-            test=TEST_USERS / USERS, reduce=given.reduce, loss=given.loss, optimizer=given.optimizer,
-            batch=given.batch))
+            storage=self.scratch / "storage", users=sizes.users, items=sizes.items, length=INTERACTIONS / USERS,
+            test=sizes.test_share, **settings))
         self.config = load(RunConfig, str(self.file), [])
         self.storage = Storage.from_config(self.config.storage)
 
