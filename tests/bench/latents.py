@@ -63,3 +63,17 @@ def write_noise(prepared: Artifact, width: int, out: ArtifactDir) -> Artifact:
     out.write_table("targets.parquet", pa.table({USER_IDX: users, ANGLE: ["overall"] * len(users), VECTOR: vectors}))
     return out.commit({"num_in": len(users), "num_out": len(users), "num_rejected": 0},
                       {"targets.parquet": (USER_IDX, ANGLE, VECTOR)}, digest_ids(users))
+
+
+def write_item_noise(prepared: Artifact, width: int, out: ArtifactDir) -> Artifact:
+    """Text vectors that say nothing, for timing: one standard normal vector per item.
+
+    Args:
+        prepared: the `prepare` artifact.
+        width: of the vectors.
+        out: an attempt at an `encode` artifact of items.
+    """
+    items = prepared.read_table("items.parquet", [ITEM_IDX]).sort_by(ITEM_IDX)
+    values = np.random.default_rng(0).standard_normal(len(items) * width, np.float32)
+    rows.write_part(out, "vectors", 0, items.append_column(VECTOR, pa.FixedSizeListArray.from_arrays(values, width)))
+    return out.commit({"items": len(items)}, {"vectors": (ITEM_IDX, VECTOR)}, None, {"source": "noise"})

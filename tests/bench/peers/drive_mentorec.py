@@ -54,10 +54,15 @@ class Mentorec:
             "validation_users": given.get("validation_users"), "loss": given["loss"], "precision": given["precision"],
             **given.get("train_settings", {}), "execution": {
                 "num_workers": 0, "threads_per_worker": given["threads"], "checkpoint_every_epochs": NEVER}})
-        targets = open_artifact(storage, "reduce", given["targets"]) if arm != "plain" else None
-        stage_key = key(config, self._model, arm, given["seed"], self._prepared.fingerprint, given.get("targets"))
+        targets, texts = (open_artifact(storage, stage, given[name]) if given.get(name) else None
+                          for stage, name in (("reduce", "targets"), ("encode", "texts")))
+        members = [artifact for name in given.get("members", ())
+                   if (artifact := open_artifact(storage, "train", name)) is not None]
+        stage_key = key(config, self._model, arm, given["seed"], self._prepared.fingerprint, given.get("targets"),
+                        texts_fp=given.get("texts"), members=given.get("members", ()))
         storage.delete(stage_key.folder)  # each call trains anew
-        trained = train(config, self._model, arm, given["seed"], self._prepared, targets, begin(storage, stage_key))
+        trained = train(config, self._model, arm, given["seed"], self._prepared, targets, begin(storage, stage_key),
+                        item_texts=texts, members=members)
         self._encoder = load_model(trained.local("model"))
 
     def top(self, k: int) -> np.ndarray:
