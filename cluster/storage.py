@@ -171,8 +171,8 @@ class Storage:
 
     @contextmanager
     def table_writer(self, relative: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-        """Writes the tables that it is given, one row group each, into one Parquet file; whole only when the block ends
-        without an error."""
+        """Writes the tables that it is given, one row group each, into one Parquet file. After an error it holds those
+        that came before."""
         with self.writing(relative) as path:
             self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
             writer = pq.ParquetWriter(path, schema, filesystem=self.filesystem)

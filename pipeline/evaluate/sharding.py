@@ -29,8 +29,9 @@ from pipeline.work.nodes import await_nodes
 from pipeline.work.progress import Progress, waiting
 from pipeline.work.threads import torch_threads
 
-_TASKS_PER_WORKER, _SHARDS_PER_TASK = 8, 16
-"""Tasks of each worker, at least, where there are so many shards; shards of a task, at most."""
+_TASKS_PER_WORKER, _SHARDS_PER_TASK, _AHEAD = 8, 16, 4
+"""Tasks of each worker, at least, where there are so many shards; shards of a task, at most; tasks of each worker that
+are begun and not yet written, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
                    num_cases: int, progress: Progress) -> Iterator[Ranks]:
     """Some shards per task, so that the model is not loaded for each; ``workers`` tasks at a time.
 
-    Answers that come before their turn wait in Ray's object store.
+    Answers that come before their turn wait in Ray's object store; they are never many.
     """
     import ray
 
@@ -124,17 +125,20 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     shared: Any = subject
     if isinstance(subject, BaselineModel):  # fitted by a worker, so that the driver never holds it
         shared = ray.remote(BaselineModel.scorer).options(num_cpus=1).remote(subject)
+    workers = config.execution.workers
     todo, begun, users_of, users = deque(tasks), deque[Any](), dict[Any, int](), 0
     try:
         while todo or begun:
-            while todo and len(users_of) < config.execution.workers:
+            while todo and len(users_of) < workers and len(begun) < _AHEAD * workers:
                 start, stop = todo.popleft()
                 begun.append(rank.remote(config, prepared, shared, start, stop))
                 users_of[begun[-1]] = stop - start
-            for done in ray.wait(list(users_of), fetch_local=False)[0]:
-                users += users_of.pop(done)
-                progress.update(users)
-            while begun and begun[0] not in users_of:
+            next_is_done = begun[0] not in users_of
+            if users_of:
+                for done in ray.wait(list(users_of), timeout=0 if next_is_done else None, fetch_local=False)[0]:
+                    users += users_of.pop(done)
+                    progress.update(users)
+            if next_is_done:
                 yield from ray.get(begun.popleft())
     except ray.exceptions.RayTaskError as exc:
         if isinstance(exc.cause, MentorecError):

@@ -44,10 +44,8 @@ class Ranked:
 
     ranks: dict[Protocol, np.ndarray]
     """int32 [N]."""
-    listed: int
-    """Length of the lists that ``times_listed`` counts: :data:`LISTED`, or the stored length where it is less."""
-    times_listed: dict[Protocol, np.ndarray]
-    """How often each item stands in a list, int64 [V]."""
+    listed: dict[Protocol, dict[str, float]]
+    """Coverage and popularity of the lists, cut to :data:`LISTED` items."""
     evaluated: Artifact
 
     def per_user(self, protocol: Protocol, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -68,8 +66,11 @@ def read_cases(evaluated: Artifact) -> Cases:
     return Cases(*(table[name].to_numpy() for name in (USER_IDX, TARGET, HISTORY_LENGTH, TARGET_COUNT)))
 
 
-def read_ranked(evaluated: Artifact, cases: Cases, num_items: int) -> Ranked:
+def read_ranked(evaluated: Artifact, cases: Cases, counts_V: np.ndarray) -> Ranked:
     """The answers of an `evaluate` artifact.
+
+    Args:
+        counts_V: training interactions of item 1, 2, ….
 
     Raises:
         ArtifactError: it is about other users or targets than ``cases``.
@@ -78,7 +79,7 @@ def read_ranked(evaluated: Artifact, cases: Cases, num_items: int) -> Ranked:
     users_N, table = stored[USER_IDX].to_numpy(), _sorted(stored)
     same = np.array_equal(table[USER_IDX].to_numpy(), cases.users_N) and np.array_equal(
         table[TARGET].to_numpy(), cases.targets_N)
-    times: dict[Protocol, np.ndarray] = {protocol: np.zeros(num_items, np.int64) for protocol in PROTOCOLS}
+    times_V = {protocol: np.zeros(len(counts_V), np.int64) for protocol in PROTOCOLS}
     done = listed = 0
     for batch in evaluated.read_batches(TOP_LISTS, [USER_IDX, *TOP_COLUMN.values()]):
         same = same and np.array_equal(numbers(batch[USER_IDX]), users_N[done : done + len(batch)])
@@ -86,11 +87,14 @@ def read_ranked(evaluated: Artifact, cases: Cases, num_items: int) -> Ranked:
         for protocol, name in TOP_COLUMN.items():
             top_BK = numbers(batch[name].flatten()).reshape(len(batch), -1)[:, :LISTED]
             listed = top_BK.shape[1]
-            times[protocol] += metrics.times_listed(top_BK, num_items)
+            times_V[protocol] += metrics.times_listed(top_BK, len(counts_V))
     if not same or done != len(users_N):
         raise ArtifactError(f"{evaluated.folder}: its test users or targets are not those of the other recommenders; "
                             "delete the folder and run again")
-    return Ranked({p: table[name].to_numpy() for p, name in RANK_COLUMN.items()}, listed, times, evaluated)
+    figures = {protocol: {f"coverage@{listed}": metrics.coverage(times_V[protocol]),
+                          f"popularity@{listed}": metrics.mean_popularity(times_V[protocol], counts_V)}
+               for protocol in PROTOCOLS}
+    return Ranked({p: table[name].to_numpy() for p, name in RANK_COLUMN.items()}, figures, evaluated)
 
 
 def _sorted(table: pa.Table) -> pa.Table:

@@ -13,7 +13,6 @@ import numpy as np
 
 from models import metrics
 from pipeline.family import beside, compared
-from pipeline.report.catalogue import Items
 from pipeline.report.config import ReportConfig
 from pipeline.report.effects import COLD_START, Groups
 from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
@@ -38,20 +37,17 @@ class Answers:
         """The K of the metrics that stand for all: 10 where it is computed."""
         return 10 if 10 in self.cutoffs else self.cutoffs[-1]
 
-    def means(self, items: Items) -> dict[str, Any]:
+    def means(self) -> dict[str, Any]:
         """``arms`` with mean, deviation and every seed's value, and ``baselines``, under both protocols."""
-        arms = {arm: {protocol: _over_seeds({str(seed): self._figures(ranked, protocol, items)
+        arms = {arm: {protocol: _over_seeds({str(seed): self._figures(ranked, protocol)
                                              for seed, ranked in seeds.items()})
                       for protocol in PROTOCOLS} for arm, seeds in self.arms.items()}
-        baselines = {name: {protocol: self._figures(ranked, protocol, items) for protocol in PROTOCOLS}
+        baselines = {name: {protocol: self._figures(ranked, protocol) for protocol in PROTOCOLS}
                      for name, ranked in self.baselines.items()}
         return {"arms": arms, "baselines": baselines}
 
-    def _figures(self, ranked: Ranked, protocol: Protocol, items: Items) -> dict[str, float]:
-        times_V = ranked.times_listed[protocol]
-        return {**metrics.mean(ranked.per_user(protocol, self.cutoffs)),
-                f"coverage@{ranked.listed}": metrics.coverage(times_V),
-                f"popularity@{ranked.listed}": metrics.mean_popularity(times_V, items.counts_V)}
+    def _figures(self, ranked: Ranked, protocol: Protocol) -> dict[str, float]:
+        return metrics.mean(ranked.per_user(protocol, self.cutoffs)) | ranked.listed[protocol]
 
     def differences(self, config: ReportConfig) -> list[dict[str, Any]]:
         """Paired differences between arms: every metric, both protocols; all pairs share the resamples."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
@@ -40,7 +42,7 @@ def write_report(config: RunConfig, storage: Storage, inputs: ReportInputs) -> d
 def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     """Every figure of the report, JSON-ready."""
     items, histories = Items.read(inputs.prepared), Histories(inputs.prepared)
-    answers = _answers(config, inputs, len(items.titles))
+    answers = _answers(config, inputs, items.counts_V)
     parts = groups(inputs.prepared, answers.cases, items)
     main: Protocol = "seen_removed" if config.evaluate.filter_seen else "all_items"
     by_arm: dict[str, dict[str, Any]] = {}
@@ -50,7 +52,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "format": VERSION, "name": config.name, "notice": notice(config),
         "main_protocol": main, "cutoffs": list(answers.cutoffs), "primary": f"ndcg@{answers.cutoff}",
         "seeds": list(config.seeds), "test_users": len(answers.cases.users_N),
-        **answers.means(items),
+        **answers.means(),
         "skipped_baselines": _skipped(inputs),
         "differences": answers.differences(config.report), "claims": answers.claims(main, config.report),
         "bootstrap": {"resamples": config.report.bootstrap_samples, "confidence": config.report.confidence,
@@ -73,7 +75,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _answers(config: RunConfig, inputs: ReportInputs, num_items: int) -> Answers:
+def _answers(config: RunConfig, inputs: ReportInputs, counts_V: np.ndarray) -> Answers:
     skipped = _skipped(inputs)
     everything = [*inputs.evaluated.values(), *(a for name, a in inputs.baselines.items() if name not in skipped)]
     if not everything:
@@ -81,8 +83,8 @@ def _answers(config: RunConfig, inputs: ReportInputs, num_items: int) -> Answers
     cases = read_cases(everything[0])
     arms: dict[str, dict[int, Ranked]] = {}
     for (arm, seed), artifact in inputs.evaluated.items():
-        arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases, num_items)
-    baselines = {name: read_ranked(artifact, cases, num_items) for name, artifact in inputs.baselines.items()
+        arms.setdefault(arm, {})[seed] = read_ranked(artifact, cases, counts_V)
+    baselines = {name: read_ranked(artifact, cases, counts_V) for name, artifact in inputs.baselines.items()
                  if name not in skipped}
     return Answers(cases, arms, baselines, config.evaluate.cutoffs, {arm: config.control_for(arm) for arm in arms})
 

@@ -90,6 +90,13 @@ class TrainExecution(Config):
             raise ValueError("legal: 0, 1, … workers, or [fewest, most]")
         return value
 
+    @model_validator(mode="after")
+    def _whole_cpus(self) -> TrainExecution:
+        if isinstance(self.num_workers, tuple) and self.cpus_per_worker % 1:
+            raise ValueError(f"cpus_per_worker={self.cpus_per_worker:g}: legal with an elastic num_workers are whole "
+                             "numbers, as Ray counts no fractions there")
+        return self
+
     @property
     def fewest_workers(self) -> int:
         """That training begins and goes on with."""

@@ -1,4 +1,5 @@
-"""The dense targets of one arm, built block after block of users: memory does not grow with the vectors.
+"""The dense targets of one arm, built block after block of users: only the collaborative control's vectors are ever in
+memory together.
 
 Legend: R profiled training users, V rows of the `reduce` artifact, K of them kept, A angles, P profile width, B users
 of a block.
@@ -31,7 +32,8 @@ Vectors = Callable[[], Iterable[pa.RecordBatch]]
 """VECTOR of all rows, batch after batch; each call begins anew."""
 _FLAT_STD = 1e-6
 """A dimension with a smaller spread is constant: it is centred and not scaled."""
-_BLOCK_USERS = 2**15
+_BLOCK_BYTES = 2**24
+"""Of a block's vectors; beside them stand a few arrays of twice the size."""
 
 
 def build_targets(owners: pa.Table, vectors: Vectors, users_N: np.ndarray, arm: Arm, seed: int, standardize: bool,
@@ -92,6 +94,10 @@ class _Dense:
     width: int
     blocks: Callable[[], Blocks]
 
+    def slices(self) -> Iterator[slice]:
+        """The users of each block."""
+        return _slices(self.present_RA, self.width)
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each angle and dimension over the users that have it, fp64 [A, P]."""
         counts_A1 = np.maximum(self.present_RA.sum(axis=0), 1)[:, None]
@@ -125,11 +131,11 @@ def _own(owners: pa.Table, vectors: Vectors, users_N: np.ndarray) -> _Dense:
     present_RA[row_K, angle_K] = True
     if present_RA.sum() != len(users_K):
         raise DataError("a user has two vectors for one angle in targets.parquet; rebuild the reduce artifact")
-    width = _width(owners, vectors)
+    width = _width(owners, vectors, kept_V)
 
     def blocks() -> Blocks:
         take = _taking(_kept(vectors(), kept_V))
-        for users in _slices(len(users_R)):
+        for users in _slices(present_RA, width):
             rows = slice(*np.searchsorted(row_K, [users.start, users.stop]))
             block_BAP = np.zeros((users.stop - users.start, len(angles), width), np.float32)
             block_BAP[row_K[rows] - users.start, angle_K[rows]] = take(rows.stop - rows.start)
@@ -142,7 +148,7 @@ def _exchanged(dense: _Dense, given_RP: np.ndarray) -> _Dense:
     """Each user's given vector in the place of all their own, scaled to the same spread over users."""
 
     def given() -> Blocks:
-        for users in _slices(len(given_RP)):
+        for users in dense.slices():
             yield users, given_RP[users, None, :] * dense.present_RA[users, :, None]
 
     other = replace(dense, blocks=given)
@@ -181,7 +187,7 @@ def _noise(dense: _Dense, seed: int) -> _Dense:
 
     def blocks() -> Blocks:
         rngs = [generator(seed, Stream.RANDOM_TARGETS, *([angle] if angle else [])) for angle in range(num_angles)]
-        for users in _slices(len(dense.users_R)):
+        for users in dense.slices():
             block_BAP = np.zeros((users.stop - users.start, num_angles, dense.width), np.float32)
             for angle, (rng, factor_PP) in enumerate(zip(rngs, factors, strict=True)):
                 rows = np.flatnonzero(dense.present_RA[users, angle])
@@ -192,12 +198,14 @@ def _noise(dense: _Dense, seed: int) -> _Dense:
     return replace(dense, blocks=blocks)
 
 
-def _slices(num_users: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK_USERS, num_users)) for start in range(0, num_users, _BLOCK_USERS))
+def _slices(present_RA: np.ndarray, width: int) -> Iterator[slice]:
+    num_users, num_angles = present_RA.shape
+    step = max(1, _BLOCK_BYTES // (num_angles * width * np.dtype(np.float32).itemsize))
+    return (slice(start, min(start + step, num_users)) for start in range(0, num_users, step))
 
 
-def _width(owners: pa.Table, vectors: Vectors) -> int:
-    """P, after a look at every vector.
+def _width(owners: pa.Table, vectors: Vectors, kept_V: np.ndarray) -> int:
+    """P, after a look at every kept vector.
 
     Raises:
         DataError: one holds NaN or Inf.
@@ -206,7 +214,7 @@ def _width(owners: pa.Table, vectors: Vectors) -> int:
     for batch in vectors():
         width = batch[VECTOR].type.list_size
         finite_B = np.isfinite(_matrix(batch)).all(axis=1)
-        broken += (start + np.flatnonzero(~finite_B)).tolist()
+        broken += (start + np.flatnonzero(~finite_B & kept_V[start : start + len(batch)])).tolist()
         start += len(batch)
     if broken:
         user, angle = (owners[name][broken[0]].as_py() for name in (USER_IDX, ANGLE))

@@ -68,8 +68,9 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     else:
         inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
         values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
-    if config.execution.most_workers > 1 and model.dropout > 0:
-        values["workers"] = config.execution.num_workers  # each draws its own dropout
+    workers = config.execution.num_workers
+    if config.execution.most_workers > 1 and model.dropout > 0:  # each draws its own dropout
+        values["workers"] = workers if isinstance(workers, int) else "elastic"
     return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
                     digests)
 

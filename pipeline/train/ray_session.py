@@ -7,16 +7,18 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+import ray._private.state
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from cluster.faults import fault
@@ -28,7 +30,7 @@ from pipeline.train.config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.work.nodes import await_nodes, lacks, total
+from pipeline.work.nodes import await_nodes
 from pipeline.work.progress import say
 from pipeline.work.threads import torch_threads
 
@@ -37,7 +39,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
-_WATCH_S = 15.0
+_WATCH_S, _IDLE_S = 15.0, 60.0
 _POLL_SECONDS = "0.25"
 """Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
 
@@ -91,19 +93,28 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     """
     execution = spec.config.execution
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
-    if execution.fewest_workers < execution.most_workers:
+    if elastic(execution):
         _await_the_fewest(execution)
     storage.make_dir(folder)
-    drop_torn_snapshot(storage, f"{folder}/{spec.fingerprint}/{_SNAPSHOT}")
-    for left in reversed(range(1 + execution.max_failures)):
+    own = f"{folder}/{spec.fingerprint}"
+    drop_torn_snapshot(storage, f"{own}/{_SNAPSHOT}")
+    left, before = execution.max_failures, _checkpoints(storage, own)
+    while True:
         try:
-            with _own_interrupt_handler(), _telling_of_shortage(execution):
+            with _own_interrupt_handler(), _telling_of_waiting(execution):
                 result = _trainer(spec, storage, folder).fit()
             break
         except (ray.train.TrainingFailedError, ActorUnavailableError) as exc:
-            if not left or not _lost_a_call(exc):
+            there = _checkpoints(storage, own)
+            if elastic(execution) and not there <= before and not _own_error(exc):
+                say("train: nodes were lost again and again, and epochs were finished in between; going on from the "
+                    "last checkpoint")
+            elif left and _lost_a_call(exc):
+                left -= 1
+                say("train: Ray Train lost the connection to a worker for a moment; going on from the last checkpoint")
+            else:
                 raise _explain(exc, execution, storage.path(folder)) from exc
-            say("train: Ray Train lost the connection to a worker for a moment; going on from the last checkpoint")
+            before = there
     if storage.exists(f"{spec.folder}/{FAILURE}"):
         raise TrainingError(storage.read_json(f"{spec.folder}/{FAILURE}")["message"])
     if result.checkpoint is None:
@@ -180,52 +191,81 @@ def _resources(execution: TrainExecution) -> dict[str, float]:
     return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
+def elastic(execution: TrainExecution) -> bool:
+    """Whether the number of workers may change."""
+    return execution.fewest_workers < execution.most_workers
+
+
 def _await_the_fewest(execution: TrainExecution) -> None:
     """Ray Train waits for an elastic group's fewest workers without an end.
 
     Raises:
         ResourceError: the cluster has no room for them, and its autoscaler brings none.
     """
-    needed = [_resources(execution)] * execution.fewest_workers
-    there = await_nodes(needed, "train")
-    if lacks(there, total(needed)):
-        shown = ", ".join(f"{amount:g} {name} (there are {there.get(name, 0.0):g})"
-                          for name, amount in total(needed).items())
-        raise ResourceError(f"train: {execution.fewest_workers} workers need {shown}; lower the first number of "
-                            "train.execution.num_workers or cpus_per_worker, or add nodes")
+    await_nodes([_resources(execution)] * execution.fewest_workers, "train")
+    if short := _shortage(execution):
+        raise ResourceError(f"train: {short}; lower the first number of train.execution.num_workers or "
+                            "cpus_per_worker, or add nodes")
 
 
 @contextmanager
-def _telling_of_shortage(execution: TrainExecution) -> Iterator[None]:
-    """Says when the cluster has no room for the fewest workers, at the start or when it has lost nodes: Ray Train waits
-    in silence."""
+def _telling_of_waiting(execution: TrainExecution) -> Iterator[None]:
+    """Says when the cluster has no room for the fewest workers, or none has run for a minute: Ray waits in silence."""
     ended = threading.Event()
 
     def watch() -> None:
-        told = False
+        told, idle_since = "", time.monotonic()
         while True:
-            short = _shortage(execution)
-            if short and not told:
-                say(f"train: {execution.fewest_workers} workers need {short}; waiting for nodes (lower "
-                    "train.execution.num_workers if none will come)")
-            told = bool(short)
+            running = _workers_alive()
+            idle_since = time.monotonic() if running else idle_since
+            short = "" if running else _shortage(execution)
+            if not short and time.monotonic() - idle_since > _IDLE_S:
+                short = "no worker has run for a minute: other work in the cluster may hold its room (`ray status`)"
+            if short and short != told:
+                say(f"train: {short}; waiting (lower train.execution.num_workers if nobody makes room)")
+            told = short
             if ended.wait(_WATCH_S):
                 return
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    def watch_as_long_as_ray_answers() -> None:
+        with suppress(RayError, ConnectionError, RuntimeError):
+            watch()
+
+    threading.Thread(target=watch_as_long_as_ray_answers, daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
+
+
+def _workers_alive() -> int:
+    """Of this job's training."""
+    job = ray.get_runtime_context().get_job_id()
+    actors = ray._private.state.actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE")
+    return sum(actor["ActorClassName"].endswith("TrainWorker") for actor in actors.values())
 
 
 def _shortage(execution: TrainExecution) -> str:
-    """What the cluster lacks of the fewest workers' resources; empty: nothing."""
-    there, needed = ray.cluster_resources(), total([_resources(execution)] * execution.fewest_workers)
-    return ", ".join(f"{amount:g} {name}, the cluster has {there.get(name, 0.0):g}" for name, amount in needed.items()
-                     if there.get(name, 0.0) < amount)
+    """What the nodes lack for the fewest workers, each of which is on one node; empty: nothing."""
+    each = _resources(execution)
+    room = sum(int(min(node["Resources"].get(name, 0.0) / amount for name, amount in each.items()))
+               for node in ray.nodes() if node["Alive"])
+    if room >= execution.fewest_workers:
+        return ""
+    shown = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+    return (f"{execution.fewest_workers} workers are asked for, each with {shown} of one node; there is room "
+            f"for {room}")
+
+
+def _checkpoints(storage: Storage, folder: str) -> set[str]:
+    """Names of those that Ray Train keeps."""
+    return {name for name in storage.names(folder) if name.startswith("checkpoint_") and not name.endswith(".json")}
+
+
+def _own_error(exc: Exception) -> bool:
+    """Whether a worker raised one of ours, which it would do again."""
+    return isinstance(exc, ray.train.WorkerGroupError) and any(
+        isinstance(failure, MentorecError) for failure in exc.worker_failures.values())
 
 
 def _explain(exc: Exception, execution: TrainExecution, folder: str) -> MentorecError:

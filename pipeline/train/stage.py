@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from cluster.machine import cpu_count
@@ -92,10 +93,11 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and (arm != "plain" or config.profile_input is not None):
             dense, reads = work / TARGETS_FILE, config.profile_input is not None
+            vectors = pq.ParquetFile(targets.local("targets.parquet"))  # it is passed over several times
             shape = build_targets(
                 targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
-                lambda: targets.read_batches("targets.parquet", [VECTOR]), rows.users_N, _whose_profiles(config, arm),
-                seed, reads or config.distillation.standardize_targets, dense, matrix)
+                lambda: vectors.iter_batches(columns=[VECTOR]), rows.users_N, _whose_profiles(config, arm), seed,
+                reads or config.distillation.standardize_targets, dense, matrix)
             if arm != "plain" and isinstance(config.distillation.target, NeighboursTarget):
                 write_neighbours(dense, config.distillation.target.neighbours, work / "neighbours.safetensors")
         if config.init_from is not None:

@@ -19,6 +19,8 @@ USERS, ROW, VECTORS, PRESENT = "users", "row", "vectors", "present"
 """Tensors of the file: internal indices of the profiled users, ascending int64 [R]; the row of each one's vectors,
 int64 [R], another user's where they are shuffled; fp32 [R, A, P]; uint8 [R, A], 1 where the row has this angle."""
 
+_ROWS_AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class TargetShape:
@@ -54,9 +56,12 @@ class Targets:
 
     def mean_NP(self) -> np.ndarray:
         """fp32, the vectors of each row, which must have a profile, averaged over the angles that there are."""
-        weights_RA1 = self.present_RA[:, :, None] / self.present_RA.sum(1)[:, None, None]
-        mean_RP: np.ndarray = (self.vectors_RAP * weights_RA1).sum(1).astype(np.float32)
-        return mean_RP[self.row_N]
+        mean_NP = np.empty((len(self.row_N), self.vectors_RAP.shape[2]), np.float32)
+        for start in range(0, len(mean_NP), _ROWS_AT_ONCE):
+            rows = self.row_N[start : start + _ROWS_AT_ONCE]
+            weights_BA1 = self.present_RA[rows, :, None] / self.present_RA[rows].sum(1)[:, None, None]
+            mean_NP[start : start + _ROWS_AT_ONCE] = (self.vectors_RAP[rows] * weights_BA1).sum(1)
+        return mean_NP
 
     def gather(self, rows_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """fp32 targets [B, A, P] and bool presence [B, A] of training rows; zeros where there is no profile."""

@@ -23,6 +23,7 @@ from pipeline.evaluate import sharding, tables
 from pipeline.evaluate.config import Baseline, EASEConfig, EvaluateConfig, EvaluateExecution
 from pipeline.evaluate.keys import key
 from pipeline.evaluate.stage import evaluate_baseline, evaluate_model
+from pipeline.report.ranks import read_cases, read_ranked
 from pipeline.store import arrays, artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ITEM_ID, RANK, RANK_UNFILTERED, TARGET, USER_IDX
@@ -143,6 +144,24 @@ def test_a_large_catalogue_skips_ease_and_says_why(prepared: Artifact, storage: 
     assert "40 items are more than evaluate.ease.max_items=39" in metrics["skipped"]
     assert (len(ranks), len(top)) == (0, 0)
     assert ranks.schema == evaluate(config_of(), prepared, "ease", storage).read_table("ranks.parquet").schema
+
+
+def test_the_report_reads_the_lists_as_they_are(prepared: Artifact, storage: Storage) -> None:
+    """Coverage and popularity of the first ten of twenty; the lists of a few users."""
+    evaluated = evaluate(config_of(), prepared, "transitions", storage)
+    counts_V = prepared.read_table("items.parquet")["train_count"].to_numpy()
+    found = read_ranked(evaluated, read_cases(evaluated), counts_V)
+    table = evaluated.read_table("top.parquet")
+    for protocol, name in (("seen_removed", "top"), ("all_items", "top_unfiltered")):
+        lists = table[name].to_pylist()
+        listed = [item for items in lists for item in items[:10] if item]
+        assert found.listed[protocol] == {  # type: ignore[index]
+            "coverage@10": len(set(listed)) / 40,
+            "popularity@10": pytest.approx(sum(counts_V[item - 1] for item in listed) / len(listed))}
+        users = table[USER_IDX].to_pylist()
+        assert found.lists(protocol, users[3:5]) == dict(zip(users[3:5], lists[3:5], strict=True))  # type: ignore[arg-type]
+    short = evaluate(config_of(cutoffs=(3,), top_k=3), prepared, "transitions", storage)
+    assert list(read_ranked(short, read_cases(short), counts_V).listed["all_items"]) == ["coverage@3", "popularity@3"]
 
 
 def test_no_test_users_is_an_error(storage: Storage) -> None:

@@ -126,11 +126,16 @@ def test_blocks_of_users_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     rows = [(int(user), angle, rng.normal(2, 3, 3).tolist()) for user in USERS for angle in ("overall", "recent")
             if (user, angle) != (2, "recent")]
     whole = opened(tmp_path, rows, arm, standardize=True).gather(np.arange(5))
-    monkeypatch.setattr(dense_targets, "_BLOCK_USERS", 2)
+    monkeypatch.setattr(dense_targets, "_BLOCK_BYTES", 2 * 2 * 3 * 4)  # two users
     (tmp_path / "blocks").mkdir()
     vectors, present = opened(tmp_path / "blocks", rows, arm, standardize=True).gather(np.arange(5))
     assert present.equal(whole[1])
     np.testing.assert_allclose(vectors, whole[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_users_outside_training_hold_does_not_matter(tmp_path: Path) -> None:
+    vectors, _ = opened(tmp_path, [(0, "overall", [1.0]), (1, "overall", [float("nan")])]).gather(np.array([0]))
+    assert vectors.tolist() == [[[1.0]]]
 
 
 def test_rows_in_another_order_than_the_users_are_refused(tmp_path: Path) -> None:
