@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,31 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     return values, run_config
 
 
+def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
+    """The search of a file, its own settings and those of its run given beside it."""
+    of_run = [given for given in overrides
+              if re.split(r"[.=]", given)[0] in RunConfig.model_fields.keys() - TuneConfig.model_fields.keys()]
+    config = load(TuneConfig, file, [given for given in overrides if given not in of_run])
+    return config.model_copy(update={"overrides": (*config.overrides, *of_run)})
+
+
 def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult:
     """Search; write ``leaderboard.csv``, ``best.yaml`` and the page ``search.html`` below ``tune/<name>/``.
 
     A finished trial is never run again: the same command after a kill resumes what is unfinished.
+
+    Args:
+        path: the search's file.
+        overrides: settings over the file's; those that are not the search's own but the run's (``storage.uri=…``) come
+            after its ``overrides``.
+        dry_run: tell what would be searched, and do nothing.
 
     Raises:
         ConfigError: a bad configuration, or a search of this name with other settings is already there.
         TrainingError: no trial ended with a metric.
     """
     file = resolve_path(path)
-    config = load(TuneConfig, file, overrides)
+    config = with_overrides(file, overrides)
     values, run_config = base_run(config, file)
     storage = Storage.from_config(run_config.storage)
     folder = f"tune/{config.name}"

@@ -11,18 +11,33 @@ from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
-from tuning.search import base_run
+from tuning.search import base_run, with_overrides
 from tuning.space import COMBINATION, chosen, combinations, encode, suggest
 from tuning.trial import assign, searched_step, trial_config
 
 SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
 
 
-def test_shipped_search_fits_its_run() -> None:
-    path = resolve_path("tune/alpha_beta.yaml")
+@pytest.mark.parametrize(("name", "run"), [
+    ("alpha_beta", "ml-latest-small-sasrec"), ("objectives", "ml-latest-small-sasrec"),
+    ("beauty-text-start", "beauty-2014-sasrec")])
+def test_shipped_searches_fit_their_runs(name: str, run: str) -> None:
+    path = resolve_path(f"tune/{name}.yaml")
     values, run_config = base_run(load(TuneConfig, path), path)
     assert validate(RunConfig, values) == run_config
-    assert run_config.name == "ml-latest-small-sasrec"
+    assert run_config.name == run
+
+
+def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
+    path = resolve_path("tune/beauty-text-start.yaml")
+    config = with_overrides(path, ["name=mine", "storage.uri=elsewhere", "search.trials=3", "train.epochs=5"])
+    _, run_config = base_run(config, path)
+    assert (config.name, config.search.trials) == ("mine", 3)  # type: ignore[union-attr]
+    assert (run_config.name, run_config.storage.uri, run_config.train.epochs) == ("beauty-2014-sasrec", "elsewhere", 5)
+    with pytest.raises(ConfigError, match="unknown setting 'storages'"):
+        with_overrides(path, ["storages.uri=elsewhere"])
+    with pytest.raises(ConfigError, match=r"unknown setting .*storage\.url"):
+        base_run(with_overrides(path, ["storage.url=elsewhere"]), path)
 
 
 @pytest.mark.parametrize(("change", "message"), [
