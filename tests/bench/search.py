@@ -12,7 +12,7 @@ from tests.bench.sections import Section
 from tests.bench.workshop import Workshop, done, kill_when
 
 CONFIG, TRIALS, KILL_AFTER = "configs/tune/alpha_beta.yaml", 8, 2
-COLUMNS = ("trial", "metric", "epochs", "train.alpha", "train.beta", "train.distillation.pooling")
+COLUMNS = ("trial", "metric", "epochs", "train.alpha", "train.beta")
 
 
 def run(workshop: Workshop) -> Section:
@@ -20,8 +20,8 @@ def run(workshop: Workshop) -> Section:
     section = Section("A search, killed midway (point 9)",
                       f"`mentorec tune --config {CONFIG}` on the real ml-latest-small, {TRIALS} trials, NDCG@10 on 107 "
                       f"validation users; SIGKILL to the driver once {KILL_AFTER} trials have trained to their last "
-                      "epoch (others may have been stopped early), then the very same command. A trial that comes so "
-                      "far is a finished `train` artifact: its manifest's time shows when.")
+                      "epoch, then the very same command. A trial that comes so far is a finished `train` artifact: "
+                      "its manifest's time shows when.")
     storage = workshop.folder / "search"
     args = ("tune", "-c", CONFIG, f"overrides=[storage.uri={storage}]")
     killed = kill_when(lambda: len(_finished(storage)) >= KILL_AFTER, *args)
