@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
 from tuning.page import search_page
-from tuning.space import COMBINATION, combinations, encode, suggest
+from tuning.space import COMBINATION, Space, combinations, encode, suggest
 from tuning.trial import assign, searched_step, trial
 
 LEADERBOARD = "leaderboard.csv"
@@ -173,7 +174,7 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
         from ray.tune.search.optuna import OptunaSearch as RayOptuna
 
         algorithm = ConcurrencyLimiter(
-            RayOptuna(_suggest(config), metric="best", mode="max",
+            RayOptuna(partial(_walk, config.space), metric="best", mode="max",
                       sampler=optuna.samplers.TPESampler(seed=config.seed)),
             max_concurrent=config.execution.concurrent_trials)
     if config.asha is not None:
@@ -190,14 +191,10 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
                                max_concurrent_trials=config.execution.concurrent_trials, **chosen)
 
 
-def _suggest(config: TuneConfig) -> Callable[[Any], None]:
-    """Optuna's way to define a space while it is walked: what was suggested is what counts."""
-    space = config.space
-
-    def walk(trial: Any) -> None:
-        suggest(space, trial)
-
-    return walk
+def _walk(space: Space, trial: Any) -> None:
+    """Optuna's way to define a space while it is walked: what was suggested is what counts. Not a closure, which the
+    search's state could not be saved with."""
+    suggest(space, trial)
 
 
 def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str,
