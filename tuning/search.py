@@ -173,6 +173,7 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
         from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch as RayOptuna
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # that it has begun a study
         algorithm = ConcurrencyLimiter(
             RayOptuna(partial(_walk, config.space), metric="best", mode="max",
                       sampler=optuna.samplers.TPESampler(seed=config.seed)),

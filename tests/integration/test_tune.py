@@ -17,7 +17,7 @@ import pytest
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
-from tests.tools import cli_here
+from tests.tools import cli_here, strays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RATES = (0.001, 0.003)
@@ -99,3 +99,39 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     assert other.returncode == 2
     assert "begun with other settings" in other.stderr
     assert "search.seed: 0 → 5" in other.stderr
+
+
+def test_a_killed_search_by_optuna_goes_on_where_it_was(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:
+    """With conditional settings and with trials that are stopped early; nothing that is not ours on stderr."""
+    storage, path = tmp_path / "storage", tiny_config.parent / "drawn.yaml"
+    path.write_text(f"""
+name: drawn
+run: {tiny_config.name}
+overrides: [train.epochs=30, train.distill_epochs=1]
+search: {{kind: optuna, trials: 5}}
+asha: {{grace_epochs: 3, reduction_factor: 3}}
+space:
+  train.optimizer.lr: {{kind: uniform, low: 0.0001, high: 0.01, log: true}}
+  train.beta: {{kind: choice, values: [false, true]}}
+  train.beta_cap: {{kind: uniform, low: 1.0, high: 10.0, when: {{train.beta: [true]}}}}
+""")
+    driver = subprocess.Popen([sys.executable, "-m", "pipeline", "tune", "--config", str(path)], cwd=ROOT,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 400
+        while not finished_trials(storage):
+            assert time.monotonic() < deadline, "no trial finished"
+            assert driver.poll() is None, "the search ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    before = finished_trials(storage)
+    again = cli("tune", "--config", str(path), timeout_s=600)
+    assert again.returncode == 0, again.stderr
+    assert [line for line in strays(again.stderr) if not line.startswith("tune: ")] == []
+    assert before.items() <= finished_trials(storage).items()
+    with (storage / "tune" / "drawn" / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 == len({row["train.optimizer.lr"] for row in rows})
+    assert all((row["train.beta_cap"] != "") == (row["train.beta"] == "True") for row in rows)
