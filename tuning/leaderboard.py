@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ours
-from pipeline.work.progress import complain, say
+from pipeline.work.progress import complain, duration, say
 from pipeline.work.text import shorten, table
 from tuning.space import chosen
 
@@ -74,13 +74,18 @@ def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
     """
     hidden = ("trial", "fingerprint", REASON, "metric")
     names = [name for name in _columns(rows) if name not in hidden]
-    shown = [("-" if r["metric"] is None else f"{r['metric']:.4f}", *(r.get(name, "") for name in names))
+    shown = [("-" if r["metric"] is None else f"{r['metric']:.4f}", *(short(r.get(name, "")) for name in names))
              for r in rows[:_SHOWN]]
     yield table((metric, *names), shown)
     if len(rows) > _SHOWN:
         yield f"… and {len(rows) - _SHOWN} more in the leaderboard"
     failed = sum(r["status"] == FAILED for r in rows)
     yield f"{len(rows)} trials, {failed} failed; the best: {best}"
+
+
+def short(value: Any) -> str:
+    """A setting's value as a person reads it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class TrialLines:
@@ -101,13 +106,15 @@ class TrialLines:
                 self._tell(trial, len(self._told))
 
     def _tell(self, trial: Any, number: int) -> None:
-        values = ", ".join(f"{name}={value}" for name, value in chosen(trial.config).items())
+        values = ", ".join(f"{name}={short(value)}" for name, value in chosen(trial.config).items())
         if trial.status == "ERROR":
             complain(f"tune: trial {number} of {self._total} failed ({values}): {_reason_in_file(trial)}")
         else:
-            value = trial.last_result.get("best")
+            last = trial.last_result
+            value, epochs = last.get("best"), last.get("epoch")
             shown = "no metric" if value is None else f"{self._metric} {value:.4f}"
-            say(f"tune: trial {number} of {self._total}: {shown} ({values})")
+            after = "" if epochs is None else f" after {epochs} epochs in {duration(last.get('time_total_s', 0.0))}"
+            say(f"tune: trial {number} of {self._total}: {shown}{after} ({values})")
 
 
 def _reason_in_file(trial: Any) -> str:

@@ -11,7 +11,7 @@ from pipeline.report.svg import drawn
 from pipeline.report.tables import Table
 from tuning import plots
 from tuning.config import Choice
-from tuning.leaderboard import FAILED, REASON
+from tuning.leaderboard import FAILED, REASON, short
 from tuning.space import Space, encode
 
 _TEMPLATE = Path(__file__).parent / "templates" / "search.html.j2"
@@ -55,8 +55,7 @@ def row_value(row: Row, setting: str) -> str:
     if setting not in row:
         return ""
     value = row[setting]
-    return f"{value:.4g}" if isinstance(value, float) else str(value) if not isinstance(value, dict) else ", ".join(
-        str(part) for part in value.values())
+    return ", ".join(map(str, value.values())) if isinstance(value, dict) else short(value)
 
 
 def _trials(rows: Sequence[Row], settings: Sequence[str], metric: str) -> Table:

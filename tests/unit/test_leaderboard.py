@@ -67,7 +67,8 @@ def test_a_reason_is_one_line() -> None:
 
 
 def trial(name: str, status: str, best: float | None = None, error: Path | None = None) -> Any:
-    return SimpleNamespace(trial_id=name, status=status, config={"train.alpha": "0.3"}, last_result={"best": best},
+    return SimpleNamespace(trial_id=name, status=status, config={"train.alpha": "0.3"}, last_result={
+        "best": best} | ({"epoch": 3, "time_total_s": 65.0} if best else {}),
                            error_file=error and str(error))
 
 
@@ -96,6 +97,6 @@ def test_each_trial_is_told_once_and_failures_always(capsys: pytest.CaptureFixtu
     told.look([earlier, trial("b", "RUNNING")])
     told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR", error=raised)])
     told.look([earlier, trial("b", "TERMINATED", 0.25), trial("c", "ERROR"), trial("d", "TERMINATED")])
-    said = ["tune: trial 2 of 4: ndcg@10 0.2500 (train.alpha=0.3)",
+    said = ["tune: trial 2 of 4: ndcg@10 0.2500 after 3 epochs in 1 min 5 s (train.alpha=0.3)",
             "tune: trial 3 of 4 failed (train.alpha=0.3): no more", "tune: trial 4 of 4: no metric (train.alpha=0.3)"]
     assert capsys.readouterr().err.splitlines() == (said[1:2] if quiet else said)
