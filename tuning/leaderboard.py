@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
 
 
 def short(value: Any) -> str:
-    """A setting's value as a person reads it."""
+    """A setting's value as a person reads it: of a group, what its settings are."""
+    if isinstance(value, Mapping):
+        return ", ".join(map(short, value.values()))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

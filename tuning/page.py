@@ -52,10 +52,7 @@ def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds
 
 def row_value(row: Row, setting: str) -> str:
     """A setting of a trial, short; empty where the trial does not have it."""
-    if setting not in row:
-        return ""
-    value = row[setting]
-    return ", ".join(map(str, value.values())) if isinstance(value, dict) else short(value)
+    return short(row[setting]) if setting in row else ""
 
 
 def _trials(rows: Sequence[Row], settings: Sequence[str], metric: str) -> Table:
