@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -148,6 +149,8 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
     experiment = storage.path(f"{folder}/ray")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback; the leaderboard has its line
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of a restored search it prints a table, also with verbose=0
+    # A trial that was under way when a search was killed reports its first epochs again.
+    warnings.filterwarnings("ignore", "The reported value is ignored because this `step=", UserWarning)
     if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
         say(f"tune: going on with {experiment}")
         tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
