@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, TITLE
+from pipeline.store.columns import CATEGORY, COUNT, ITEM_ID, TITLE, USER_IDX
 from pipeline.work.text import shorten
 
 _TITLE_WIDTH = 90
@@ -41,6 +43,12 @@ class Items:
         """The most frequent category; of several the first by name; None where no item has one."""
         counted = Counter(name for name in (self.categories[i - 1] for i in items.tolist()) if name)
         return min(counted, key=lambda name: (-counted[name], name)) if counted else None
+
+
+def rows_of_users(artifact: Artifact, name: str, columns: list[str], users: list[int]) -> pa.Table:
+    """The rows of a few users; other row groups are not read."""
+    return pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem, columns=[USER_IDX, *columns],
+                         filters=[(USER_IDX, "in", users)])
 
 
 class Histories:

@@ -10,11 +10,11 @@ from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.errors import ArtifactError
 from models import metrics
 from pipeline.evaluate.definition import HISTORY_LENGTH, RANKS, TARGET_COUNT, TOP, TOP_LISTS, TOP_UNFILTERED
+from pipeline.report.catalogue import rows_of_users
 from pipeline.store.arrow import numbers
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import RANK, RANK_UNFILTERED, TARGET, USER_IDX
@@ -55,8 +55,7 @@ class Ranked:
     def lists(self, protocol: Protocol, users: list[int]) -> dict[int, list[int]]:
         """The stored lists of a few users, best first; 0 marks an empty place."""
         column = TOP_COLUMN[protocol]
-        found = pq.read_table(self.evaluated.path(TOP_LISTS), filesystem=self.evaluated.storage.filesystem,
-                              columns=[USER_IDX, column], filters=[(USER_IDX, "in", users)])
+        found = rows_of_users(self.evaluated, TOP_LISTS, [column], users)
         return dict(zip(found[USER_IDX].to_pylist(), found[column].to_pylist(), strict=True))
 
 

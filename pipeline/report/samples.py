@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.report.catalogue import Histories, Items
+from pipeline.report.catalogue import Histories, Items, rows_of_users
 from pipeline.report.ranks import Cases, Protocol, Ranked
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, PROFILE, USER_IDX
@@ -52,10 +50,8 @@ def samples(count: int, seed: int, cases: Cases, recommenders: Mapping[str, Rank
 
 
 def texts_of(profiles: Artifact, users: np.ndarray) -> dict[int, dict[str, str]]:
-    """User → angle → profile text; other row groups are not read."""
-    table: pa.Table = pq.read_table(profiles.path("profiles"), filesystem=profiles.storage.filesystem,
-                                    columns=[USER_IDX, ANGLE, PROFILE], filters=[(USER_IDX, "in", users.tolist())])
+    """User → angle → profile text."""
     texts: dict[int, dict[str, str]] = {}
-    for row in table.to_pylist():
+    for row in rows_of_users(profiles, "profiles", [ANGLE, PROFILE], users.tolist()).to_pylist():
         texts.setdefault(row[USER_IDX], {})[row[ANGLE]] = row[PROFILE]
     return texts

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.bench.ledger import Ledger
 from tests.bench.m2 import GB, SETTINGS, STAGES, Bench, Sizes
-from tests.bench.pages import RESULTS, table, verdict
+from tests.bench.pages import RESULTS, check_parts, table, verdict
 
 USERS, ITEMS, TEST_SHARE = (500_000, 5_000_000), 1_000_000, 0.1
 MEASURED = ("prepare", "profile", "vectors", "reduce", "train-distilled", "evaluate")
@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished stages anew")
     given = parser.parse_args()
-    for stage in given.stages:
-        if stage not in MEASURED:
-            parser.error(f"unknown stage {stage!r}; legal: {', '.join(MEASURED)}")
+    check_parts(parser, given.stages, MEASURED)
     ledger = Ledger("large", given.results, given.again)
     for users in given.users:
         size = f"{users}x{given.items}"

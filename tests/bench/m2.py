@@ -32,7 +32,7 @@ from pipeline.store.artifacts import begin, find, open_artifact
 from tests.bench.beauty import driver_settings
 from tests.bench.latents import write_vectors
 from tests.bench.ledger import Ledger
-from tests.bench.pages import RESULTS, table, verdict
+from tests.bench.pages import RESULTS, check_parts, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.watch import watched
 from tests.bench.workshop import watching
@@ -88,9 +88,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished stages anew")
     given = parser.parse_args()
-    for stage in given.stages:
-        if stage not in STAGES:
-            parser.error(f"unknown stage {stage!r}; legal: {', '.join(STAGES)}")
+    check_parts(parser, given.stages, STAGES)
     bench = Bench(given.scratch, Sizes(round(USERS * given.share), round(ITEMS * given.share), TEST_USERS / USERS),
                   {name: getattr(given, name) for name in SETTINGS})
     ledger = Ledger("m2", given.results, given.again)

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from configs.loader import load
 from pipeline.config import RunConfig
 from tests.integration.conftest import ROOT, Cli
-from tests.tools import cli_here, strays
+from tests.tools import cli_here, command, strays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RATES = (0.001, 0.003)
@@ -48,6 +47,22 @@ def finished_trials(storage: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in storage.glob("artifacts/train/*/manifest.json")}
 
 
+def killed_after_a_trial(storage: Path, *args: str) -> dict[str, int]:
+    """Begin the search and kill it, and all of its processes' group, once a trial has finished; what was finished."""
+    driver = subprocess.Popen(command("tune", "--config", *args), cwd=ROOT, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 400
+        while not finished_trials(storage):
+            assert time.monotonic() < deadline, "no trial finished"
+            assert driver.poll() is None, "the search ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    return finished_trials(storage)
+
+
 def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None:
     """Results alone on stdout; on stderr a line for the trial that failed, which summary and leaderboard have too."""
     assert re.fullmatch(r"tune: trial \d of 3 failed \(train\.optimizer\.lr=1e\+30\): step \d+ \(epoch 1\): .*"
@@ -66,18 +81,7 @@ def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None
 def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path, cli: Cli) -> None:
     storage = tmp_path / "storage"
     slower = "overrides=[train.epochs=60, train.gradient_clip=null]"
-    driver = subprocess.Popen([sys.executable, "-m", "pipeline", "tune", "--config", str(search_config), slower],
-                              cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 400
-        while not finished_trials(storage):
-            assert time.monotonic() < deadline, "no trial finished"
-            assert driver.poll() is None, "the search ended before it could be killed"
-            time.sleep(0.05)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    before = finished_trials(storage)
+    before = killed_after_a_trial(storage, str(search_config), slower)
     assert 0 < len(before) < len(RATES)
 
     again = cli("tune", "--quiet", "--config", str(search_config), slower, timeout_s=600)
@@ -115,18 +119,7 @@ space:
   train.beta: {{kind: choice, values: [false, true]}}
   train.beta_cap: {{kind: uniform, low: 1.0, high: 10.0, when: {{train.beta: [true]}}}}
 """)
-    driver = subprocess.Popen([sys.executable, "-m", "pipeline", "tune", "--config", str(path)], cwd=ROOT,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 400
-        while not finished_trials(storage):
-            assert time.monotonic() < deadline, "no trial finished"
-            assert driver.poll() is None, "the search ended before it could be killed"
-            time.sleep(0.05)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    before = finished_trials(storage)
+    before = killed_after_a_trial(storage, str(path))
     again = cli("tune", "--config", str(path), timeout_s=600)
     assert again.returncode == 0, again.stderr
     assert [line for line in strays(again.stderr) if not line.startswith("tune: ")] == []
