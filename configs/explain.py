@@ -15,6 +15,8 @@ _LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | 
     ("float_type", "float_parsing"), "a number") | dict.fromkeys(
     ("bool_type", "bool_parsing"), "true or false") | {"string_type": "text; write it in quotes"}
 """What a value of another type should have been; pydantic's own words speak of Python."""
+_MEMBERS = frozenset(("int", "float", "str", "bool"))
+"""Names by which pydantic tells the plain members of a union apart; no setting is called so."""
 
 
 def explain(exc: ValidationError, schema: type[BaseModel], values: Mapping[str, Any], origin: str) -> str:
@@ -65,18 +67,20 @@ def _legal(errors: list[Any]) -> str:
 def _settings_path(loc: Iterable[str | int], values: Any) -> str:
     """The dotted path a person would write: pydantic's location less the names of a union's members."""
     names: list[str] = []
+    given = True
     for name in loc:
-        if isinstance(name, str) and "[" in name:
+        if isinstance(name, str) and ("[" in name or name.removeprefix("constrained-") in _MEMBERS):
             continue
         legal = Mapping if isinstance(name, str) else (list, tuple)
-        if names and values is not None and not isinstance(values, legal):
+        if names and given and not isinstance(values, legal):
             break  # no setting is inside: what follows are members of a union
         if isinstance(values, Mapping) and name not in values and name == values.get("kind"):
             continue
         names.append(str(name))
         inside = isinstance(values, Mapping) and name in values
         listed = isinstance(values, (list, tuple)) and isinstance(name, int) and name < len(values)
-        values = values[name] if inside or listed else None
+        given = inside or listed
+        values = values[name] if given else None
     return ".".join(names)
 
 

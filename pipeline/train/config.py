@@ -67,6 +67,10 @@ class TrainExecution(Config):
     """CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """Torch threads per worker; None: all cores shared evenly between the workers."""
+    shard_item_table: bool = False
+    """Divide the item table and its moments over the workers' devices, for one that is too large for each: the same
+    model. Needs `optimizer.table: rowwise`. Every worker's host holds the table once more (the first's four times while
+    it writes a checkpoint), and validation is done there: bound it by `validation_users`."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group from the last checkpoint."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
@@ -276,6 +280,17 @@ class TrainConfig(Config):
         if self.optimizer.table == "rowwise" and isinstance(self.loss, SoftmaxLoss):
             raise ValueError("optimizer.table=rowwise needs a loss with sampled negatives, but loss.kind=softmax reads "
                              "every item in every step; choose sampled_softmax, bce or gbce, or table=dense")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_be_shared(self) -> TrainConfig:
+        if self.execution.shard_item_table:
+            if self.optimizer.table != "rowwise":
+                raise ValueError("execution.shard_item_table=true needs optimizer.table=rowwise (and a loss with "
+                                 f"sampled negatives), got table={self.optimizer.table}")
+            if self.profile_input is not None:
+                raise ValueError("execution.shard_item_table=true does not go with profile_input: its validation reads "
+                                 "profiles on the workers' devices; choose one of them")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ Legend: V items 1…n.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ from models.neighbours import NeighbourStates
 from models.parallel import world_size
 from models.profile_reader import ProfileReader
 from models.protocols import SequenceEncoder
-from models.rowwise import RowwiseTable
+from models.row_shard import WHOLE, RowShard
+from models.rowwise import STATE, RowwiseTable, replace_parameter
 from models.sequences import Batch
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.optimizer_state import optimizer_tensors, restore_optimizer
@@ -58,14 +61,15 @@ class Learner:
             assert isinstance(encoder, Student)
             encoder.item_embedding.weight.requires_grad_(False)
             self._folded = encoder
-        self.model.to(device)
-        if ensemble is not None and config.ensemble is not None:
-            self.model.learn_from(ensemble.to(device), config.ensemble)
         self._table: RowwiseTable | None = None
         if config.optimizer.table == "rowwise":
             given = config.optimizer
-            self._table = RowwiseTable(encoder, (given.beta1, given.beta2), given.weight_decay)
+            shard = RowShard.own() if config.execution.shard_item_table else WHOLE
+            self._table = RowwiseTable(encoder, (given.beta1, given.beta2), given.weight_decay, device, shard)
             self.model.train_rows_of(self._table)
+        self.model.to(device)
+        if ensemble is not None and config.ensemble is not None:
+            self.model.learn_from(ensemble.to(device), config.ensemble)
         self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._wrapped: nn.Module = self.model
         if world_size() > 1:
@@ -128,20 +132,38 @@ class Learner:
         if self._folded is not None and self.model.item_table is not None:
             fold(self._folded, self.model.item_table)
 
+    def student(self) -> tuple[SequenceEncoder, torch.device]:
+        """The student with its whole item table, and the device it is on: the host where the workers' devices share
+        the table. Call ``settle`` first."""
+        encoder = self.model.encoder
+        if self._table is None or not self._table.divided:
+            return encoder, self._device
+        whole = copy.deepcopy(encoder)
+        assert isinstance(whole, nn.Module)
+        replace_parameter(whole, self._table.name, self._table.whole_VD)
+        return whole, torch.device("cpu")
+
+    def model_state(self) -> dict[str, Tensor]:
+        """Every parameter by its name, the item table whole; call ``settle`` first."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state if self._table is None else state | {self._table_name: self._table.whole_VD}
+
     def optimizer_state(self) -> dict[str, Tensor]:
-        """``parameter name/state name`` → tensor; call ``settle`` first."""
+        """``parameter name/state name`` → tensor; call ``settle`` first, and on every rank: where the item table is
+        divided, the first rank alone gets what belongs to it."""
         state = optimizer_tensors(self._optimizer, list(self._trained))
         if self._table is not None:
             state |= {f"{self._table_name}/{key}": value for key, value in self._table.state().items()}
         return state
 
     def restore(self, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Put back what ``model.state_dict`` and ``optimizer_state`` gave."""
-        self.model.load_state_dict(model)
+        """Put back what ``model_state`` and ``optimizer_state`` gave."""
         if self._table is not None:
-            mine = {key: optimizer[f"{self._table_name}/{key}"] for key in self._table.state()}
+            name = self._table_name
+            self._table.load(model[name], {key: optimizer[f"{name}/{key}"] for key in STATE})
+            model = model | {name: self.model.get_parameter(name)}
             optimizer = {path: value for path, value in optimizer.items() if path.rpartition("/")[0] in self._trained}
-            self._table.load(mine)
+        self.model.load_state_dict(model)
         restore_optimizer(self._optimizer, list(self._trained), optimizer)
 
     @property

@@ -123,16 +123,16 @@ class _Run:
             self._learner.start_optimizer()
         means = self._train()
         self._learner.settle()
-        encoder = self._learner.model.encoder
+        student, device = self._learner.student()
         progress.epochs += 1
         if progress.world_sizes[-1:] != [self._session.world_size]:
             progress.world_sizes.append(self._session.world_size)
         last = progress.epochs == config.epochs
         validated: dict[str, float] = {}
         if self._validator.num_cases and (last or progress.epochs % config.validate_every_epochs == 0):
-            validated = self._validate(encoder)
-        if self._selection.update(progress, validated):
-            self._best = {name: value.detach().to("cpu", copy=True) for name, value in self._kept().items()}
+            validated = self._validate(student, device)
+        if self._selection.update(progress, validated) and self._session.rank == 0:
+            self._best = {name: value.detach().to("cpu", copy=True) for name, value in self._kept(student).items()}
         progress.finished = last or progress.stopped_early
         progress.seconds += time.perf_counter() - started
         record = {"kind": "epoch", "epoch": progress.epochs, "step": progress.steps,
@@ -140,19 +140,18 @@ class _Run:
         if self._log is not None:
             self._log.write(record)
         due = progress.finished or progress.epochs % config.execution.checkpoint_every_epochs == 0
-        folder = self._save() if due and self._session.rank == 0 else None
+        folder = self._save() if due else None
         self._session.report({**record, "seconds": progress.seconds}, folder)
 
-    def _kept(self) -> dict[str, Tensor]:
+    def _kept(self, student: SequenceEncoder) -> dict[str, Tensor]:
         """What is exported of an epoch: the served parameters, and what a profile-reading member needs beside them."""
-        model = self._learner.model
-        reader = {} if model.profile_reader is None else model.profile_reader.state_dict(prefix=PREFIX)
-        return {**model.encoder.state_dict(), **reader}
+        reader = self._learner.model.profile_reader
+        return {**student.state_dict(), **({} if reader is None else reader.state_dict(prefix=PREFIX))}
 
-    def _validate(self, encoder: SequenceEncoder) -> dict[str, float]:
+    def _validate(self, student: SequenceEncoder, device: torch.device) -> dict[str, float]:
         """Metrics of the validation users; scores that are not finite end the training as a loss does."""
         try:
-            return self._validator(encoder, self._session.device, self._learner.model.profile_reader)
+            return self._validator(student, device, self._learner.model.profile_reader)
         except TrainingError as exc:
             self._fail(f"validation after epoch {self.progress.epochs}: {exc}", {"epoch": self.progress.epochs})
 
@@ -193,14 +192,17 @@ class _Run:
             return b""
         saved = read_checkpoint(folder, self._spec.fingerprint)
         self._learner.restore(saved.model, saved.optimizer)
-        self._best, self.progress = saved.best, saved.progress
+        self._best, self.progress = saved.best if self._session.rank == 0 else None, saved.progress
         return saved.metrics
 
-    def _save(self) -> Path:
-        assert self._log is not None
+    def _save(self) -> Path | None:
+        """The first rank writes; the others send it what they hold."""
+        optimizer = self._learner.optimizer_state()
+        if self._log is None:
+            return None
         folder = self._session.new_folder()
-        write_checkpoint(folder, Checkpoint(self.progress, self._learner.model.state_dict(),
-                                            self._learner.optimizer_state(), self._best, self._log.content()))
+        write_checkpoint(folder, Checkpoint(self.progress, self._learner.model_state(), optimizer, self._best,
+                                            self._log.content()))
         return folder
 
     def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> NoReturn:

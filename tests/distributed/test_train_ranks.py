@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import TrainingError
+from models import row_shard
 from models.config import (
     BERT4RecConfig,
     DistillationConfig,
@@ -57,16 +58,18 @@ MODELS: dict[str, ModelConfig] = {"sasrec": SASRecConfig(hidden_dim=16, max_leng
                                   "bert4rec": BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.0)}
 LOSSES: dict[str, DistillationLossConfig] = {"mse": MSEDistillation(), "rmse": RMSEDistillation(),
                                              "infonce": InfoNCEDistillation()}
-MIXED = ("sasrec-mse", "bert4rec-rows")
+MIXED = ("sasrec-mse", "bert4rec-rows", "bert4rec-shards")
 """Jobs that are begun by one worker and ended by two."""
-JOBS = [*(f"{model}-{loss}" for model in MODELS for loss in LOSSES), "bert4rec-rows", "sasrec-tokens", "sasrec-taught"]
+JOBS = [*(f"{model}-{loss}" for model in MODELS for loss in LOSSES), "bert4rec-rows", "bert4rec-shards",
+        "sasrec-tokens", "sasrec-taught"]
 BY_ROWS = {"loss": SampledSoftmaxLoss(negatives=16, source="in_batch"),
            "optimizer": OptimizerConfig(table="rowwise", weight_decay=0.1)}
 TAUGHT = {"item_table": MappedTextTable(), "ensemble": EnsembleConfig(members=(Member(arm="a"), Member(arm="b")),
                                                                       weight=0.7, temperature=1.5)}
 """Everything at once: a computed item table, profiles, and two members matched on perturbed histories."""
-FIELDS: dict[str, dict[str, Any]] = {"bert4rec-rows": BY_ROWS, "sasrec-tokens": {"batch_tokens": 40, "batch_size": 9},
-                                     "sasrec-taught": TAUGHT}
+SHARDS = {"execution": TrainExecution(num_workers=0, log_every_steps=1, shard_item_table=True)}
+FIELDS: dict[str, dict[str, Any]] = {"bert4rec-rows": BY_ROWS, "bert4rec-shards": BY_ROWS | SHARDS,
+                                     "sasrec-tokens": {"batch_tokens": 40, "batch_size": 9}, "sasrec-taught": TAUGHT}
 
 
 def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
@@ -101,6 +104,7 @@ def one_rank(rank: int, world_size: int, root: Path) -> None:
     storage = Storage.from_config(StorageConfig(uri=str(root)))
     out = root / f"ranks-{rank}"
     out.mkdir()
+    row_shard.BLOCK_ROWS = 8
     for job in JOBS:
         (out / job).mkdir()
         train_loop(Ranks(storage, f"ranks/{job}"), spec_of(job, root), storage, out / job)
@@ -211,6 +215,19 @@ def test_the_kept_models_score_alike(root: Path, job: str) -> None:
         with torch.inference_mode():
             scores_VV.append(encoder.user_states_BD(torch.arange(1, 41)[:, None]) @ encoder.item_weights_VD().T)
     torch.testing.assert_close(scores_VV[1], scores_VV[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("epoch", [5, 6])
+def test_a_divided_table_changes_no_bit(root: Path, epoch: int) -> None:
+    """Neither of the weights nor of what the optimizer keeps nor, once there is one, of the best epoch."""
+    whole, divided = (read_checkpoint(root / "ranks" / job / f"checkpoint-{epoch:06d}", "f" * 16)
+                      for job in ("bert4rec-rows", "bert4rec-shards"))
+    for name in ("model", "optimizer", "best"):
+        expected, found = getattr(whole, name) or {}, getattr(divided, name) or {}
+        assert found.keys() == expected.keys()
+        assert [key for key, value in found.items() if not torch.equal(value, expected[key])] == [], name
+    assert divided.progress.history == whole.progress.history
+    assert (divided.best is None) == (epoch == 5)
 
 
 def test_only_the_first_rank_keeps_a_log(root: Path) -> None:

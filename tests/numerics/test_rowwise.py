@@ -152,7 +152,9 @@ def test_a_state_can_be_put_back() -> None:
     encoder = build_encoder(SASREC, ITEMS, seed=0)
     table = RowwiseTable(encoder, (0.9, 0.999), 0.0)
     state = {"exp_avg": torch.rand(ITEMS + 1, 8), "exp_avg_sq": torch.rand(ITEMS + 1, 8), "step": torch.tensor(7.0)}
-    table.load(state)
+    weights_VD = torch.rand(ITEMS + 1, 8)
+    table.load(weights_VD, state)
+    assert torch.equal(encoder.item_weights_VD(), weights_VD[1:])
     assert all(torch.equal(table.state()[key], value) for key, value in state.items())
     table.reset()
     assert not table.state()["exp_avg"].any() and float(table.state()["step"]) == 0

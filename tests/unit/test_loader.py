@@ -158,6 +158,8 @@ def test_a_kind_override_replaces_the_group_wherever_it_stands(tmp_path: Path, o
      (["column=0"], "column: got 0; input should be greater than or equal to 1"),
      (["column=1.5"], "column: got 1.5; legal: a whole number, or text; write it in quotes"),
      (["column=[x]"], "column: got ['x']; legal: a whole number, or text; write it in quotes"),
+     (["column=null"], "column: got None; legal: a whole number, or text; write it in quotes"),
+     (["column={a: 1}"], "column: got a group of settings; legal: a whole number, or text; write it in quotes"),
      (["columns=3"], "columns: got 3; legal: a group of settings, one `key: value` per line, or a list, such as [1, 2]"
       ),
      (["limit=.nan"], "limit: got nan; input should be a finite number"),

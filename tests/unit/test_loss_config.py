@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.config import SampledSoftmaxLoss, SoftmaxLoss
-from pipeline.train.config import OptimizerConfig, TrainConfig
+from pipeline.train.config import OptimizerConfig, ProfileInputConfig, TrainConfig, TrainExecution
 
 
 def test_the_loss_is_chosen_by_its_kind() -> None:
@@ -27,6 +27,16 @@ def test_rows_need_sampled_negatives() -> None:
     assert TrainConfig(optimizer=rows, loss=SampledSoftmaxLoss()).optimizer.table == "rowwise"
     with pytest.raises(ValidationError, match="sampled_softmax, bce or gbce"):
         TrainConfig(optimizer=rows)
+
+
+def test_a_divided_table_is_trained_by_rows() -> None:
+    rows, divided = OptimizerConfig(table="rowwise"), TrainExecution(shard_item_table=True)
+    accepted = TrainConfig(optimizer=rows, loss=SampledSoftmaxLoss(), execution=divided)
+    assert accepted.key() == TrainConfig(optimizer=rows, loss=SampledSoftmaxLoss()).key(), "the same artifact"
+    with pytest.raises(ValidationError, match="needs optimizer.table=rowwise .* got table=dense"):
+        TrainConfig(execution=divided)
+    with pytest.raises(ValidationError, match="does not go with profile_input"):
+        TrainConfig(optimizer=rows, loss=SampledSoftmaxLoss(), execution=divided, profile_input=ProfileInputConfig())
 
 
 def test_rows_need_momentum_that_runs_out() -> None:
