@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError, illegal
 from pipeline.config import RunConfig
+from pipeline.evaluate.definition import RANKS, TOP, TOP_LISTS
 from pipeline.plan import plan
 from pipeline.store import columns as c
+from pipeline.store.arrow import numbers
 from pipeline.store.artifacts import Artifact, open_artifact
 from pipeline.work.text import shorten
 
@@ -25,14 +26,19 @@ _TITLE_WIDTH = 70
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """The finished artifacts of a run, by step label, and the titles of its items."""
+    """The finished artifacts of a run, by step label."""
 
     artifacts: dict[str, Artifact]
-    titles: dict[int, str]
-    """Item index → title (or raw id)."""
 
-    def named(self, item: int) -> str:
-        return f"{item} {shorten(self.titles.get(item, '?'), _TITLE_WIDTH)}"
+    def named(self, items: Iterable[int]) -> dict[int, str]:
+        """Item index → index and title (or raw id) of a few items."""
+        wanted = sorted(set(items))
+        if not wanted:
+            return {}
+        rows = _rows(self.artifacts["prepare"], "items.parquet", (c.ITEM_IDX, "in", wanted),
+                     [c.ITEM_IDX, c.ITEM_ID, c.TITLE])
+        titles = {row[c.ITEM_IDX]: row[c.TITLE] or row[c.ITEM_ID] for row in rows}
+        return {item: f"{item} {shorten(titles.get(item, '?'), _TITLE_WIDTH)}" for item in wanted}
 
 
 def show(config: RunConfig, kind: str, what: str, by_index: bool = False) -> Iterator[str]:
@@ -58,10 +64,7 @@ def _open(config: RunConfig) -> RunArtifacts:
     if "prepare" not in found:
         raise ArtifactError(f"run {config.name!r}: nothing is prepared under these settings; "
                             "run `mentorec prepare` with the same --config first")
-    items = found["prepare"].read_table("items.parquet", [c.ITEM_IDX, c.ITEM_ID, c.TITLE])
-    titles = {i: t or raw for i, raw, t in zip(*(items[n].to_pylist() for n in (c.ITEM_IDX, c.ITEM_ID, c.TITLE)),
-                                               strict=True)}
-    return RunArtifacts(found, titles)
+    return RunArtifacts(found)
 
 
 def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[str]:
@@ -77,7 +80,7 @@ def show_user(config: RunConfig, user: str, by_index: bool = False) -> Iterator[
     index = row[c.USER_IDX]
     yield f"user {row[c.USER_ID]} (index {index}), {row[c.COUNT]} training interactions"
     yield from _pairs(row[c.ATTRIBUTES] or ())
-    yield from _history(found, _rows(prepared, "interactions.parquet", c.USER_IDX, index))
+    yield from _history(found, _rows(prepared, "interactions.parquet", (c.USER_IDX, "=", index)))
     if "profile" in found.artifacts:
         yield from _profiles(found.artifacts["profile"], index)
     for label, artifact in found.artifacts.items():
@@ -100,7 +103,7 @@ def show_profile(config: RunConfig, user: str, by_index: bool = False) -> Iterat
     index = row[c.USER_IDX]
     yield f"user {row[c.USER_ID]} (index {index}), written from {row[c.COUNT]} training interactions"
     yield from _pairs(row[c.ATTRIBUTES] or ())
-    events = _rows(found.artifacts["prepare"], "interactions.parquet", c.USER_IDX, index)
+    events = _rows(found.artifacts["prepare"], "interactions.parquet", (c.USER_IDX, "=", index))
     yield from _history(found, [event for event in events if event[c.SPLIT] == c.TRAIN])
     told = list(_profiles(found.artifacts["profile"], index))
     yield from told or [f"no profile: the user has no training history ({config.prepare.split.kind} split)"]
@@ -120,9 +123,11 @@ def show_item(config: RunConfig, item: str, by_index: bool = False) -> Iterator[
     yield from _pairs({c.TITLE: row[c.TITLE], c.CATEGORY: row[c.CATEGORY], **dict(row[c.FIELDS] or ())}.items())
     for label, artifact in found.artifacts.items():
         if label.startswith("evaluate/"):
-            top = artifact.read_table("top.parquet", ["top"])["top"].combine_chunks()
-            users = pc.sum(pc.equal(top.flatten(), row[c.ITEM_IDX])).as_py() or 0
-            yield f"  {label.removeprefix('evaluate/')}: in the list of {users} of {len(top)} users"
+            users = listed = 0
+            for batch in artifact.read_batches(TOP_LISTS, [TOP]):
+                users += len(batch)
+                listed += int((numbers(batch[TOP].flatten()) == row[c.ITEM_IDX]).sum())
+            yield f"  {label.removeprefix('evaluate/')}: in the list of {listed} of {users} users"
 
 
 def show_artifact(config: RunConfig, address: str) -> Iterator[str]:
@@ -154,21 +159,22 @@ def show_artifact(config: RunConfig, address: str) -> Iterator[str]:
 def _lookup(prepared: Artifact, file: str, id_column: str, index_column: str, wanted: str,
             by_index: bool) -> dict[str, Any]:
     """The row of a raw id; an integer that is no raw id, or ``by_index``, is looked up as an internal index."""
-    rows = [] if by_index else _rows(prepared, file, id_column, wanted)
+    rows = [] if by_index else _rows(prepared, file, (id_column, "=", wanted))
     if not rows and wanted.isdecimal():
-        rows = _rows(prepared, file, index_column, int(wanted))
+        rows = _rows(prepared, file, (index_column, "=", int(wanted)))
     if not rows:
-        there = prepared.storage.read_table(prepared.relative(file), [id_column])
-        some = ", ".join(map(repr, there[id_column].slice(0, 3).to_pylist()))
-        raise DataError(f"no {index_column.partition('_')[0]} {wanted!r} among the {len(there)} kept ones; "
-                        f"raw ids look like {some}")
+        what = index_column.partition("_")[0]
+        first = next(prepared.read_batches(file, [id_column]))[id_column].to_pylist()[:3]
+        raise DataError(f"no {what} {wanted!r} among the {prepared.manifest.counts[f'{what}s']} kept ones; "
+                        f"raw ids look like {', '.join(map(repr, first))}")
     return rows[0]
 
 
-def _rows(artifact: Artifact, name: str, column: str, value: object) -> list[dict[str, Any]]:
-    """Rows of a Parquet file or folder where a column has a value; other row groups are not read."""
-    table: pa.Table = pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem,
-                                    filters=[(column, "=", value)])
+def _rows(artifact: Artifact, name: str, where: tuple[str, str, object], columns: list[str] | None = None
+          ) -> list[dict[str, Any]]:
+    """Rows of a Parquet file or folder, by a condition on a column; other row groups are not read."""
+    table: pa.Table = pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem, columns=columns,
+                                    filters=[where])
     return list(table.to_pylist())
 
 
@@ -177,25 +183,28 @@ def _history(found: RunArtifacts, history: list[dict[str, Any]]) -> Iterator[str
     history = sorted(history, key=lambda event: event[c.POSITION])
     if len(history) > _SHOWN_ITEMS:
         yield f"  … {len(history) - _SHOWN_ITEMS} earlier interactions"
-    for event in history[-_SHOWN_ITEMS:]:
+    history = history[-_SHOWN_ITEMS:]
+    named = found.named(event[c.ITEM_IDX] for event in history)
+    for event in history:
         signal = "" if event[c.SIGNAL] is None else f"  signal {event[c.SIGNAL]:g}"
-        yield f"  {event[c.SPLIT]:<10} {found.named(event[c.ITEM_IDX])}{signal}"
+        yield f"  {event[c.SPLIT]:<10} {named[event[c.ITEM_IDX]]}{signal}"
 
 
 def _profiles(profiles: Artifact, user: int) -> Iterator[str]:
-    for row in _rows(profiles, "profiles", c.USER_IDX, user):
+    for row in _rows(profiles, "profiles", (c.USER_IDX, "=", user)):
         yield f"profile ({row[c.ANGLE]}, {len(row[c.PROFILE].split())} words, {len(row[c.PROFILE])} characters):"
         yield from (f"  {line}" for line in row[c.PROFILE].splitlines())
-    for row in _rows(profiles, "rejected.parquet", c.USER_IDX, user):
+    for row in _rows(profiles, "rejected.parquet", (c.USER_IDX, "=", user)):
         yield f"no profile ({row[c.ANGLE]}): {row[c.REASON]}"
 
 
 def _recommended(found: RunArtifacts, who: str, evaluated: Artifact, user: int) -> Iterator[str]:
-    for row in _rows(evaluated, "ranks.parquet", c.USER_IDX, user):
-        yield f"{who}: target {found.named(row[c.TARGET])} at rank {row[c.RANK]}"
-    for row in _rows(evaluated, "top.parquet", c.USER_IDX, user):
-        best: Sequence[int] = row["top"][:5]
-        yield from (f"  {place}. {found.named(item)}" for place, item in enumerate(best, 1))
+    for row in _rows(evaluated, RANKS, (c.USER_IDX, "=", user)):
+        yield f"{who}: target {found.named([row[c.TARGET]])[row[c.TARGET]]} at rank {row[c.RANK]}"
+    for row in _rows(evaluated, TOP_LISTS, (c.USER_IDX, "=", user)):
+        best: Sequence[int] = row[TOP][:5]
+        named = found.named(best)
+        yield from (f"  {place}. {named[item]}" for place, item in enumerate(best, 1))
 
 
 def _pairs(pairs: Iterable[tuple[str, object]]) -> Iterator[str]:
