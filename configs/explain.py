@@ -16,7 +16,7 @@ _LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | 
     ("bool_type", "bool_parsing"), "true or false") | {"string_type": "text; write it in quotes"}
 """What a value of another type should have been; pydantic's own words speak of Python."""
 _MEMBERS = frozenset(("int", "float", "str", "bool"))
-"""Names by which pydantic tells the plain members of a union apart; no setting is called so."""
+"""Names by which pydantic tells the plain members of a union apart."""
 
 
 def explain(exc: ValidationError, schema: type[BaseModel], values: Mapping[str, Any], origin: str) -> str:
@@ -69,7 +69,8 @@ def _settings_path(loc: Iterable[str | int], values: Any) -> str:
     names: list[str] = []
     given = True
     for name in loc:
-        if isinstance(name, str) and ("[" in name or name.removeprefix("constrained-") in _MEMBERS):
+        own = isinstance(values, Mapping) and name in values
+        if not own and isinstance(name, str) and ("[" in name or name.removeprefix("constrained-") in _MEMBERS):
             continue
         legal = Mapping if isinstance(name, str) else (list, tuple)
         if names and given and not isinstance(values, legal):

@@ -129,12 +129,13 @@ class RowwiseRows(GivenRows):
 
     def __init__(self, encoder: SequenceEncoder, table: RowwiseTable) -> None:
         super().__init__(encoder, table.name)
-        self._encoder, self._table = encoder, table
+        self._table = table
 
     def take(self, ids: Tensor) -> TakenRows:
-        """See ``GivenRows``. Rows of the catalogue that are not read may rest behind the present step."""
+        """See ``GivenRows``. There is no whole catalogue: rows that are not read rest behind the present step, or lie
+        on other devices."""
         read_TD, ids_T = self._table.take(ids)
-        return TakenRows(read_TD, ids_T, self._encoder.item_weights_VD())
+        return TakenRows(read_TD, ids_T, read_TD[:0])
 
 
 class _ReadAndScored(torch.autograd.Function):

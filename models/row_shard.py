@@ -1,7 +1,7 @@
 """The rows of a table divided over the ranks: rank r of W holds rows r, r + W, r + 2W, …
 
-Ids that stand side by side are often of like popularity, so each rank holds its share of what is read often. Whatever
-is brought together passes in blocks: no device holds the whole table.
+Ids that stand side by side are often of like popularity, so each rank holds its share of what is read often. What the
+hosts need of all ranks passes over the devices in blocks.
 
 Legend: V rows of the table, H those that this rank holds, T rows of a step, M those of them that it holds,
 D hidden width, W ranks.
@@ -18,7 +18,7 @@ from torch import Tensor
 from models.parallel import gather_rows, world_size
 
 BLOCK_ROWS = 2**16
-"""Rows of each rank that are brought together at once."""
+"""Rows of the table that pass over a device at once, whatever the number of ranks."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class RowShard:
         return whole_VD[self.rank :: self.count]
 
     def places(self, ids_T: Tensor) -> Tensor | slice:
-        """Where in ``ids_T`` the rows stand that are held here, in order."""
+        """Where in ``ids_T`` those stand that are held here, in order."""
         return (ids_T % self.count == self.rank).nonzero().squeeze(1) if self.divides else slice(None)
 
     def rows(self, ids_M: Tensor) -> Tensor:
-        """Places of rows among those held here."""
+        """The held rows, by their numbers here, that have these ids."""
         return ids_M // self.count if self.divides else ids_M
 
-    def together(self, held_MD: Tensor, ids_T: Tensor) -> Tensor:
-        """The rows ``ids_T`` of all ranks in that order, a copy; every rank must call it with the same ids.
+    def gathered(self, held_MD: Tensor, ids_T: Tensor) -> Tensor:
+        """The rows ``ids_T``, a copy; every rank must call it with the same ids.
 
         Args:
             held_MD: this rank's part of them, in order.
@@ -62,21 +62,21 @@ class RowShard:
             return held_MD.clone()
         holders_T = ids_T % self.count
         counts = torch.bincount(holders_T, minlength=self.count).tolist()
-        together_TD = held_MD.new_empty(len(ids_T), held_MD.shape[1])
-        together_TD[holders_T.argsort(stable=True)] = gather_rows(held_MD, counts)
-        return together_TD
+        gathered_TD = held_MD.new_empty(len(ids_T), held_MD.shape[1])
+        gathered_TD[holders_T.argsort(stable=True)] = gather_rows(held_MD, counts)
+        return gathered_TD
 
-    def put_together(self, held_HD: Tensor, whole_VD: Tensor, wanted: bool = True) -> None:
+    def fill(self, whole_VD: Tensor, held_HD: Tensor, wanted: bool = True) -> None:
         """Bring the rows of all ranks into ``whole_VD``, on whatever device; every rank must call it.
 
         Args:
-            held_HD: this rank's.
             whole_VD: its rows are counted where they are not wanted, too.
+            held_HD: this rank's.
             wanted: whether this rank keeps them.
         """
-        most = -(-len(whole_VD) // self.count)
-        for start in range(0, most, BLOCK_ROWS):
-            height = min(BLOCK_ROWS, most - start)
+        most, step = -(-len(whole_VD) // self.count), max(BLOCK_ROWS // self.count, 1)
+        for start in range(0, most, step):
+            height = min(step, most - start)
             block_XD = held_HD.new_zeros(height, held_HD.shape[1])
             mine_XD = held_HD[start : start + height]
             block_XD[: len(mine_XD)] = mine_XD
@@ -87,10 +87,11 @@ class RowShard:
                     target_XD = whole_VD[rank :: self.count][start : start + height]
                     target_XD.copy_(rows_XD[: len(target_XD)])
 
-    def collected(self, held_HD: Tensor, num_rows: int) -> Tensor:
-        """The same as a new tensor [V, D] on the host of the first rank; on others one without content."""
+    def whole_on_first(self, held_HD: Tensor, num_rows: int) -> Tensor:
+        """All rows as a new tensor [V, D] on the host of the first rank, on others one without content; every rank must
+        call it."""
         whole_VD = torch.empty(num_rows, held_HD.shape[1], dtype=held_HD.dtype, device="meta" if self.rank else "cpu")
-        self.put_together(held_HD, whole_VD, wanted=self.rank == 0)
+        self.fill(whole_VD, held_HD, wanted=self.rank == 0)
         return whole_VD
 
 

@@ -10,8 +10,9 @@ Elkan, 2015): over n resting steps after step s
 with D the product of the weight decay of those steps and D_j of those after j. So the weights are those of AdamW over
 the whole table (Kingma & Ba, ICLR'15; Loshchilov & Hutter, ICLR'19), but for ε, which rests too.
 
-A table larger than a device's memory is divided over the ranks, with its moments: each rank holds every W-th row, a
-step brings the rows it reads together, and only between epochs is the table put together, on the host.
+A table larger than a device's memory is divided over the ranks, with its moments (``models.row_shard``): a step gathers
+the rows it reads, and after an epoch every host gets the whole table. What a row goes through is products, quotients
+and roots of numbers that are the same on every rank, so that dividing changes no bit.
 
 Legend: V rows of the table, H those that this rank holds, T touched rows, M those of them that this rank holds,
 D hidden width, W ranks.
@@ -32,6 +33,8 @@ from models.row_shard import WHOLE, RowShard
 _EPS = 1e-8
 _REACH = 1024
 """Steps after which resting momentum has run out: 0.9005^1024 is 1e-46."""
+_LEAST_KEPT = 1e-100
+"""Of a weight, by decay: with less all rows are brought up to date, before its reciprocal overflows."""
 
 
 STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -46,7 +49,7 @@ class RowwiseTable:
         """The table is taken out of autograd: neither DDP nor another optimizer sees it any more.
 
         Args:
-            encoder: its table is moved to ``device``; with a shard the encoder keeps an empty one in its place.
+            encoder: its table is moved to ``device``; where it is divided the encoder keeps padding's row in its place.
             betas: of AdamW.
             weight_decay: likewise.
             device: of the rows and moments; None: where they are.
@@ -59,7 +62,7 @@ class RowwiseTable:
         self.name, self._shard = item_table(encoder), shard
         parameter_VD = encoder.get_parameter(self.name).requires_grad_(False)
         self.whole_VD: Tensor = parameter_VD
-        """The whole table as it was last settled; with a shard on the host."""
+        """The whole table; where it is divided, as it was last settled, on the host."""
         if shard.divides:
             self.whole_VD = parameter_VD.detach()
             self._table_HD = shard.held(self.whole_VD).to(device, copy=True)
@@ -69,6 +72,9 @@ class RowwiseTable:
             self._table_HD = parameter_VD
         self._betas, self._weight_decay = betas, weight_decay
         self._decay = betas[0] / betas[1] ** 0.5
+        self._moment_HD, self._square_HD = (torch.zeros_like(self._table_HD) for _ in range(2))
+        self._faded: tuple[Tensor, Tensor] | None = None
+        self._settled, self._rests = True, 0
         self.reset()
 
     @property
@@ -79,8 +85,8 @@ class RowwiseTable:
     def reset(self) -> None:
         """Forget the moments; what rested has caught up or is forgotten too."""
         self._step = 0
-        self._moment_HD = torch.zeros_like(self._table_HD)
-        self._square_HD = torch.zeros_like(self._table_HD)
+        self._moment_HD.zero_()
+        self._square_HD.zero_()
         self._begin()
 
     def take(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +101,7 @@ class RowwiseTable:
         self._places_M = self._shard.places(ids_T)
         self._rows_M = self._shard.rows(ids_T[self._places_M])
         self._values_MD, self._moment_MD, self._square_MD = self._caught_up(self._rows_M)
-        self.rows_TD = self._shard.together(self._values_MD, ids_T).requires_grad_()
+        self.rows_TD = self._shard.gathered(self._values_MD, ids_T).requires_grad_()
         return self.rows_TD, ids_T
 
     def exchange(self) -> None:
@@ -122,28 +128,24 @@ class RowwiseTable:
                                  (self._square_HD, self._square_MD)):
             held_HD.index_copy_(0, self._rows_M, rows_MD)
         self._seen_H.index_fill_(0, self._rows_M, self._rests)
+        if self._kept[self._rests] < _LEAST_KEPT:
+            self._catch_up_all()
 
     def settle(self) -> None:
         """Bring every row up to date; before the table is read as a whole. Every rank must call it."""
-        if self._rests == 0:
-            return
-        block = 2**16
-        for start in range(0, len(self._table_HD), block):
-            rows = torch.arange(start, min(start + block, len(self._table_HD)), device=self._table_HD.device)
-            for held_HD, rows_XD in zip((self._table_HD, self._moment_HD, self._square_HD), self._caught_up(rows),
-                                        strict=True):
-                held_HD[start : start + block] = rows_XD
-        self._begin()
-        if self.divided:
-            self._shard.put_together(self._table_HD, self.whole_VD)
+        if self._rests:
+            self._catch_up_all()
+        if self.divided and not self._settled:
+            self._shard.fill(self.whole_VD, self._table_HD)
+        self._settled = True
 
     def state(self) -> dict[str, Tensor]:
         """The settled table's optimizer state by the names of ``STATE``, whole on the first rank; the others, which
         must call it too, get nothing where the table is divided."""
-        assert self._rests == 0
+        assert self._settled
         moments = [self._moment_HD, self._square_HD]
         if self.divided:
-            moments = [self._shard.collected(held_HD, len(self.whole_VD)) for held_HD in moments]
+            moments = [self._shard.whole_on_first(held_HD, len(self.whole_VD)) for held_HD in moments]
             if self._shard.rank:
                 return {}
         return dict(zip(STATE, (*moments, torch.tensor(float(self._step))), strict=True))
@@ -160,37 +162,61 @@ class RowwiseTable:
 
     def _begin(self) -> None:
         """All rows are up to date."""
+        self._settled = True
         self._rests = 0
         self._seen_H = torch.zeros(len(self._table_HD), dtype=torch.int64, device=self._table_HD.device)
         self._moved = np.zeros(256)
         """By step s: Σ_j lr_j·c_j·r^(j-s) over the later steps j, each divided by the weight decay up to j."""
-        self._shrunk = np.zeros(256)
-        """By step: log of the product of weight decay up to it."""
+        self._kept = np.ones(256)
+        """By step: the product of weight decay up to it."""
         self._powers = self._decay ** np.arange(_REACH, 0, -1.0)
 
     def _rest(self, move: float, lr: float) -> None:
         """Take note of one step for the rows that it did not touch."""
+        self._settled = False
         self._rests += 1
         if self._rests == len(self._moved):
-            self._moved, self._shrunk = (np.concatenate([x, np.zeros(len(x))]) for x in (self._moved, self._shrunk))
+            self._moved, self._kept = (np.concatenate([x, np.zeros(len(x))]) for x in (self._moved, self._kept))
         now, first = self._rests, max(0, self._rests - _REACH)
-        self._shrunk[now] = self._shrunk[now - 1] + np.log1p(-lr * self._weight_decay)
-        self._moved[first:now] += move * np.exp(-self._shrunk[now]) * self._powers[_REACH - (now - first):]
+        self._kept[now] = self._kept[now - 1] * (1 - lr * self._weight_decay)
+        self._moved[first:now] += move / self._kept[now] * self._powers[_REACH - (now - first):]
+
+    def _catch_up_all(self) -> None:
+        block = 2**16
+        for start in range(0, len(self._table_HD), block):
+            rows = torch.arange(start, min(start + block, len(self._table_HD)), device=self._table_HD.device)
+            for held_HD, rows_XD in zip((self._table_HD, self._moment_HD, self._square_HD), self._caught_up(rows),
+                                        strict=True):
+                held_HD[start : start + block] = rows_XD
+        self._begin()
+        self._settled = False
 
     def _caught_up(self, rows_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Held rows, first and second moments as they are after all steps so far."""
-        (beta1, beta2), seen_M = self._betas, self._seen_H.index_select(0, rows_M)
-        rested_M1 = (self._rests - seen_M).unsqueeze(1)
+        beta2, seen_M = self._betas[1], self._seen_H.index_select(0, rows_M)
         values_MD, moment_MD, square_MD = (
             held_HD.index_select(0, rows_M) for held_HD in (self._table_HD, self._moment_HD, self._square_HD))
-        shrunk_M1 = (self._shrunk[self._rests] - self._by_step(self._shrunk)[seen_M]).exp().float().unsqueeze(1)
-        moved_M1 = (self._by_step(self._moved)[seen_M] * float(np.exp(self._shrunk[self._rests]))).float().unsqueeze(1)
+        kept_M = self._kept[self._rests] / self._by_step(self._kept)[seen_M]
+        moved_M = self._by_step(self._moved)[seen_M] * self._kept[self._rests]
         root_MD = square_MD.sqrt().add_(_EPS * (1 - beta2 ** max(self._step, 1)) ** 0.5)
-        values_MD.mul_(shrunk_M1).addcdiv_(moment_MD * moved_M1, root_MD, value=-1)
-        return values_MD, moment_MD.mul_(beta1**rested_M1), square_MD.mul_(beta2**rested_M1)
+        values_MD.mul_(kept_M.float().unsqueeze(1))
+        values_MD.addcdiv_(moment_MD * moved_M.float().unsqueeze(1), root_MD, value=-1)
+        for rows_MD, faded in zip((moment_MD, square_MD), self._faded_by_rest(), strict=True):
+            rows_MD.mul_(faded[self._rests - seen_M].unsqueeze(1))
+        return values_MD, moment_MD, square_MD
 
     def _by_step(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values[: self._rests + 1]).to(self._table_HD.device)
+
+    def _faded_by_rest(self) -> tuple[Tensor, Tensor]:
+        """By steps of rest: what is left of each moment. Looked up, since powers that are computed row by row differ in
+        the last bit with the place of the row."""
+        if self._faded is None or self._rests >= len(self._faded[0]):
+            rests = np.arange(2.0 * len(self._kept))
+            first, second = (torch.from_numpy((beta**rests).astype(np.float32)).to(self._table_HD.device)
+                             for beta in self._betas)
+            self._faded = first, second
+        return self._faded
 
     def _correction(self) -> float:
         beta1, beta2 = self._betas

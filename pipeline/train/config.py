@@ -69,8 +69,9 @@ class TrainExecution(Config):
     """Torch threads per worker; None: all cores shared evenly between the workers."""
     shard_item_table: bool = False
     """Divide the item table and its moments over the workers' devices, for one that is too large for each: the same
-    model. Needs `optimizer.table: rowwise`. Every worker's host holds the table once more (the first's four times while
-    it writes a checkpoint), and validation is done there: bound it by `validation_users`."""
+    weights. Needs `optimizer.table: rowwise` and two workers or more. Each worker also holds the whole table in its
+    host's memory, the first one up to four while it writes a checkpoint; validation is done there, by the CPUs: bound
+    it by `validation_users`."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group from the last checkpoint."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)

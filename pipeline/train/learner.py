@@ -38,7 +38,8 @@ class Learner:
                  neighbours: NeighbourStates | None = None, profile_reader: ProfileReader | None = None) -> None:
         """
         Args:
-            encoder: the student, freshly built or loaded; it is moved to ``device``.
+            encoder: the student, freshly built or loaded; it is moved to ``device``, a divided item table apart:
+                :meth:`student` gives it whole.
             config: losses, optimizer, precision.
             arm: the plain one has no teacher's side.
             seed: of the run.
