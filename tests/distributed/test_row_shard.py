@@ -20,7 +20,7 @@ from pipeline.train.learner import Learner
 
 RANKS, SIZES = 3, (2, 3, 10, 11)
 """Of two rows the last rank holds none."""
-ITEMS, ROWS = 40, 101
+ITEMS, ROWS = 40, 4_000
 
 
 def table(size: int) -> torch.Tensor:
@@ -28,12 +28,12 @@ def table(size: int) -> torch.Tensor:
 
 
 def trained(shard: RowShard) -> dict[str, torch.Tensor]:
-    """A table and its optimizer's state after three epochs of made-up gradients; rows rest for some hundred steps."""
+    """A table and its optimizer's state after three epochs of made-up gradients; most rows rest for dozens of steps."""
     encoder = build_encoder(SASRecConfig(hidden_dim=8, max_length=6), ROWS - 1, seed=0)
     table, generator = RowwiseTable(encoder, (0.9, 0.999), 0.3, shard=shard), torch.Generator().manual_seed(0)
     for epoch in range(3):
         for step in range(150):
-            rows_TD, _ = table.take(torch.randint(ROWS, (7,), generator=generator))
+            rows_TD, _ = table.take(torch.randint(ROWS, (100,), generator=generator))
             rows_TD.grad = torch.randn(rows_TD.shape, generator=generator)
             table.step(1e-2 / (1 + step))
         table.settle()
@@ -113,7 +113,7 @@ def test_what_is_brought_together_is_the_whole_in_order(ranks: list[dict[str, to
 
 @pytest.mark.parametrize("name", ["table", *STATE])
 def test_dividing_changes_no_bit(ranks: list[dict[str, torch.Tensor]], name: str) -> None:
-    """Of rows that have rested for long, with weight decay, with 101 rows over three ranks, and after a restart."""
+    """Of rows that have rested for long, with weight decay, with 4,000 rows over three ranks, and after a restart."""
     assert ranks[0][f"{name}-of-whole"].any()
     assert torch.equal(ranks[0][f"{name}-of-divided"], ranks[0][f"{name}-of-whole"])
     assert all(torch.equal(saved["table-of-divided"], ranks[0]["table-of-divided"]) for saved in ranks)
