@@ -45,7 +45,7 @@ class OptimizerConfig(Config):
 class EarlyStoppingConfig(Config):
     """Stops the fine-tuning phase; it cannot fire before the switch."""
 
-    patience_epochs: int = Field(default=0, ge=0)
+    patience_epochs: int = Field(default=10, ge=0)
     """Validated epochs without a better metric before stopping; 0 = never stop early."""
     min_delta: float = Field(default=0.0, ge=0)
     """By how much the metric must rise to count as better for the patience; any rise is kept as the best epoch."""
@@ -203,8 +203,8 @@ class TrainConfig(Config):
 
     loss: RankingLossConfig = SoftmaxLoss()
 
-    epochs: int = Field(default=30, ge=1)
-    """All epochs, both phases."""
+    epochs: int = Field(default=200, ge=1)
+    """All epochs, both phases, at most: `early_stopping` ends most trainings before."""
 
     distill_epochs: int = Field(default=6, ge=0)
     """Epochs of the first phase. The plain arm counts them too: same epochs, same optimizer treatment."""

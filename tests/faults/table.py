@@ -6,6 +6,7 @@ Runs those tests and writes ``docs/results/faults.{json,md}``; ends with 1 where
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.work.provenance import provenance
 from tests.bench.pages import RESULTS, table, write_page
 from tests.faults.rows import ROWS, Row
 
@@ -25,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     """Run the tests of all rows, or of those that hold a word, and record what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="only rows whose fault holds one of these; nothing is written")
+    parser.add_argument("words", nargs="*", help="only rows whose fault holds one of these; the others stay as they "
+                        "are recorded")
     given = parser.parse_args()
     chosen = [row for row in ROWS if not given.words or any(word in row.fault for word in given.words)]
     tests = sorted({test for row in chosen for test in row.tests})
@@ -35,19 +38,33 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
-                        f"--junitxml={report}",
-                        *(f"tests/{test}" for test in tests)], cwd=ROOT, check=False)
+                        "--durations=12", f"--junitxml={report}", *(f"tests/{test}" for test in tests)],
+                       cwd=ROOT, check=False)
         found = outcomes(report.read_bytes())
     minutes = (time.monotonic() - started) / 60
-    rows = [{"fault": row.fault, "must": row.must, "tests": list(row.tests), "not_tried": row.not_tried,
-             "outcome": outcome(row, found)} for row in chosen]
-    if not given.words:
-        figures = {"rows": rows, "minutes": round(minutes, 1)}
-        write_page(RESULTS, "faults", figures, page(figures))
-    failed = [row["fault"] for row in rows if row["outcome"] == "failed"]
-    print(f"{len(rows)} faults, {sum(row['outcome'] == 'passed' for row in rows)} passed, "
-          f"{sum(row['outcome'] == 'not tried' for row in rows)} not tried, {minutes:.1f} minutes")
+    commit = provenance()["commit"]
+    ran = {row.fault: {"fault": row.fault, "must": row.must, "tests": list(row.tests), "not_tried": row.not_tried,
+                       "outcome": outcome(row, found), "commit": commit} for row in chosen}
+    figures = merged(json.loads((RESULTS / "faults.json").read_text()) if given.words else None, ran, minutes)
+    write_page(RESULTS, "faults", figures, page(figures))
+    failed = [fault for fault, row in ran.items() if row["outcome"] == "failed"]
+    print(f"{len(ran)} faults, {sum(row['outcome'] == 'passed' for row in ran.values())} passed, "
+          f"{sum(row['outcome'] == 'not tried' for row in ran.values())} not tried, {minutes:.1f} minutes")
     raise SystemExit(f"failed: {'; '.join(failed)}" if failed else 0)
+
+
+def merged(earlier: Mapping[str, Any] | None, ran: Mapping[str, Mapping[str, Any]], minutes: float) -> dict[str, Any]:
+    """The figures of the page: the rows that ran, and the others as they were recorded.
+
+    Args:
+        earlier: the recorded figures; None: all rows ran.
+        ran: by fault.
+        minutes: of this run; the page tells those of a whole one.
+    """
+    if earlier is None:
+        return {"rows": list(ran.values()), "minutes": round(minutes, 1)}
+    recorded = {row["fault"]: {"commit": earlier["provenance"]["commit"], **row} for row in earlier["rows"]} | ran
+    return {"rows": [recorded[row.fault] for row in ROWS if row.fault in recorded], "minutes": earlier["minutes"]}
 
 
 def outcomes(report: bytes) -> dict[str, list[str]]:
@@ -71,13 +88,13 @@ def outcome(row: Row, found: Mapping[str, list[str]]) -> str:
 
 def page(figures: Mapping[str, Any]) -> str:
     """The page of the recorded figures."""
-    cells = [(row["fault"], row["must"], row["outcome"],
+    cells = [(row["fault"], row["must"], row["outcome"], f"`{row['commit'][:7]}`",
               row["not_tried"] or ", ".join(f"`{test.partition('::')[2]}`" for test in row["tests"]))
              for row in figures["rows"]]
     return "\n".join([
         "# Faults", "", "What may go wrong, what must happen, and the tests that make it go wrong (`make test-faults`, "
-        f"{figures['minutes']} minutes).", "",
-        table(("fault", "what must happen", "", "tests, or why there is none"), cells)])
+        f"{figures['minutes']} minutes for all).", "",
+        table(("fault", "what must happen", "", "commit", "tests, or why there is none"), cells)])
 
 
 if __name__ == "__main__":

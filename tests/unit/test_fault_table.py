@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from tests.faults.rows import ROWS, Row
-from tests.faults.table import ROOT, outcome, outcomes
+from tests.faults.table import ROOT, merged, outcome, outcomes, page
 
 
 @cache
@@ -43,3 +43,17 @@ REPORT = b"""<testsuites><testsuite>
 def test_a_row_is_as_good_as_its_worst_case(tests: tuple[str, ...], was: str) -> None:
     found = outcomes(REPORT)
     assert outcome(Row("f", "m", tuple(f"unit/test_a.py::{test}" for test in tests)), found) == was
+
+
+def test_rows_that_ran_again_take_the_place_of_what_was_recorded() -> None:
+    first, second, *_ = ROWS
+    row = {"must": "m", "tests": ["unit/test_a.py::test_x"], "not_tried": "", "outcome": "passed", "commit": "new"}
+    earlier = {"provenance": {"commit": "old"}, "minutes": 9.5, "rows": [
+        {**row, "fault": first.fault, "outcome": "failed", "commit": "older"},
+        {key: value for key, value in row.items() if key != "commit"} | {"fault": second.fault},
+        {**row, "fault": "no longer a row"}]}
+    figures = merged(earlier, {first.fault: {**row, "fault": first.fault}}, 0.5)
+    assert [(each["fault"], each["outcome"], each["commit"]) for each in figures["rows"]] == [
+        (first.fault, "passed", "new"), (second.fault, "passed", "old")]
+    assert "9.5 minutes" in page(figures) and "`old`" in page(figures)
+    assert merged(None, {first.fault: row}, 0.5) == {"rows": [row], "minutes": 0.5}
