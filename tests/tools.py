@@ -33,6 +33,7 @@ reduce:
 model: {kind: sasrec, hidden_dim: 16, num_blocks: 1, num_heads: 1, dropout: 0.1, max_length: 10}
 train:
   epochs: 4
+  early_stopping: {patience_epochs: 0}
   distill_epochs: 2
   batch_size: 32
   execution: {num_workers: 0, threads_per_worker: 1}

@@ -74,6 +74,9 @@ class TrainExecution(Config):
     it by `validation_users`."""
     max_failures: int = Field(default=2, ge=0)
     """Restarts of the worker group from the last checkpoint."""
+    resize_every_s: float = Field(default=60.0, gt=0)
+    """Least seconds between two looks whether an elastic group may grow; growing costs what was learnt since the last
+    checkpoint."""
     checkpoint_every_epochs: int = Field(default=1, ge=1)
     """A killed run goes on from the last one; the last epoch always has one. Two are kept."""
     log_every_steps: int = Field(default=50, ge=1)

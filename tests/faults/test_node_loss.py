@@ -20,10 +20,10 @@ from tests.job_server import environment_for
 from tests.tools import ROOT, TINY, command, epochs_logged, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-USERS = 600
+USERS, EPOCHS = 600, 150
 RUN = (f"prepare.source.users={USERS}", "train.epochs=60", "train.distill_epochs=20")
 TWO_WORKERS = "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}"
-ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1}"
+ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1, resize_every_s: 5}"
 ON_THREE = ("profile.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             "encode.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             TWO_WORKERS, "evaluate.execution.workers=3")
@@ -108,27 +108,33 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
     assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
 
 
-def test_an_elastic_group_goes_on_with_fewer_nodes(nodes: ThreeNodes, tmp_path: Path) -> None:
+def test_an_elastic_group_goes_on_with_fewer_nodes_and_grows_again(nodes: ThreeNodes, tmp_path: Path) -> None:
     """Without dropout it ends where one process ends, whatever the number of workers."""
     whole, lossy = tmp_path / "whole", tmp_path / "lossy"
     whole.mkdir()
     lossy.mkdir()
-    training = ("arms=[plain]", "model.dropout=0", "train.epochs=60")
+    training = ("arms=[plain]", "model.dropout=0", f"train.epochs={EPOCHS}")
     ended(call(dict(os.environ), "train", whole, *training))
     # Ray may first wait so long for as many workers as before.
     process = call(nodes.environment | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}, "train", lossy, *training,
                    ELASTIC)
     logs = lossy / "storage" / "artifacts" / "train"
-    until(lambda: any(epochs_logged(log) > 5 for log in logs.glob("*/attempts/*/metrics.jsonl")), process)
+
+    def epochs() -> int:
+        return max((epochs_logged(log) for log in logs.glob("*/attempts/*/metrics.jsonl")), default=0)
+
+    until(lambda: epochs() > 5, process)
     assert nodes.ask("lose") == 2
-    assert process.poll() is None, "the node died in the middle"
-    output = ended(process)
+    before = epochs()
+    until(lambda: epochs() > before + 5, process)
     assert nodes.ask("add") == 3
+    assert process.poll() is None, "the node died, and another came, in the middle"
+    output = ended(process)
     alone, group = (only_manifest(folder / "storage" / "artifacts" / "train") for folder in (whole, lossy))
     assert group["fingerprint"] == alone["fingerprint"]
-    assert (alone["info"]["world_sizes"], group["info"]["world_sizes"]) == ([1], [3, 2]), output
+    assert (alone["info"]["world_sizes"], group["info"]["world_sizes"]) == ([1], [3, 2, 3]), output
     one, other = (epoch_losses(folder) for folder in (whole, lossy))
-    assert len(one) == 60
+    assert len(one) == EPOCHS
     assert other == pytest.approx(one, rel=1e-5)
 
 

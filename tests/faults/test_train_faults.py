@@ -27,7 +27,7 @@ from pipeline.store.artifacts import Artifact
 from pipeline.store.digests import digest_file
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import loop
-from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig, TrainExecution
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
@@ -37,7 +37,8 @@ from tests.builders import make_prepared, make_targets, train_arm
 SASREC = SASRecConfig(hidden_dim=16, max_length=8)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8)
 HERE = TrainExecution(num_workers=0, threads_per_worker=1, log_every_steps=1)
-CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, gradient_clip=1.0, execution=HERE)
+CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, gradient_clip=1.0,
+                     early_stopping=EarlyStoppingConfig(patience_epochs=0), execution=HERE)
 LONGER = CONFIG.model_copy(update={"epochs": 40})
 
 

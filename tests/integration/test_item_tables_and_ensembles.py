@@ -20,6 +20,7 @@ from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import (
     BoundedChangeTable,
+    EarlyStoppingConfig,
     EnsembleConfig,
     MappedTextTable,
     Member,
@@ -35,6 +36,7 @@ from tests.builders import make_prepared, read_metrics
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)
 CONFIG = TrainConfig(epochs=4, distill_epochs=0, batch_size=16, optimizer=OptimizerConfig(lr=0.01),
+                     early_stopping=EarlyStoppingConfig(patience_epochs=0),
                      execution=TrainExecution(num_workers=0, threads_per_worker=1))
 
 

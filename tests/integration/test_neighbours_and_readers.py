@@ -16,6 +16,7 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
 from pipeline.train.config import (
     Arm,
+    EarlyStoppingConfig,
     EnsembleConfig,
     Member,
     OptimizerConfig,
@@ -30,6 +31,7 @@ from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)
 CONFIG = TrainConfig(epochs=4, distill_epochs=3, batch_size=16, optimizer=OptimizerConfig(lr=0.01),
+                     early_stopping=EarlyStoppingConfig(patience_epochs=0),
                      execution=TrainExecution(num_workers=0, threads_per_worker=1))
 NEIGHBOURS = CONFIG.model_copy(update={
     "distillation": CONFIG.distillation.model_copy(update={"target": NeighboursTarget(neighbours=3)})})

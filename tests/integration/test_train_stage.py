@@ -37,7 +37,8 @@ GRU4REC = GRU4RecConfig(hidden_dim=16, max_length=8, dropout=0.2, state_dim=12)
 STUDENTS: tuple[ModelConfig, ...] = (SASREC, BERT4REC, ESASREC, GRU4REC)
 every_student = pytest.mark.parametrize("model", STUDENTS, ids=lambda model: model.kind)
 HERE = TrainExecution(num_workers=0, threads_per_worker=1, log_every_steps=2)
-CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, execution=HERE)
+CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True,
+                     early_stopping=EarlyStoppingConfig(patience_epochs=0), execution=HERE)
 
 
 def changed(**fields: Any) -> TrainConfig:
