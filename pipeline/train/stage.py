@@ -127,6 +127,10 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         members=tuple(member.relative("model") for member in members),
         member_readers=tuple(member.relative(READER) if READER in member.manifest.files else None
                              for member in members))
+    num_validation = len(open_arrow(prepared.local("validation.arrow")))
+    if not num_validation and config.early_stopping.patience_epochs:
+        say(f"train: nobody to validate on: all {config.epochs} epochs are trained and the last one is kept; choose "
+            "train.epochs yourself, or a split with validation users")
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
     placed = 0
@@ -138,7 +142,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     for name in (WORK, CHECKPOINTS, RAY):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
-              "num_profiled": shape.num_profiled, "num_validation": len(open_arrow(prepared.local("validation.arrow")))}
+              "num_profiled": shape.num_profiled, "num_validation": num_validation}
     return out.commit(counts, info=_info(spec, last.progress, shape, start) | {"placed_items": placed})
 
 

@@ -92,6 +92,15 @@ def test_counts(storage: Storage, prepared: Artifact, targets: Artifact) -> None
         assert counts["num_profiled"] == len(profiled & set(np.flatnonzero(training >= least)))
 
 
+def test_nobody_to_validate_on_is_told(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing then ends the training early, or tells which epoch is best."""
+    nobody = make_prepared(storage, Sequences.from_lists([[1, 2], [2, 3], [3, 1]] * 5))
+    config = changed(epochs=3, distill_epochs=0, early_stopping=EarlyStoppingConfig())
+    info = train_arm(storage, nobody, None, config, SASREC, "plain").manifest.info
+    assert (info["epochs"], info["best_epoch"]) == (3, 3)
+    assert "train: nobody to validate on: all 3 epochs are trained" in capsys.readouterr().err
+
+
 @every_student
 def test_the_exported_model_is_the_chosen_epoch(storage: Storage, prepared: Artifact, targets: Artifact,
                                                 model: ModelConfig) -> None:
