@@ -187,6 +187,49 @@ def test_one_bad_part_asks_only_that_part_again(chat: ChatTokenizer) -> None:
     assert len(passes[1]) == 1 and 'part="2 of' in content(passes[1][0]) and passes[1][0].seed == 1
 
 
+def is_of(request: Request, parts: Sequence[int]) -> bool:
+    return request.prompt.kind != "merge" and any(f'part="{part} of' in content(request) for part in parts)
+
+
+@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
+@pytest.mark.parametrize("parts", [(1,), (2,), (1, 2), (4,)])
+def test_a_part_whose_answers_are_refused_is_left_out(chat: ChatTokenizer, strategy: str, parts: tuple[int, ...]
+                                                      ) -> None:
+    config = engine(gate={"enabled": False, "retries": 1}, long_history={"strategy": strategy})
+    result, model, _ = play(chat, items(100), config,
+                            lambda request: told("") if is_of(request, parts) else distinct(request))
+    assert result.text is not None and result.usage.refusals == ["empty"] * 2 * len(parts)
+    lost = {name for request in model.asked if is_of(request, parts)
+            for name in re.findall(r"item-\d{4}", content(request))}
+    assert result.usage.left_out == len(lost) > 0
+    planned = replayer(chat, Model(distinct), config).replay(items(100), [], UserFacts(), "overall").usage
+    accepted = [request for request in model.asked if not is_of(request, parts)]
+    assert len(accepted) <= planned.first + planned.later - len(parts)
+    assert sum(len(request.prompt.tokens) for request in accepted) <= planned.first_tokens + planned.later_tokens
+
+
+@pytest.mark.parametrize("strategy", ["agg_after", "agg_with"])
+def test_where_all_parts_are_refused_the_reason_stands(chat: ChatTokenizer, strategy: str) -> None:
+    config = engine(gate={"enabled": False, "retries": 0}, long_history={"strategy": strategy})
+    result, _, _ = play(chat, items(100), config, lambda request: told(""))
+    assert (result.text, result.reason) == (None, "empty") and result.usage.left_out == 100
+
+
+def test_a_refused_merge_is_a_reason(chat: ChatTokenizer) -> None:
+    config = engine(gate={"enabled": False, "retries": 0})
+    result, _, _ = play(chat, items(200), config,
+                        lambda request: told("") if request.prompt.kind == "merge" else distinct(request))
+    assert (result.text, result.reason) == (None, "empty")
+
+
+def test_a_part_without_an_answer_is_not_left_out(chat: ChatTokenizer) -> None:
+    """The server may answer the next command."""
+    config = engine(gate={"enabled": False, "retries": 0})
+    result, _, _ = play(chat, items(200), config,
+                        lambda request: Failure("HTTP 500") if 'part="2 of' in content(request) else distinct(request))
+    assert result.reason == "no answer: HTTP 500"
+
+
 def test_a_longer_history_leaves_the_prompts_of_others_alone(chat: ChatTokenizer) -> None:
     config = engine()
     _, before, _ = play(chat, items(5), config, distinct)

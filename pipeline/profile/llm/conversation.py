@@ -1,7 +1,7 @@
 """What is asked of the model for one user and angle, and in which order: a generator of prompts.
 
 A history that fits is one prompt. A longer one is divided, and `long_history.strategy` says how the texts of its parts
-come together.
+come together. A part whose answers are all refused is left out, if another part's is not.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class Rejection:
     reason: str
 
 
-Steps = Generator[list[Prompt] | str | Rejection, list[str], None]
-"""Yields prompts and receives the text of each, as often as need be; last it yields the profile, or a rejection."""
+Told = str | Rejection
+"""A text, or why there is none."""
+Steps = Generator[list[Prompt] | Told, list[Told], None]
+"""Yields prompts and receives what each has told, as often as need be; last it yields the profile, or a rejection."""
 
 
 class Conversation:
@@ -50,7 +52,8 @@ class Conversation:
         self.later_tokens = 0
         """Bound on their tokens."""
         self.left_out = 0
-        """Interactions that the strategy `cut` leaves out."""
+        """Interactions that the strategy `cut` leaves out, or that stand in parts without an accepted answer; known at
+        the end."""
 
     def steps(self, lines: Sequence[str]) -> Steps:
         """The way from a history (one line per interaction, the oldest first; at least one) to its profile.
@@ -92,14 +95,21 @@ class Conversation:
         sizes = merge_sizes(len(spans), most)
         self.later = len(sizes)
         self.later_tokens = sum(base + size * per_text for size in sizes)
-        texts = yield [self._leaf(lines[start:stop], (number, len(spans)))
-                       for number, (start, stop) in enumerate(spans, 1)]
+        told = yield [self._leaf(lines[start:stop], (number, len(spans)))
+                      for number, (start, stop) in enumerate(spans, 1)]
+        self.left_out = sum(stop - start for (start, stop), text in zip(spans, told, strict=True)
+                            if isinstance(text, Rejection))
+        texts = [text for text in told if isinstance(text, str)]
         while len(texts) > 1:
             found = groups(len(texts), most)
-            merged = iter((yield [self._merge(texts[start:stop], base + (stop - start) * per_text)
-                                  for start, stop in found if stop - start > 1]))
+            told = yield [self._merge(texts[start:stop], base + (stop - start) * per_text)
+                          for start, stop in found if stop - start > 1]
+            merged = iter([text for text in told if isinstance(text, str)])
+            if refused := [text for text in told if isinstance(text, Rejection)]:
+                yield refused[0]
+                return
             texts = [next(merged) if stop - start > 1 else texts[start] for start, stop in found]
-        yield texts[0]
+        yield texts[0] if texts else told[0]
 
     def _updated(self, lines: Sequence[str]) -> Steps:
         """A prompt of the first part; then each further part goes on from the text before."""
@@ -113,11 +123,17 @@ class Conversation:
                 for (start, stop), part in zip(spans, parts, strict=True)]
         self.later = len(spans) - 1
         self.later_tokens = sum(caps[1:])
-        start, stop = spans[0]
-        text = (yield [self._leaf(lines[start:stop], parts[0])])[0]
-        for (start, stop), part, cap in zip(spans[1:], parts[1:], caps[1:], strict=True):
-            text = (yield [self._update(text, lines[start:stop], part, cap)])[0]
-        yield text
+        told: Told | None = None
+        for (start, stop), part, cap in zip(spans, parts, caps, strict=True):
+            own = lines[start:stop]
+            prompt = self._update(told, own, part, cap) if isinstance(told, str) else self._leaf(own, part)
+            answer = (yield [prompt])[0]
+            if isinstance(answer, Rejection):
+                self.left_out += stop - start
+            if not isinstance(told, str) or isinstance(answer, str):
+                told = answer
+        assert told is not None
+        yield told
 
     def _nothing_fits(self) -> Rejection:
         """Not even one item fits: is it the item or the instructions?"""

@@ -31,7 +31,7 @@ class _LLMSpec:
     """What both engines share."""
 
     config: ProfileConfig
-    version: int = 2
+    version: int = 3
     """Raised when the same settings, items and answers give another text."""
     deterministic: bool = False
 

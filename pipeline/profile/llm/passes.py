@@ -140,5 +140,6 @@ class Passes:
         """What became of the pass's answers."""
         refused = f"; answers refused so far: {commonest(refusals, most=len(refusals))}" if refusals else ""
         cut = f"; {totals['reasoning']:,} answers held reasoning, which is cut" if totals["reasoning"] else ""
+        left = f"; {totals['left_out']:,} interactions are left out of their profiles" if totals["left_out"] else ""
         say(f"profile: pass {number}: {len(self.ids) - pending:,} of {len(self.ids):,} users are done, {pending:,} "
-            f"want more{refused}{cut}")
+            f"want more{refused}{left}{cut}")

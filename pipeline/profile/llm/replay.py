@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pipeline.profile.llm.chat import ChatTokenizer
 from pipeline.profile.llm.config import LLMConfig
-from pipeline.profile.llm.conversation import Conversation, Rejection
+from pipeline.profile.llm.conversation import Conversation, Rejection, Told
 from pipeline.profile.llm.requests import Answer, Author, Failure, Prompt, Request
 from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
@@ -46,7 +46,7 @@ class Usage:
     """Bound on their prompt tokens."""
     leaf_keys: list[str] = field(default_factory=list)
     left_out: int = 0
-    """Interactions that the strategy `cut` leaves out."""
+    """Interactions that the profile could not tell of, see ``Conversation.left_out``."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +85,24 @@ class Replayer:
         conversation = Conversation(self.config, self.prompts, self.chat, facts, angle)
         steps = conversation.steps(lines)
         step = next(steps)
-        usage = Usage(later=conversation.later, later_tokens=conversation.later_tokens, left_out=conversation.left_out)
+        usage = Usage(later=conversation.later, later_tokens=conversation.later_tokens)
         if isinstance(step, list):
             self._count_first(step, usage)
         while isinstance(step, list):
-            texts: list[str] = []
+            told: list[Told] = []
             wanted: list[Request] = []
             for prompt in step:
                 answer = self._accepted(prompt, titles, usage)
-                if isinstance(answer, Rejection):
-                    return ProfileState(usage, reason=answer.reason)
+                if isinstance(answer, Rejection) and answer.reason.startswith(NO_ANSWER):
+                    return ProfileState(usage, reason=answer.reason)  # a text could still come
                 if isinstance(answer, Request):
                     wanted.append(answer)
                 else:
-                    texts.append(answer)
+                    told.append(answer)
             if wanted:
                 return ProfileState(usage, wanted=tuple(wanted))
-            step = steps.send(texts)
+            step = steps.send(told)
+        usage.left_out = conversation.left_out
         if isinstance(step, Rejection):
             return ProfileState(usage, reason=step.reason)
         return ProfileState(usage, text=step)
