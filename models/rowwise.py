@@ -60,16 +60,14 @@ class RowwiseTable:
         """
         assert isinstance(encoder, nn.Module)
         self.name, self._shard = item_table(encoder), shard
-        parameter_VD = encoder.get_parameter(self.name).requires_grad_(False)
-        self.whole_VD: Tensor = parameter_VD
+        self.whole_VD: Tensor = encoder.get_parameter(self.name).detach()
         """The whole table; where it is divided, as it was last settled, on the host."""
         if shard.divides:
-            self.whole_VD = parameter_VD.detach()
             self._table_HD = shard.held(self.whole_VD).to(device, copy=True)
             replace_parameter(encoder, self.name, torch.zeros_like(self.whole_VD[:1], device=device))
         else:
-            parameter_VD.data = parameter_VD.data.to(device)
-            self._table_HD = parameter_VD
+            self._table_HD = self.whole_VD = self.whole_VD.to(device)
+            replace_parameter(encoder, self.name, self.whole_VD)
         self._betas, self._weight_decay = betas, weight_decay
         self._decay = betas[0] / betas[1] ** 0.5
         self._moment_HD, self._square_HD = (torch.zeros_like(self._table_HD) for _ in range(2))
