@@ -163,6 +163,11 @@ class Storage:
         with self.filesystem.open_input_file(self.path(relative)) as source:
             yield from pq.ParquetFile(source).iter_batches(rows, columns=columns)
 
+    def read_rows(self, relative: str, where: tuple[str, str, object], columns: list[str] | None = None) -> pa.Table:
+        """Rows of a Parquet file or folder by a condition, such as ``(column, "in", values)``; other row groups are not
+        read."""
+        return pq.read_table(self.path(relative), filesystem=self.filesystem, columns=columns, filters=[where])
+
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
         with self.writing(relative) as path:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from cluster.storage import Storage
@@ -172,10 +170,7 @@ def _lookup(prepared: Artifact, file: str, id_column: str, index_column: str, wa
 
 def _rows(artifact: Artifact, name: str, where: tuple[str, str, object], columns: list[str] | None = None
           ) -> list[dict[str, Any]]:
-    """Rows of a Parquet file or folder, by a condition on a column; other row groups are not read."""
-    table: pa.Table = pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem, columns=columns,
-                                    filters=[where])
-    return list(table.to_pylist())
+    return list(artifact.read_rows(name, where, columns).to_pylist())
 
 
 def _history(found: RunArtifacts, history: list[dict[str, Any]]) -> Iterator[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.artifacts import Artifact
@@ -46,9 +45,8 @@ class Items:
 
 
 def rows_of_users(artifact: Artifact, name: str, columns: list[str], users: list[int]) -> pa.Table:
-    """The rows of a few users; other row groups are not read."""
-    return pq.read_table(artifact.path(name), filesystem=artifact.storage.filesystem, columns=[USER_IDX, *columns],
-                         filters=[(USER_IDX, "in", users)])
+    """The rows of a few users."""
+    return artifact.read_rows(name, (USER_IDX, "in", users), [USER_IDX, *columns])
 
 
 class Histories:

@@ -135,6 +135,10 @@ class Artifact:
         """A table that is too large to be read at once."""
         return self.storage.read_batches(self.relative(name), columns)
 
+    def read_rows(self, name: str, where: tuple[str, str, object], columns: list[str] | None = None) -> pa.Table:
+        """See ``Storage.read_rows``."""
+        return self.storage.read_rows(self.relative(name), where, columns)
+
     def read_json(self, name: str) -> Any:
         return self.storage.read_json(self.relative(name))
 

@@ -104,10 +104,10 @@ class Conversation:
             found = groups(len(texts), most)
             told = yield [self._merge(texts[start:stop], base + (stop - start) * per_text)
                           for start, stop in found if stop - start > 1]
-            merged = iter([text for text in told if isinstance(text, str)])
             if refused := [text for text in told if isinstance(text, Rejection)]:
                 yield refused[0]
                 return
+            merged = iter([text for text in told if isinstance(text, str)])
             texts = [next(merged) if stop - start > 1 else texts[start] for start, stop in found]
         yield texts[0] if texts else told[0]
 
