@@ -15,3 +15,9 @@ from pipeline.train.definition import TRAIN
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     PREPARE, PROFILE, ENCODE, AUDIT, REDUCE, TRAIN, EVALUATE, REPORT)}
 """By name, in build order."""
+
+
+def can_cost(name: str) -> bool:
+    """Whether the stage, or one before it, may have a price."""
+    names = list(STAGES)
+    return any(STAGES[before].can_cost for before in names[:names.index(name) + 1])

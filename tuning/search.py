@@ -49,14 +49,19 @@ class SearchResult:
     """None after a dry run."""
 
 
+def run_file(config: TuneConfig, path: Path) -> Path:
+    """The file of the run that the search at ``path`` starts from."""
+    neighbour = path.parent / config.run
+    return neighbour if neighbour.is_file() else resolve_path(config.run)
+
+
 def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]:
     """The run that a search starts from: its raw values and the validated configuration.
 
     Raises:
         ConfigError: the run does not load, does not distil, or a searched setting does not exist in it.
     """
-    neighbour = path.parent / config.run
-    run_config = load(RunConfig, neighbour if neighbour.is_file() else config.run, config.overrides)
+    run_config = load(RunConfig, run_file(config, path), config.overrides)
     if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
         raise ConfigError(illegal("execution.gpus_per_trial", config.execution.gpus_per_trial,
                                   "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",

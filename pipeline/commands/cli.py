@@ -19,7 +19,7 @@ from pipeline.commands.answering import commands as answering
 from pipeline.commands.ending import STOPPED, Terminated, terminable
 from pipeline.commands.looking import commands as looking
 from pipeline.commands.options import ConfigOption, DryRun, Overrides, Quiet, Record, Yes
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, can_cost
 from pipeline.work.cache_folders import fix_cache_folders
 
 app = typer.Typer(help="Teach a small sequential recommender what a text profile says about each user.",
@@ -67,10 +67,8 @@ def _run(until: str | None, overrides: list[str] | None, config: str | None, dry
 def _add_stage_commands() -> None:
     """``run``, and a verb per stage; one that comes no earlier than a stage with a price takes ``--yes``."""
     app.command("run", help="The whole way: raw files to the report.")(_figures_command(None))
-    can_cost = False
     for name, stage in STAGES.items():
-        can_cost |= stage.can_cost
-        make = _figures_command if stage.has_figures else _priced_command if can_cost else _free_command
+        make = _figures_command if stage.has_figures else _priced_command if can_cost(name) else _free_command
         app.command(name, help=stage.help)(make(name))
 
 
@@ -115,24 +113,33 @@ def prove(overrides: Overrides = None, config: ConfigOption = None, record: Reco
 
 @app.command()
 def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
+           command: Annotated[str, typer.Option(
+               metavar="NAME", help="What is sent: run, tune, prove, or a stage.")] = "run",
            address: Annotated[str | None, typer.Option(
                metavar="URL", help="Job server, such as http://127.0.0.1:8265; default: Ray's own search.")] = None,
            wait: Annotated[bool, typer.Option(help="Follow the log and exit as the job does.")] = True,
            driver_cpus: Annotated[float | None, typer.Option(
                min=0, help="Place the driver on a node with so many CPUs free; default: the head.")] = None,
            yes: Yes = False) -> None:
-    """Send `run` to a Ray cluster as a job."""
+    """Send a command to a Ray cluster as a job."""
     from cluster.connect import is_here
     from cluster.submit import job_address
     from cluster.submit import submit as send
     from pipeline.commands.invocation import open_run, required
-    from pipeline.commands.jobs import job_environment, run_command
+    from pipeline.commands.jobs import check_command, job_command, job_environment, search_of
 
-    run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run)
-    command = run_command(required(config), overrides or [], run_config, Path.cwd(), is_here(job_address(address)),
-                          quiet, yes)
-    code = send(command, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus)
-    raise typer.Exit(code)
+    check_command(command)
+    if dry_run and command in _DRY_RUNS:
+        return _DRY_RUNS[command](overrides, config, dry_run=True, quiet=quiet)
+    given, here = overrides or [], Path.cwd()
+    file = required(config, "tune/*.yaml" if command == "tune" else "**/*.yaml")
+    run_config = (search_of(file, given, here) if command == "tune" else
+                  open_run(file, given, quiet=quiet, dry_run=dry_run, until=command if command in STAGES else None))
+    entrypoint = job_command(command, file, given, run_config, here, is_here(job_address(address)), quiet, yes)
+    raise typer.Exit(send(entrypoint, here, address=address, env=job_environment(), wait=wait, cpus=driver_cpus))
+
+
+_DRY_RUNS: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove}
 
 
 @app.command()

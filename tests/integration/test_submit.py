@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,6 +63,27 @@ def test_a_job_runs_from_the_upload_and_its_results_stay(submitted: tuple[Path, 
     assert (storage / "runs" / "demo" / "report.md").is_file()
     assert "ndcg@10" in done.stdout
     assert re.search(r"raysubmit_\w+: succeeded", done.stderr)
+
+
+def test_a_search_goes_as_a_job_too_and_its_files_stay(address: str, environment: dict[str, str], tmp_path: Path
+                                                       ) -> None:
+    (tmp_path / "search.yaml").write_text(f"""
+name: sent
+run: demo
+overrides: ["prepare.source={{kind: synthetic, users: 60, items: 50}}", train.epochs=2, train.distill_epochs=1,
+            train.execution.num_workers=0, "storage.uri={tmp_path / 'storage'}"]
+space: {{train.alpha: {{kind: choice, values: [0.2, 0.5]}}}}
+search: {{kind: grid}}
+asha: null
+""")
+    for folder in ("pipeline", "models", "configs", "cluster", "tuning"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    done = _mentorec(environment, "submit", "--command", "tune", "--address", address, "--config", "search.yaml",
+                     cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    board = (tmp_path / "storage" / "tune" / "sent" / "leaderboard.csv").read_text().splitlines()
+    assert len(board) == 3
+    assert "2 trials" in done.stdout or "0.5" in done.stdout, done.stdout
 
 
 def test_the_shipped_file_deploys_what_was_trained(submitted: tuple[Path, subprocess.CompletedProcess[str]],

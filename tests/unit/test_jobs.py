@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from cluster.config import ClusterConfig
 from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_token
 from cluster.submit import job_address
 from configs.errors import ConfigError
+from configs.files import SHIPPED
 from configs.loader import load
-from pipeline.commands.jobs import job_environment, run_command
+from pipeline.commands.cli import app
+from pipeline.commands.jobs import COMMANDS, check_command, job_command, job_environment, search_of
 from pipeline.config import RunConfig
 
 
@@ -28,7 +32,7 @@ def _config(*overrides: str) -> RunConfig:
 
 
 def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path) -> None:
-    assert run_command("demo", ["train.alpha=0.5"], _config(), tmp_path, here=True) == [
+    assert job_command("run", "demo", ["train.alpha=0.5"], _config(), tmp_path, here=True) == [
         "python", "-m", "pipeline", "run", "--config", "configs/demo.yaml", "train.alpha=0.5",
         f"storage.uri={tmp_path}/results"]
 
@@ -37,19 +41,20 @@ def test_a_storage_root_with_a_variable_is_filled_in_before_the_job_starts(tmp_p
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/scratch")
     given = ["storage.uri=$SCRATCH/results"]
-    assert run_command("demo", given, _config(*given), tmp_path, here=False)[-1] == "storage.uri=/scratch/results"
+    command = job_command("run", "demo", given, _config(*given), tmp_path, here=False)
+    assert command[-1] == "storage.uri=/scratch/results"
 
 
 @pytest.mark.parametrize("uri", ["/abs/results", "s3://bucket/x"])
 def test_other_storage_roots_stay(tmp_path: Path, uri: str) -> None:
     given = [f"storage.uri={uri}"]
-    command = run_command("demo", given, _config(*given), tmp_path, here=False, quiet=True)
+    command = job_command("run", "demo", given, _config(*given), tmp_path, here=False, quiet=True)
     assert command[-2:] == [f"storage.uri={uri}", "--quiet"]
 
 
 def test_a_relative_storage_root_on_another_machine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"storage\.uri: got 'results'; a job on another machine needs a URI"):
-        run_command("demo", [], _config(), tmp_path, here=False)
+        job_command("run", "demo", [], _config(), tmp_path, here=False)
 
 
 def test_a_file_outside_the_upload_is_refused(tmp_path: Path) -> None:
@@ -57,8 +62,44 @@ def test_a_file_outside_the_upload_is_refused(tmp_path: Path) -> None:
     inside.mkdir()
     outside.write_text("name: x\n")
     with pytest.raises(ConfigError, match="a job gets only the files below"):
-        run_command(str(outside), [], _config(), inside, here=True)
-    assert run_command(str(outside), [], _config(), tmp_path, here=True)[5] == "mine.yaml"
+        job_command("run", str(outside), [], _config(), inside, here=True)
+    assert job_command("run", str(outside), [], _config(), tmp_path, here=True)[5] == "mine.yaml"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_is_sent_is_one_of_the_command_line(name: str, tmp_path: Path) -> None:
+    """With the options that it takes: an agreement to a price goes only where there is one."""
+    sent = job_command(name, "demo", [], _config(), tmp_path, here=True, quiet=True, confirmed=True)
+    assert sent[3] == name
+    takes = {option for each in get_command(app).commands[name].params for option in each.opts}
+    assert {"--config", "--quiet"} <= takes
+    assert ("--yes" in sent) == ("--yes" in takes)
+
+
+def test_a_command_that_is_no_work_for_a_cluster_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"--command: got 'serve'; legal: run, tune, prove, prepare, profile"):
+        check_command("serve")
+
+
+def test_a_search_is_sent_where_its_run_keeps_its_results(tmp_path: Path) -> None:
+    run, search = tmp_path / "mine.yaml", tmp_path / "search.yaml"
+    run.write_text("extends: [demo.yaml]\nstorage: {uri: s3://bucket/mine}\n")
+    shutil.copy(SHIPPED / "demo.yaml", tmp_path / "demo.yaml")
+    search.write_text("name: s\nrun: mine.yaml\nspace: {train.alpha: {kind: choice, values: [0.2, 0.5]}}\n")
+    resolved = search_of(str(search), ["train.epochs=33"], tmp_path)
+    assert (resolved.storage.uri, resolved.train.epochs) == ("s3://bucket/mine", 33)
+    assert job_command("tune", str(search), [], resolved, tmp_path, here=False) == [
+        "python", "-m", "pipeline", "tune", "--config", "search.yaml"]
+
+
+def test_a_search_whose_run_is_not_uploaded_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside.yaml").write_text("name: x\n")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "search.yaml").write_text("name: s\nrun: ../outside.yaml\n"
+                                        "space: {train.alpha: {kind: choice, values: [0.2]}}\n")
+    with pytest.raises(ConfigError, match=r"outside\.yaml: a job gets only the files below"):
+        search_of(str(inside / "search.yaml"), [], inside)
 
 
 def test_the_job_gets_the_data_folder_and_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
