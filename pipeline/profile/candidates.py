@@ -1,11 +1,12 @@
-"""What may become a feature of the keywords engine: words, phrases and values, and which items have them.
+"""What becomes a feature of the keywords engine: words, phrases and values that several items share, in two passes over
+the texts, a portion of the items at a time.
 
-Legend: T tokens (words in order, -1 where a phrase ends), W words, C candidates for features, I items,
-E, A (item, candidate) and (item, feature) pairs.
+Legend: T tokens (words in order, -1 where a phrase ends), W words, P phrases, V values, I items, F features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,115 +20,165 @@ _MAX_SHARE = 0.5
 """A word of more than this share of the items tells nothing."""
 _PHRASE_SHARE = 0.1
 """Two words are a phrase when they stand together in this share of the items of the rarer one."""
+_PORTION_TOKENS = 1_000_000
+"""Worked on at once: some 60 MB."""
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What may become a feature, and the items that have it, each (item, candidate) pair once."""
-
-    labels: list[str]
-    kinds: list[Kind]
-    words_C2: np.ndarray
-    """The words that it consists of, -1 where there is none; a word does not consist of itself."""
-    item_E: np.ndarray
-    place_E: np.ndarray
-    """The candidate, by its place."""
-
-    def numbered(self, num_items: int) -> tuple[np.ndarray, list[int]]:
-        """Candidate → its number as a feature, by kind and label, -1 where it is none; and the features' candidates.
-
-        A feature is shared by items, and a word or phrase not by most of them. What has no label is none.
-        """
-        count_C, kind_C = self._counts(), np.array(self.kinds, np.int8)
-        told_C = (count_C >= MIN_ITEMS) & ((kind_C != Kind.TERM) | (count_C <= max(MIN_ITEMS, _MAX_SHARE * num_items)))
-        kept = sorted((place for place in np.flatnonzero(told_C).tolist() if self.labels[place]),
-                      key=lambda place: (self.kinds[place], self.labels[place]))
-        number_C = np.full(len(self.kinds), -1, np.int32)
-        number_C[kept] = np.arange(len(kept), dtype=np.int32)
-        return number_C, kept
-
-    def table(self, kept: list[int], number_W: np.ndarray) -> pa.Table:
-        """The feature table; the features of its words stand in ``first`` and ``second``."""
-        parts_C2 = np.where(self.words_C2 >= 0, number_W[self.words_C2], -1).astype(np.int32)
-        return pa.table({
-            "label": pa.array([self.labels[place] for place in kept], pa.string()),
-            "kind": np.array(self.kinds, np.int8)[kept], "count": self._counts()[kept].astype(np.int32),
-            "first": parts_C2[kept, 0], "second": parts_C2[kept, 1]})
-
-    def _counts(self) -> np.ndarray:
-        """Items that have each candidate."""
-        return np.bincount(self.place_E, minlength=len(self.kinds))
-
-
-def joined(parts: list[Candidates]) -> Candidates:
-    """Candidates of several origins, one after another."""
-    bases = np.cumsum([0, *(len(part.kinds) for part in parts)])
-    return Candidates(
-        [label for part in parts for label in part.labels], [kind for part in parts for kind in part.kinds],
-        np.concatenate([part.words_C2 for part in parts]), np.concatenate([part.item_E for part in parts]),
-        np.concatenate([base + part.place_E for base, part in zip(bases, parts, strict=False)]))
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The catalogue's texts, one after another."""
+class Texts:
+    """The catalogue's texts and values, item after item."""
 
     word_T: np.ndarray
-    """Word numbers; -1 where a phrase ends."""
-    owner_T: np.ndarray
-    """The item of each token."""
-    num_items: int
+    """int32 word numbers as they were read; -1 where a phrase ends."""
+    offsets_I: np.ndarray
+    """[I + 1] in word_T."""
     spelling: list[str]
     """Of each word."""
+    singular_W: np.ndarray
+    """Word → its singular where that is a word too; the last entry maps -1 to itself."""
+    values: list[tuple[Kind, str]]
+    value_E: np.ndarray
+    """Values of the items, each once per item."""
+    value_offsets_I: np.ndarray
+    """[I + 1] in value_E."""
+
+    @property
+    def num_items(self) -> int:
+        return len(self.offsets_I) - 1
 
     @property
     def num_words(self) -> int:
         return max(1, len(self.spelling))
 
-    def words(self) -> tuple[np.ndarray, Candidates]:
-        """The words that occur, and as candidates."""
-        at = self.word_T >= 0
-        words_C, item_E, place_E = _pairs(self.owner_T[at], self.word_T[at].astype(np.int64), self.num_items)
-        labels = [self.spelling[word] for word in words_C]
-        return words_C, Candidates(labels, [Kind.TERM] * len(labels), np.full((len(labels), 2), -1, np.int64), item_E,
-                                    place_E)
-
-    def phrases(self, words_C: np.ndarray, words: Candidates) -> tuple[np.ndarray, Candidates]:
-        """Pairs of neighbouring words, as numbers and as candidates; a pair that is no phrase has no label."""
-        phrase_T = _phrases(self.word_T, self.owner_T, self.num_words)
-        at = phrase_T >= 0
-        phrases_C, item_E, place_E = _pairs(self.owner_T[at], phrase_T[at], self.num_items)
-        words_C2 = np.stack([phrases_C // self.num_words, phrases_C % self.num_words], axis=1)
-        items_W = np.zeros(self.num_words, np.int64)
-        items_W[words_C] = np.bincount(words.place_E, minlength=len(words_C))
-        together_C = np.bincount(place_E, minlength=len(phrases_C))
-        solid_C = together_C >= np.maximum(MIN_ITEMS, _PHRASE_SHARE * items_W[words_C2].min(axis=1))
-        labels = [f"{self.spelling[first]} {self.spelling[second]}" if solid else ""
-                  for (first, second), solid in zip(words_C2.tolist(), solid_C, strict=True)]
-        return phrases_C, Candidates(labels, [Kind.TERM] * len(labels), words_C2, item_E, place_E)
+    def portions(self) -> Iterator[Portion]:
+        """Consecutive items, so many tokens to a portion; a longer item is a portion of its own."""
+        start = 0
+        while start < self.num_items:
+            stop = int(np.searchsorted(self.offsets_I, self.offsets_I[start] + _PORTION_TOKENS, "right")) - 1
+            stop = max(stop, start + 1)
+            yield Portion(self, start, stop)
+            start = stop
 
 
-def lists_of(item_A: np.ndarray, feature_A: np.ndarray, num_items: int) -> pa.LargeListArray:
-    """Per item its features, ascending; the list of row 0 is empty. A feature of -1 is left out."""
-    told_A = feature_A >= 0
-    item_A, feature_A = item_A[told_A] + 1, feature_A[told_A]
-    order = np.lexsort((feature_A, item_A))
-    offsets = np.searchsorted(item_A[order], np.arange(num_items + 2))
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(feature_A[order], pa.int32()))
+@dataclass(frozen=True)
+class Portion:
+    """The items from ``start`` on, before ``stop``."""
+
+    texts: Texts
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def words(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each word its item, counted from ``start``, and its number; phrases' ends included."""
+        bounds = self.texts.offsets_I[self.start:self.stop + 1]
+        word_T = self.texts.singular_W[self.texts.word_T[bounds[0]:bounds[-1]]]
+        return np.repeat(np.arange(len(self)), np.diff(bounds)), word_T
+
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each value its item, counted from ``start``, and its number."""
+        bounds = self.texts.value_offsets_I[self.start:self.stop + 1]
+        return np.repeat(np.arange(len(self)), np.diff(bounds)), self.texts.value_E[bounds[0]:bounds[-1]]
 
 
-def _pairs(owner: np.ndarray, value: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct values; then the distinct (item, place among the distinct values) pairs."""
+class Features:
+    """Those words, phrases and values that are told, numbered by kind and label."""
+
+    def __init__(self, texts: Texts, value_words_V2: np.ndarray) -> None:
+        """
+        Args:
+            value_words_V2: the words that each value consists of, -1 where there is none.
+        """
+        items_W, phrases_P, together_P = _counted(texts)
+        items_V = np.bincount(texts.value_E, minlength=len(texts.values))
+        parts_P2 = np.stack([phrases_P // texts.num_words, phrases_P % texts.num_words], axis=1)
+        solid_P = together_P >= np.maximum(MIN_ITEMS, _PHRASE_SHARE * items_W[parts_P2].min(axis=1))
+        most = max(MIN_ITEMS, _MAX_SHARE * texts.num_items)
+        words = np.flatnonzero((items_W >= MIN_ITEMS) & (items_W <= most)).tolist()
+        phrases = np.flatnonzero(solid_P & (together_P <= most)).tolist()
+        values = [value for value in np.flatnonzero(items_V >= MIN_ITEMS).tolist() if texts.values[value][1]]
+
+        spelling = texts.spelling
+        labels = [*(spelling[word] for word in words),
+                  *(f"{spelling[first]} {spelling[second]}" for first, second in parts_P2[phrases].tolist()),
+                  *(texts.values[value][1] for value in values)]
+        kinds = [Kind.TERM] * (len(words) + len(phrases)) + [texts.values[value][0] for value in values]
+        order = sorted(range(len(labels)), key=lambda place: (kinds[place], labels[place]))
+        number = np.empty(len(order), np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+
+        self._num_words = texts.num_words
+        self.number_W = np.full(texts.num_words, -1, np.int32)
+        """The feature that a word is, -1: none."""
+        self.number_W[words] = number[:len(words)]
+        self._phrase_K = phrases_P[phrases]
+        self._number_K = number[len(words):len(words) + len(phrases)]
+        self._number_V = np.full(len(texts.values), -1, np.int32)
+        self._number_V[values] = number[len(words) + len(phrases):]
+        parts_C2 = np.concatenate([np.full((len(words), 2), -1), parts_P2[phrases], value_words_V2[values]])
+        first_C, second_C = np.where(parts_C2 >= 0, self.number_W[parts_C2], -1).astype(np.int32).T
+        count_C = np.concatenate([items_W[words], together_P[phrases], items_V[values]]).astype(np.int32)
+        self.table = pa.table({
+            "label": pa.array([labels[place] for place in order], pa.string()),
+            "kind": np.array(kinds, np.int8)[order], "count": count_C[order], "first": first_C[order],
+            "second": second_C[order]})
+        """One row per feature; the features of its words stand in ``first`` and ``second``."""
+
+    def phrases(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The features that pairs of word numbers are, -1: none."""
+        key = first.astype(np.int64) * self._num_words + second
+        if not len(self._phrase_K):
+            return np.full(len(key), -1, np.int32)
+        place = np.minimum(np.searchsorted(self._phrase_K, key), len(self._phrase_K) - 1)
+        return np.where(self._phrase_K[place] == key, self._number_K[place], -1)
+
+    def lists(self, texts: Texts) -> pa.LargeListArray:
+        """Per item its features, ascending; the list of row 0 is empty."""
+        counts, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+        for portion in texts.portions():
+            owner_T, word_T = portion.words()
+            begin_T = _pairs_begin(owner_T, word_T)
+            owner_V, value_V = portion.values()
+            owner = np.concatenate([owner_T, owner_T[:-1][begin_T], owner_V])
+            number = np.concatenate([np.where(word_T >= 0, self.number_W[word_T], -1),
+                                     self.phrases(word_T[:-1][begin_T], word_T[1:][begin_T]), self._number_V[value_V]])
+            base = max(1, self.table.num_rows)
+            pairs = np.unique(owner[number >= 0] * np.int64(base) + number[number >= 0])
+            counts.append(np.bincount(pairs // base, minlength=len(portion)))
+            found.append((pairs % base).astype(np.int32))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+        return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(found), pa.int32()))
+
+
+def _pairs_begin(owner_T: np.ndarray, word_T: np.ndarray) -> np.ndarray:
+    """bool [T - 1]: a token and the next one may be a phrase: different words of one stretch."""
+    found: np.ndarray = ((word_T[:-1] >= 0) & (word_T[1:] >= 0) & (owner_T[:-1] == owner_T[1:])
+                         & (word_T[:-1] != word_T[1:]))
+    return found
+
+
+def _counted(texts: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items of each word; then the phrases that occur (first × words + second), ascending, and the items of each."""
+    items_W = np.zeros(texts.num_words, np.int64)
+    phrases_P = together_P = np.zeros(0, np.int64)
+    for portion in texts.portions():
+        owner_T, word_T = portion.words()
+        words, items = _items_of(owner_T[word_T >= 0], word_T[word_T >= 0])
+        items_W[words] += items
+        begin_T = _pairs_begin(owner_T, word_T)
+        more, items = _items_of(owner_T[:-1][begin_T],
+                                word_T[:-1][begin_T].astype(np.int64) * texts.num_words + word_T[1:][begin_T])
+        together = np.concatenate([together_P, items])
+        phrases_P, place = np.unique(np.concatenate([phrases_P, more]), return_inverse=True)
+        together_P = np.bincount(place, together, minlength=len(phrases_P)).astype(np.int64)
+    return items_W, phrases_P, together_P
+
+
+def _items_of(owner: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, ascending, and how many owners have each."""
     distinct, place = np.unique(value, return_inverse=True)
-    pairs = np.unique(owner * np.int64(max(1, len(distinct))) + place)
-    return distinct, pairs // max(1, len(distinct)), pairs % max(1, len(distinct))
-
-
-def _phrases(word_T: np.ndarray, owner_T: np.ndarray, num_words: int) -> np.ndarray:
-    """At each token the number of the phrase it begins with the next one, else -1."""
-    phrase_T = np.full(len(word_T), -1, np.int64)
-    if len(word_T) > 1:
-        joined = (word_T[:-1] >= 0) & (word_T[1:] >= 0) & (owner_T[:-1] == owner_T[1:]) & (word_T[:-1] != word_T[1:])
-        keys = word_T[:-1].astype(np.int64) * num_words + word_T[1:]
-        phrase_T[:-1][joined] = keys[joined]
-    return phrase_T
+    base = max(1, len(distinct))
+    pairs = np.unique(owner * np.int64(base) + place)
+    return distinct, np.bincount(pairs % base, minlength=len(distinct))

@@ -1,11 +1,11 @@
 """``items.parquet`` → the item features of the keywords engine, in one pass over the items.
 
-Words are counted as numbers; only those that several items share become features.
-Legend: W words, C candidates for features, I items.
+Of an item some hundred bytes are held: its words as numbers. Legend: W words, V values, I items.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.ragged import offsets_of
 from pipeline.profile import fields as f
-from pipeline.profile.candidates import Candidates, Tokens, joined, lists_of
+from pipeline.profile.candidates import Features, Texts
 from pipeline.profile.features import Kind
 from pipeline.profile.tokens import clean, segments
 from pipeline.store.arrow import write_arrow
@@ -26,6 +26,8 @@ _MAX_FIELD = 600
 """Longer titles and fields are cut, in characters."""
 _SAMPLE_ITEMS = 20_000
 """Items looked at to learn what each field is."""
+_SHORT_TITLE = 4
+"""Tokens of a title that may be a term as a whole."""
 
 
 def build(batches: Iterable[pa.RecordBatch], folder: Path) -> int:
@@ -59,24 +61,24 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str | None, 
 
 
 class _Collector:
-    """Words and values of items as they pass by; flat integer lists, one entry per occurrence."""
+    """Words and values of items as they pass by, as flat arrays of their numbers."""
 
     def __init__(self, roles: dict[str, f.Role]) -> None:
         self._roles = roles
         self._words: dict[str, int] = {}
         self._known: dict[str, int] = {}
-        self._tokens: list[np.ndarray] = []
-        self._token_counts: list[int] = []
-        self._title_counts: list[int] = []
+        self._tokens = array("i")
+        self._token_counts = array("i")
+        self._title_counts = array("i")
         self._values: dict[tuple[Kind, str], int] = {}
-        self._value_owner: list[int] = []
-        self._value_ids: list[int] = []
-        self._prices: list[float] = []
-        self._markets: list[str] = []
+        self._value_ids = array("i")
+        self._value_counts = array("i")
+        self._prices = array("d")
+        self._markets: dict[str, int] = {}
+        self._market_ids = array("i")
 
     def add(self, title: str, category: str | None, fields: dict[str, str]) -> None:
         """One more item."""
-        item = len(self._token_counts)
         tokens = self._word_ids(title[:_MAX_TITLE])
         self._title_counts.append(len(tokens))
         price, market, year = None, "", None
@@ -99,13 +101,12 @@ class _Collector:
         decade = f.decade(year, title)
         if decade:
             values.add((Kind.DECADE, decade))
-        for value in sorted(values):
-            self._value_owner.append(item)
-            self._value_ids.append(self._values.setdefault(value, len(self._values)))
-        self._tokens.append(np.array(tokens, np.int32))
+        self._value_ids.extend(self._values.setdefault(value, len(self._values)) for value in sorted(values))
+        self._value_counts.append(len(values))
+        self._tokens.extend(tokens)
         self._token_counts.append(len(tokens))
         self._prices.append(np.nan if price is None else price)
-        self._markets.append(market)
+        self._market_ids.append(self._markets.setdefault(market, len(self._markets)))
 
     def _word_ids(self, text: str) -> list[int]:
         """Word numbers; -1 where a phrase ends."""
@@ -123,63 +124,56 @@ class _Collector:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The item table (row 0 empty) and the feature table."""
-        num_items = len(self._token_counts)
-        singular_W = _singular(list(self._words))
-        tokens = Tokens(singular_W[np.concatenate([*self._tokens, np.zeros(0, np.int32)])],
-                         np.repeat(np.arange(num_items), self._token_counts), num_items, list(self._words))
-        words_C, words = tokens.words()
-        phrases_C, phrases = tokens.phrases(words_C, words)
-        candidates = joined([words, phrases, self._value_candidates(singular_W)])
-        number_C, kept = candidates.numbered(num_items)
-
-        number_W = np.full(tokens.num_words, -1, np.int32)
-        number_W[words_C] = number_C[:len(words_C)]
-        number_of_phrase = dict(zip(phrases_C.tolist(), number_C[len(words_C):].tolist(), strict=False))
-        features = candidates.table(kept, number_W)
+        texts = Texts(np.frombuffer(self._tokens, np.int32), offsets_of(self._token_counts), list(self._words),
+                      _singular(self._words), list(self._values), np.frombuffer(self._value_ids, np.int32),
+                      offsets_of(self._value_counts))
+        features = Features(texts, self._value_words(texts.singular_W))
         items = pa.table({
-            "features": lists_of(candidates.item_E, number_C[candidates.place_E], num_items),
-            "price": np.concatenate([[np.nan], _price_levels(self._prices, self._markets)]).astype(np.float32),
-            "title": np.concatenate([[-1], self._title_features(tokens, number_W, number_of_phrase)]).astype(np.int32)})
-        return items, features
+            "features": features.lists(texts),
+            "price": np.concatenate([[np.nan], self._price_levels()]).astype(np.float32),
+            "title": np.concatenate([np.array([-1], np.int32), *self._title_features(texts, features)])})
+        return items, features.table
 
-    def _value_candidates(self, singular_W: np.ndarray) -> Candidates:
-        words_C2 = np.full((len(self._values), 2), -1, np.int64)
+    def _value_words(self, singular_W: np.ndarray) -> np.ndarray:
+        words_V2 = np.full((len(self._values), 2), -1, np.int64)
         for place, (_, text) in enumerate(self._values):
             words = [singular_W[self._words[word]] for word in text.split()[-2:] if word in self._words]
-            words_C2[place, :len(words)] = words
-        return Candidates([text for _, text in self._values], [kind for kind, _ in self._values], words_C2,
-                           np.array(self._value_owner, np.int64), np.array(self._value_ids, np.int64))
+            words_V2[place, :len(words)] = words
+        return words_V2
 
-    def _title_features(self, tokens: Tokens, number_W: np.ndarray, number_of_phrase: dict[int, int]) -> np.ndarray:
-        """Per item the term that spells its whole title (one or two words), else -1."""
-        starts = offsets_of(self._token_counts)[:-1]
-        result = np.full(len(starts), -1, np.int32)
-        for item, (start, count) in enumerate(zip(starts.tolist(), self._title_counts, strict=True)):
-            if count > 4:
-                continue
-            words = [w for w in tokens.word_T[start:start + count].tolist() if w >= 0]
-            if len(words) == 1:
-                result[item] = number_W[words[0]]
-            elif len(words) == 2:
-                result[item] = number_of_phrase.get(words[0] * tokens.num_words + words[1], -1)
-        return result
+    def _title_features(self, texts: Texts, features: Features) -> Iterator[np.ndarray]:
+        """Per item the term that spells its whole title (one or two words), else -1; some items at a time."""
+        title_counts = np.frombuffer(self._title_counts, np.int32)
+        for portion in texts.portions():
+            result = np.full(len(portion), -1, np.int32)
+            starts = texts.offsets_I[portion.start:portion.stop]
+            counts = title_counts[portion.start:portion.stop]
+            titles_I4 = np.full((len(portion), _SHORT_TITLE), -1, np.int64)
+            for place in range(_SHORT_TITLE):
+                there = (counts > place) & (counts <= _SHORT_TITLE)
+                titles_I4[there, place] = texts.singular_W[texts.word_T[starts[there] + place]]
+            words_I = (titles_I4 >= 0).sum(axis=1)
+            first = np.argmax(titles_I4 >= 0, axis=1)
+            one, two = np.flatnonzero(words_I == 1), np.flatnonzero(words_I == 2)
+            last = _SHORT_TITLE - 1 - np.argmax(titles_I4[two, ::-1] >= 0, axis=1)
+            result[one] = features.number_W[titles_I4[one, first[one]]]
+            result[two] = features.phrases(titles_I4[two, first[two]], titles_I4[two, last])
+            yield result
+
+    def _price_levels(self) -> np.ndarray:
+        """Mid-rank of each price among the known ones of its market, 0…1; NaN stays."""
+        price_I, market_I = np.frombuffer(self._prices, np.float64), np.frombuffer(self._market_ids, np.int32)
+        level_I = np.full(len(price_I), np.nan)
+        for market in range(len(self._markets)):
+            rows = np.flatnonzero((market_I == market) & ~np.isnan(price_I))
+            ordered = np.sort(price_I[rows])
+            below = np.searchsorted(ordered, price_I[rows], "left") + np.searchsorted(ordered, price_I[rows], "right")
+            level_I[rows] = below / (2 * len(rows)) if len(rows) else level_I[rows]
+        return level_I
 
 
-def _singular(words: list[str]) -> np.ndarray:
+def _singular(number: dict[str, int]) -> np.ndarray:
     """Word number → number of its singular where that is a word too; the last entry maps -1 to itself."""
-    known = {word: number for number, word in enumerate(words)}
-    mapped = [known.get(w[:-1], n) if w.endswith("s") and not w.endswith("ss") else n for n, w in enumerate(words)]
+    mapped = [number.get(word[:-1], n) if word.endswith("s") and not word.endswith("ss") else n
+              for word, n in number.items()]
     return np.array([*mapped, -1], np.int32)
-
-
-def _price_levels(prices: list[float], markets: list[str]) -> np.ndarray:
-    """Mid-rank of each price among the known ones of its market, 0…1; NaN stays."""
-    price_I = np.array(prices, np.float64)
-    _, market_I = np.unique(np.array(markets, object).astype(str), return_inverse=True)
-    level_I = np.full(len(price_I), np.nan)
-    for market in range(int(market_I.max(initial=-1)) + 1):
-        rows = np.flatnonzero((market_I == market) & ~np.isnan(price_I))
-        ordered = np.sort(price_I[rows])
-        below = np.searchsorted(ordered, price_I[rows], "left") + np.searchsorted(ordered, price_I[rows], "right")
-        level_I[rows] = below / (2 * len(rows)) if len(rows) else level_I[rows]
-    return level_I

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.profile import catalogue, fields, keywords, tokens
+from pipeline.profile import candidates, catalogue, fields, keywords, tokens
 from pipeline.profile.features import ItemFeatures, Kind
 from pipeline.profile.histories import Histories
 from pipeline.profile.keywords import KeywordsWriter
@@ -71,6 +71,21 @@ def test_features_are_the_words_phrases_and_values_that_items_share(perfumes: Pa
                                   "may"}
     assert by_kind[Kind.CATEGORY] == {"perfume", "soap", "candle"}
     assert by_kind[Kind.DECADE] == {"1990s"}
+
+
+def test_features_do_not_depend_on_how_many_items_are_worked_on_at_once(
+        perfumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A portion of three tokens cuts between every two items, and holds an item that is longer."""
+    monkeypatch.setattr(candidates, "_PORTION_TOKENS", 3)
+    features_of(PERFUMES, tmp_path)
+    for name in ("items.arrow", "features.arrow"):
+        assert (tmp_path / name).read_bytes() == (perfumes / name).read_bytes()
+
+
+def test_a_catalogue_of_values_alone_and_one_of_nothing_have_their_features(tmp_path: Path) -> None:
+    items = features_of([(None, "Soap", {}), (None, "Soap", {}), (None, None, {})], tmp_path)
+    assert items.labels.to_pylist() == ["soap"] and items.offsets_I.tolist() == [0, 0, 1, 2, 2]
+    assert features_of([(None, None, {})], tmp_path).labels.to_pylist() == []
 
 
 def test_a_feature_weighs_by_its_rarity_smoothed_for_few_items(perfumes: Path) -> None:
