@@ -24,7 +24,8 @@ from pipeline.recipes import BUILT_IN, CONTROLS, SHIPPED, Recipe, with_shipped
 from pipeline.recommend.config import RecommendConfig
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
-from pipeline.train.config import Arm, Member, TextItemInit, TrainConfig
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.teaching_config import Member, TextItemInit
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _ARMS = ("plain", "matched")

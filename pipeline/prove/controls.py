@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from pipeline.config import RunConfig
 from pipeline.prove.config import Control
 from pipeline.recipes import Recipe
-from pipeline.train.config import Member
+from pipeline.train.teaching_config import Member
 
 Exchange = Literal["shuffled", "random", "collaborative"]
 _TRAINING_ONLY = ("dropout", "mask_probability")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from configs.base import Config
-from models.config import DistillationConfig, MatchingConfig, Probability, RankingLossConfig, SoftmaxLoss
+from models.config import DistillationConfig, RankingLossConfig, SoftmaxLoss
+from pipeline.train.execution_config import TrainExecution
+from pipeline.train.teaching_config import (
+    EnsembleConfig,
+    ItemTableConfig,
+    MappedTextTable,
+    ProfileInputConfig,
+    TextItemInit,
+)
 
 Arm = Literal["plain", "distilled", "shuffled", "random", "collaborative"]
 """plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: noise of the same
 covariance; collaborative: what the interactions alone know, a truncated SVD of the training matrix."""
-
-
-TextControl = Literal["none", "shuffled", "random", "collaborative"]
-"""none: the items' own texts. Controls: shuffled: each item gets another's; random: noise of the same covariance;
-collaborative: the items in a truncated SVD of the training matrix."""
 
 
 class OptimizerConfig(Config):
@@ -49,142 +52,6 @@ class EarlyStoppingConfig(Config):
     """Validated epochs without a better metric before stopping; 0 = never stop early."""
     min_delta: float = Field(default=0.0, ge=0)
     """By how much the metric must rise to count as better for the patience; any rise is kept as the best epoch."""
-
-
-_ELASTIC = "legal for an elastic group: [fewest, most] workers, 1 or more and then a larger number"
-
-
-class TrainExecution(Config):
-    """Resources of training: no part of a fingerprint but for `num_workers`, where it changes the result."""
-
-    num_workers: int | tuple[int, int] = 1
-    """DDP workers of Ray Train; 0 trains in the driver's own process (no worker start, same results). `[fewest, most]`
-    is an elastic group: it begins with as many as there is room for, shrinks when nodes are lost and grows again when
-    some come. Each worker draws its own dropout masks: with dropout, two or more are another address than one."""
-    use_gpu: bool = False
-    """One GPU per worker."""
-    cpus_per_worker: float = Field(default=1.0, gt=0)
-    """CPUs that Ray reserves for each worker."""
-    threads_per_worker: int | None = Field(default=None, ge=1)
-    """Torch threads per worker; None: all cores shared evenly between the workers."""
-    shard_item_table: bool = False
-    """Divide the item table and its moments over the workers' devices, for one that is too large for each: the same
-    weights. Needs `optimizer.table: rowwise` and two workers or more. Each worker also holds the whole table in its
-    host's memory, the first one up to four while it writes a checkpoint; validation is done there, by the CPUs: bound
-    it by `validation_users`."""
-    max_failures: int = Field(default=2, ge=0)
-    """Restarts of the worker group from the last checkpoint."""
-    resize_every_s: float = Field(default=60.0, gt=0)
-    """Least seconds between two looks whether an elastic group may grow; growing costs what was learnt since the last
-    checkpoint."""
-    checkpoint_every_epochs: int = Field(default=1, ge=1)
-    """A killed run goes on from the last one; the last epoch always has one. Two are kept."""
-    log_every_steps: int = Field(default=50, ge=1)
-    """Optimizer steps between two step records of `metrics.jsonl`."""
-
-    @field_validator("num_workers", mode="before")
-    @classmethod
-    def _of_two_numbers(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)) and len(value) != 2:
-            raise ValueError(_ELASTIC)
-        return value
-
-    @field_validator("num_workers")
-    @classmethod
-    def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if isinstance(value, tuple) and not 1 <= value[0] < value[1]:
-            raise ValueError(_ELASTIC)
-        if isinstance(value, int) and value < 0:
-            raise ValueError("legal: 0, 1, … workers, or [fewest, most]")
-        return value
-
-    @model_validator(mode="after")
-    def _whole_cpus(self) -> TrainExecution:
-        if isinstance(self.num_workers, tuple) and self.cpus_per_worker % 1:
-            raise ValueError(f"cpus_per_worker={self.cpus_per_worker:g}: legal with an elastic num_workers are whole "
-                             "numbers, as Ray counts no fractions there")
-        return self
-
-    @property
-    def fewest_workers(self) -> int:
-        """That training begins and goes on with."""
-        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
-
-    @property
-    def most_workers(self) -> int:
-        """That it uses."""
-        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
-
-
-class TextItemInit(Config):
-    """Item embeddings start from the items' texts: the run's encoder, reduced to the student's width, scaled to the
-    standard deviation of the random start. Items without text start at random. Cold items then have a place."""
-
-    kind: Literal["text"] = "text"
-    method: Literal["pca", "umap"] = "pca"
-    """How the texts' vectors are reduced to `model.hidden_dim`; all else is as `reduce` says."""
-    whiten: bool = False
-    """Equal variance in every dimension of the start; off: as the texts spread."""
-    control: TextControl = "none"
-    """Whose texts: see `TextControl`."""
-
-
-class MappedTextTable(Config):
-    """Text-only: every item's row is one trained linear map of its frozen text vector. Items that nobody has bought
-    have a place; folded into the plain table at export."""
-
-    kind: Literal["mapped_text"] = "mapped_text"
-    control: TextControl = "none"
-    """Whose texts: see `TextControl`."""
-
-
-class BoundedChangeTable(Config):
-    """Every item's row is its start plus a change of bounded length; for a start from text. Folded at export."""
-
-    kind: Literal["bounded_change"] = "bounded_change"
-    limit: float = Field(default=0.5, gt=0)
-    """Largest length of the change, as a share of the start's."""
-
-
-class ProfileInputConfig(Config):
-    """The user's profile vector is an extra input in training: what the recommender ranks better for it reaches a
-    student whose ensemble it is a member of. It is chosen on validation with the profiles; exported, tested and served
-    it reads none. For students that predict the next item; not beside a teacher of the same arm."""
-
-    dropout: Probability = 0.2
-    """Share of users of an epoch that are read without their profile."""
-    control: TextControl = "none"
-    """Whose profiles: see `TextControl`."""
-
-
-ItemTableConfig = Annotated[MappedTextTable | BoundedChangeTable, Field(discriminator="kind")]
-
-
-class Member(Config):
-    """A finished recommender of the same run."""
-
-    arm: str
-    """Name of a built-in arm or of a recipe."""
-    seed: int = Field(default=0, ge=0)
-    """Added to the student's seed: members of one arm with other seeds differ by chance alone."""
-    weight: float = Field(default=1.0, gt=0)
-    """Of its logits among the members'."""
-
-
-class EnsembleConfig(MatchingConfig):
-    """Finished recommenders whose mean logits over the whole catalogue the student matches (Beyer et al., CVPR'22)."""
-
-    members: tuple[Member, ...] = Field(min_length=1)
-    start: int | None = Field(default=None, ge=0)
-    """Place, from 0, of the member whose weights the student starts from; None: a fresh start."""
-    epochs: int | None = Field(default=None, ge=1)
-    """Match in so many first epochs, then train on next items alone; None: in all."""
-
-    @model_validator(mode="after")
-    def _start_is_a_member(self) -> EnsembleConfig:
-        if self.start is not None and self.start >= len(self.members):
-            raise ValueError(f"start={self.start}, but the members are 0…{len(self.members) - 1}")
-        return self
 
 
 class TrainConfig(Config):

@@ -17,8 +17,8 @@ from configs.errors import DataError
 from pipeline.store.arrow import numbers
 from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.store.tensors import save_file
-from pipeline.train.config import TextControl
 from pipeline.train.seeds import Stream, generator
+from pipeline.train.teaching_config import TextControl
 from pipeline.work.shuffle import derangement, noise_like
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from configs.errors import ConfigError, illegal
 from models.config import ModelConfig
 from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
-from pipeline.train.config import Arm, MappedTextTable, TrainConfig
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.teaching_config import MappedTextTable
 
 VERSION = 6
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")

@@ -30,7 +30,6 @@ from models.students import build_encoder
 from pipeline.store.arrays import cases
 from pipeline.store.columns import USER_ID, USER_IDX
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
-from pipeline.train.config import BoundedChangeTable
 from pipeline.train.data import TrainingRows
 from pipeline.train.export import load_model
 from pipeline.train.feed import feed
@@ -46,6 +45,7 @@ from pipeline.train.selection import Selection
 from pipeline.train.session import Session
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import Targets
+from pipeline.train.teaching_config import BoundedChangeTable
 from pipeline.train.validation import Validator
 from pipeline.work.memory import keep_freed_memory
 

@@ -26,7 +26,7 @@ from cluster.machine import cpu_count
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.train.checkpoint import Outcome, read_outcome
-from pipeline.train.config import TrainExecution
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec

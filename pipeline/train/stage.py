@@ -27,7 +27,7 @@ from pipeline.store.tensors import save_file
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.collaborative import TrainingMatrix
-from pipeline.train.config import Arm, MappedTextTable, TrainConfig
+from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.dense_targets import build_targets
 from pipeline.train.export import save_model
@@ -40,6 +40,7 @@ from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape
+from pipeline.train.teaching_config import MappedTextTable
 from pipeline.work.progress import say, took
 from pipeline.work.threads import torch_threads
 

@@ -13,7 +13,8 @@ from pipeline.recommend.sequences import NamedHistories
 from pipeline.recommend.stage import Model, recommend
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.train.config import TrainConfig, TrainExecution
+from pipeline.train.config import TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from tests.builders import make_prepared, make_sequences, train_arm
 
 

@@ -15,7 +15,8 @@ from models.config import SampledSoftmaxLoss, SASRecConfig
 from models.row_shard import WHOLE, RowShard
 from models.rowwise import STATE, RowwiseTable
 from models.students import build_encoder
-from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.config import OptimizerConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.learner import Learner
 
 RANKS, SIZES = 3, (2, 3, 10, 11)

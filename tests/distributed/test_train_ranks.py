@@ -35,20 +35,15 @@ from pipeline.store.arrays import cases
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
-from pipeline.train.config import (
-    EnsembleConfig,
-    MappedTextTable,
-    Member,
-    OptimizerConfig,
-    TrainConfig,
-    TrainExecution,
-)
+from pipeline.train.config import OptimizerConfig, TrainConfig
 from pipeline.train.dense_targets import build_targets
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import save_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import LocalSession, first_whole
 from pipeline.train.spec import TrainSpec
+from pipeline.train.teaching_config import EnsembleConfig, MappedTextTable, Member
 from tests.builders import make_prepared, make_sequences, make_targets, read_metrics
 
 BATCH = 6

@@ -17,7 +17,8 @@ from configs.errors import ResourceError, StorageError, TrainingError
 from models.config import DistillationConfig, RMSEDistillation, SASRecConfig
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.config import OptimizerConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.keys import key
 from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 

@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.work.provenance import provenance
+from pipeline.work.provenance import commit
 from tests.bench.pages import RESULTS, table, write_page
 from tests.faults.rows import ROWS, Row
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tools import ROOT
 
 
 def main() -> None:
@@ -42,9 +41,9 @@ def main() -> None:
                        cwd=ROOT, check=False)
         found = outcomes(report.read_bytes())
     minutes = (time.monotonic() - started) / 60
-    commit = provenance()["commit"]
+    at = commit()
     ran = {row.fault: {"fault": row.fault, "must": row.must, "tests": list(row.tests), "not_tried": row.not_tried,
-                       "outcome": outcome(row, found), "commit": commit} for row in chosen}
+                       "outcome": outcome(row, found), "commit": at} for row in chosen}
     figures = merged(json.loads((RESULTS / "faults.json").read_text()) if given.words else None, ran, minutes)
     write_page(RESULTS, "faults", figures, page(figures))
     failed = [fault for fault, row in ran.items() if row["outcome"] == "failed"]

@@ -27,8 +27,9 @@ from pipeline.store.artifacts import Artifact
 from pipeline.store.digests import digest_file
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import loop
-from pipeline.train.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig, TrainExecution
+from pipeline.train.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig
 from pipeline.train.data import TrainingRows
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.learner import Learner

@@ -18,9 +18,11 @@ from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ITEM_IDX, VECTOR
-from pipeline.train.config import Arm, TextItemInit, TrainConfig, TrainExecution
+from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.keys import key
 from pipeline.train.stage import train
+from pipeline.train.teaching_config import TextItemInit
 from tests.builders import make_prepared, make_targets
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)

@@ -18,20 +18,18 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.collaborative import TrainingMatrix
-from pipeline.train.config import (
+from pipeline.train.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
+from pipeline.train.keys import key
+from pipeline.train.stage import train
+from pipeline.train.teaching_config import (
     BoundedChangeTable,
-    EarlyStoppingConfig,
     EnsembleConfig,
     MappedTextTable,
     Member,
-    OptimizerConfig,
     TextControl,
     TextItemInit,
-    TrainConfig,
-    TrainExecution,
 )
-from pipeline.train.keys import key
-from pipeline.train.stage import train
 from tests.builders import make_prepared, read_metrics
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)

@@ -14,19 +14,12 @@ from models.config import BERT4RecConfig, NeighboursTarget, SASRecConfig
 from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import (
-    Arm,
-    EarlyStoppingConfig,
-    EnsembleConfig,
-    Member,
-    OptimizerConfig,
-    ProfileInputConfig,
-    TrainConfig,
-    TrainExecution,
-)
+from pipeline.train.config import Arm, EarlyStoppingConfig, OptimizerConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.keys import key
 from pipeline.train.reading import READER
 from pipeline.train.stage import train
+from pipeline.train.teaching_config import EnsembleConfig, Member, ProfileInputConfig
 from tests.builders import make_prepared, make_targets, read_metrics, train_arm
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)

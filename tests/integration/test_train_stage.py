@@ -24,7 +24,8 @@ from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import Arm, EarlyStoppingConfig, TrainConfig, TrainExecution
+from pipeline.train.config import Arm, EarlyStoppingConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.stage import train

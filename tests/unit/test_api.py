@@ -27,7 +27,8 @@ from pipeline.evaluate.keys import key as evaluate_key
 from pipeline.evaluate.stage import evaluate_model
 from pipeline.store import arrays, artifacts
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import TrainConfig, TrainExecution
+from pipeline.train.config import TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from tests.builders import make_prepared, train_arm
 from tests.students import ALL, NUM_ITEMS, build
 from tests.tools import ROOT

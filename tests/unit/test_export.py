@@ -24,7 +24,8 @@ from pipeline.evaluate.keys import key as evaluate_key
 from pipeline.evaluate.stage import evaluate_model
 from pipeline.export.folder import export
 from pipeline.store import artifacts
-from pipeline.train.config import TrainConfig, TrainExecution
+from pipeline.train.config import TrainConfig
+from pipeline.train.execution_config import TrainExecution
 from tests.builders import make_prepared, make_targets, train_arm
 from tests.students import ALL, NUM_ITEMS, build
 

@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from models.config import SampledSoftmaxLoss, SoftmaxLoss
-from pipeline.train.config import OptimizerConfig, ProfileInputConfig, TrainConfig, TrainExecution
+from pipeline.train.config import OptimizerConfig, TrainConfig
+from pipeline.train.execution_config import TrainExecution
+from pipeline.train.teaching_config import ProfileInputConfig
 
 
 def test_the_loss_is_chosen_by_its_kind() -> None:

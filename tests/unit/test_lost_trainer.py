@@ -11,7 +11,7 @@ import pytest
 
 from cluster.storage import Storage
 from configs.errors import ResourceError, TrainingError
-from pipeline.train.config import TrainExecution
+from pipeline.train.execution_config import TrainExecution
 
 
 class Trainer:

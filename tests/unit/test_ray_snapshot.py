@@ -9,7 +9,7 @@ from ray.train import WorkerGroupError
 
 from cluster.storage import Storage
 from configs.errors import StorageError, TrainingError
-from pipeline.train.config import TrainExecution
+from pipeline.train.execution_config import TrainExecution
 from pipeline.train.ray_session import _explain, drop_torn_snapshot
 
 PATH = "ray/0123456789abcdef/checkpoint_manager_snapshot.json"

@@ -31,6 +31,8 @@ class Rejection:
     """There is no profile, and why."""
 
     reason: str
+    final: bool = True
+    """False: a text could still come, as a request got no answer."""
 
 
 Told = str | Rejection

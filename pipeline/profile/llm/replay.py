@@ -93,8 +93,8 @@ class Replayer:
             wanted: list[Request] = []
             for prompt in step:
                 answer = self._accepted(prompt, titles, usage)
-                if isinstance(answer, Rejection) and answer.reason.startswith(NO_ANSWER):
-                    return ProfileState(usage, reason=answer.reason)  # a text could still come
+                if isinstance(answer, Rejection) and not answer.final:
+                    return ProfileState(usage, reason=answer.reason)
                 if isinstance(answer, Request):
                     wanted.append(answer)
                 else:
@@ -109,7 +109,7 @@ class Replayer:
 
     def _accepted(self, prompt: Prompt, titles: Sequence[str], usage: Usage) -> str | Request | Rejection:
         """The first answer that passes the gate; else the request that must be answered next, or why none passed."""
-        reason = ""
+        rejection = Rejection("")
         for retry in range(self.config.gate.retries + 1):
             seed = self.config.sampling.seed + retry
             key = self.author.key(prompt.messages, seed)
@@ -119,7 +119,7 @@ class Replayer:
             usage.requests += 1
             usage.retried += retry > 0
             if isinstance(answer, Failure):
-                reason = f"{NO_ANSWER}: {answer.error}"
+                rejection = Rejection(f"{NO_ANSWER}: {answer.error}", final=False)
                 usage.refusals.append(NO_ANSWER)
                 continue
             usage.reused += answer.attempt != self.attempt
@@ -129,9 +129,9 @@ class Replayer:
             usage.reasoning += verdict.reasoning
             if verdict.text is not None:
                 return verdict.text
-            reason = str(verdict.reason)
-            usage.refusals.append(reason)
-        return Rejection(reason)
+            rejection = Rejection(str(verdict.reason))
+            usage.refusals.append(rejection.reason)
+        return rejection
 
     def _count_first(self, prompts: Sequence[Prompt], usage: Usage) -> None:
         usage.leaf_keys = [self.author.key(prompt.messages, self.config.sampling.seed) for prompt in prompts]

@@ -1,0 +1,85 @@
+"""What a recommender may learn from beside its users' next items. Torch- and Ray-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Config
+from models.config import MatchingConfig, Probability
+
+TextControl = Literal["none", "shuffled", "random", "collaborative"]
+"""none: the items' own texts. Controls: shuffled: each item gets another's; random: noise of the same covariance;
+collaborative: the items in a truncated SVD of the training matrix."""
+
+
+class TextItemInit(Config):
+    """Item embeddings start from the items' texts: the run's encoder, reduced to the student's width, scaled to the
+    standard deviation of the random start. Items without text start at random. Cold items then have a place."""
+
+    kind: Literal["text"] = "text"
+    method: Literal["pca", "umap"] = "pca"
+    """How the texts' vectors are reduced to `model.hidden_dim`; all else is as `reduce` says."""
+    whiten: bool = False
+    """Equal variance in every dimension of the start; off: as the texts spread."""
+    control: TextControl = "none"
+    """Whose texts: see `TextControl`."""
+
+
+class MappedTextTable(Config):
+    """Text-only: every item's row is one trained linear map of its frozen text vector. Items that nobody has bought
+    have a place; folded into the plain table at export."""
+
+    kind: Literal["mapped_text"] = "mapped_text"
+    control: TextControl = "none"
+    """Whose texts: see `TextControl`."""
+
+
+class BoundedChangeTable(Config):
+    """Every item's row is its start plus a change of bounded length; for a start from text. Folded at export."""
+
+    kind: Literal["bounded_change"] = "bounded_change"
+    limit: float = Field(default=0.5, gt=0)
+    """Largest length of the change, as a share of the start's."""
+
+
+class ProfileInputConfig(Config):
+    """The user's profile vector is an extra input in training: what the recommender ranks better for it reaches a
+    student whose ensemble it is a member of. It is chosen on validation with the profiles; exported, tested and served
+    it reads none. For students that predict the next item; not beside a teacher of the same arm."""
+
+    dropout: Probability = 0.2
+    """Share of users of an epoch that are read without their profile."""
+    control: TextControl = "none"
+    """Whose profiles: see `TextControl`."""
+
+
+ItemTableConfig = Annotated[MappedTextTable | BoundedChangeTable, Field(discriminator="kind")]
+
+
+class Member(Config):
+    """A finished recommender of the same run."""
+
+    arm: str
+    """Name of a built-in arm or of a recipe."""
+    seed: int = Field(default=0, ge=0)
+    """Added to the student's seed: members of one arm with other seeds differ by chance alone."""
+    weight: float = Field(default=1.0, gt=0)
+    """Of its logits among the members'."""
+
+
+class EnsembleConfig(MatchingConfig):
+    """Finished recommenders whose mean logits over the whole catalogue the student matches (Beyer et al., CVPR'22)."""
+
+    members: tuple[Member, ...] = Field(min_length=1)
+    start: int | None = Field(default=None, ge=0)
+    """Place, from 0, of the member whose weights the student starts from; None: a fresh start."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Match in so many first epochs, then train on next items alone; None: in all."""
+
+    @model_validator(mode="after")
+    def _start_is_a_member(self) -> EnsembleConfig:
+        if self.start is not None and self.start >= len(self.members):
+            raise ValueError(f"start={self.start}, but the members are 0…{len(self.members) - 1}")
+        return self
