@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _POLL_S = 0.5
+_SIGNALLED = 128
+"""Exit codes from here on, and negative ones, are of commands that a signal ended."""
 
 
 def job_address(address: str | None) -> str | None:
@@ -34,7 +36,7 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
     With ``wait`` the job's log goes to stdout; an interrupt stops the watching, not the job.
 
     Returns:
-        0 when the job succeeded (or was only submitted), 1 when it failed or was stopped.
+        The exit code of the job's command; 0 when it was only submitted, 1 when it was stopped or never ran.
 
     Raises:
         ResourceError: no job server answers, or it refuses the job.
@@ -51,6 +53,7 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
     try:
         asyncio.run(_follow(client, job))
         status = _wait(client, job)
+        code = client.get_job_info(job).driver_exit_code
     except KeyboardInterrupt:
         print(f"stopped watching; {job} runs on: `ray job logs --follow {job}`, `ray job stop {job}`", file=sys.stderr)
         return 130
@@ -58,7 +61,7 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
         raise ResourceError(f"lost the job server while {job} was running: {_line(exc)}; see `ray job status {job}`"
                             ) from exc
     print(f"{job}: {status.value.lower()}", file=sys.stderr, flush=True)
-    return 0 if status.value == "SUCCEEDED" else 1
+    return 0 if status.value == "SUCCEEDED" else code if code is not None and 0 < code < _SIGNALLED else 1
 
 
 def _client(address: str | None) -> JobSubmissionClient:

@@ -25,7 +25,21 @@ def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
     """The mapping a YAML file holds, with those that it extends merged in."""
     if _depth > _MAX_EXTENDS_DEPTH:
         raise ConfigError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS_DEPTH} files; is there a circle?")
+    values, parents = _read_one(resolve_path(path))
+    merged: dict[str, Any] = {}
+    for parent in parents:
+        merged = merge(merged, read_yaml(parent, _depth + 1))
+    return merge(merged, values)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The file and all that it extends, of one that :func:`read_yaml` can read."""
     file = resolve_path(path)
+    return [file, *(each for parent in _read_one(file)[1] for each in files_of(parent))]
+
+
+def _read_one(file: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The file's own mapping, and the files that it extends."""
     try:
         values = yaml12.parse(file.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -42,10 +56,7 @@ def read_yaml(path: str | Path, _depth: int = 0) -> dict[str, Any]:
     parents = given if isinstance(given, list) else [] if given is None else [given]
     if not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{file}: `extends` takes a relative path or a list of them, got {given!r}")
-    merged: dict[str, Any] = {}
-    for parent in parents:
-        merged = merge(merged, read_yaml(file.parent / parent, _depth + 1))
-    return merge(merged, values)
+    return values, [file.parent / parent for parent in parents]
 
 
 def resolve_path(path: str | Path) -> Path:

@@ -82,7 +82,7 @@ class EncoderScorer:
     def states(self, histories: Sequences, indices: np.ndarray) -> Tensor:
         """fp32 [B, D], encoded in batches of similar length, without dropout."""
         states_BD = torch.empty(len(indices), self.items_VD.shape[1], device=self._device)
-        by_length = np.argsort(histories.lengths[indices], kind="stable")
+        by_length = np.argsort(histories.lengths_of(indices), kind="stable")
         with self.without_dropout(), torch.inference_mode():
             stop = len(by_length)
             while stop:  # from the longest on: the first of a batch tells its width

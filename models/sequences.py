@@ -90,7 +90,7 @@ class Cases:
 
     def take(self, index_N: np.ndarray) -> Cases:
         """Some of the cases, in the order asked for."""
-        lengths_N = self.histories.lengths[index_N]
+        lengths_N = self.histories.lengths_of(index_N)
         offsets = offsets_of(lengths_N)
         source = np.repeat(self.histories.offsets[:-1][index_N] - offsets[:-1], lengths_N) + np.arange(offsets[-1])
         return Cases(self.users[index_N], Sequences(self.histories.values[source], offsets), self.targets[index_N])

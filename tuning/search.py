@@ -82,7 +82,8 @@ def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
     return config.model_copy(update={"overrides": (*config.overrides, *of_run)})
 
 
-def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False) -> SearchResult:
+def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False, confirmed: bool = False
+         ) -> SearchResult:
     """Search; write ``leaderboard.csv``, ``best.yaml`` and the page ``search.html`` below ``tune/<name>/``.
 
     A finished trial is never run again: the same command after a kill resumes what is unfinished.
@@ -92,6 +93,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         overrides: settings over the file's; those that are not the search's own but the run's (``storage.uri=…``) come
             after its ``overrides``.
         dry_run: tell what would be searched, and do nothing.
+        confirmed: a price above ``profile.max_cost_without_confirm`` was agreed to.
 
     Raises:
         ConfigError: a bad configuration, or a search of this name with other settings is already there.
@@ -106,16 +108,17 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         return SearchResult(folder, list(_describe(config, run_config, storage)))
     lease = leases.take(storage, f"{folder}/lock.json", folder)
     try:
-        _claim(storage, folder, {"search": config.key(), "run": run_config.key() | {"storage": None}})
+        _claim(storage, folder, {"search": _without_storage(config).key(),
+                                 "run": run_config.key() | {"storage": None}})
         with connect(run_config.cluster):
             require_one_view(storage, ())
             step = searched_step(run_config)
-            built = run(run_config, before=step.label).artifacts
+            built = run(run_config, before=step.label, confirmed=confirmed).artifacts
             fixed = {"values": values, "storage": storage, "folder": folder,
                      "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
         result = _conclude(config, values, run_config, storage, folder, rows)
-        return _finish(config, result)
+        return _finish(config, result, confirmed)
     finally:
         lease.release()
 
@@ -133,6 +136,12 @@ def _trial_count(config: TuneConfig) -> int:
     if not isinstance(config.search, GridSearch):
         return config.search.trials
     return sum(1 for _ in combinations(config.space))
+
+
+def _without_storage(config: TuneConfig) -> TuneConfig:
+    """The search wherever it is kept: a storage root may be spelled in several ways, and moved."""
+    others = tuple(given for given in config.overrides if re.split(r"[.=]", given)[0] != "storage")
+    return config.model_copy(update={"overrides": others})
 
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
@@ -227,10 +236,10 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
     return SearchResult(folder, [*lines(rows, metric, where), f"page: {storage.path(folder)}/{PAGE}"], rows, best)
 
 
-def _finish(config: TuneConfig, result: SearchResult) -> SearchResult:
+def _finish(config: TuneConfig, result: SearchResult, confirmed: bool) -> SearchResult:
     """Run the winner over its seeds, where that is asked for."""
     if not config.final_seeds or result.best is None:
         return result
-    final = run(result.best.model_copy(update={"seeds": config.final_seeds}))
+    final = run(result.best.model_copy(update={"seeds": config.final_seeds}), confirmed=confirmed)
     assert final.metrics is not None, "a whole run ends with a report"
     return replace(result, lines=[*result.lines, "", summary_table(final.metrics)])

@@ -1,7 +1,7 @@
 """The command line. Parses first and imports late: only typer and the stages' light definitions come before a command.
 
-Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight check or a job failed, 2 bad input,
-130 interrupted, 143 terminated. A traceback is always a defect.
+Results go to stdout, progress to stderr. Exit codes: 0 done, 1 a preflight check failed or a job was stopped, 2 bad
+input, 130 interrupted, 143 terminated. A traceback is always a defect.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -78,15 +79,15 @@ app.add_typer(answering)
 
 
 @app.command()
-def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
-         quiet: Quiet = False) -> None:
+def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
+         yes: Yes = False) -> None:
     """Search settings of train and model."""
     from pipeline.commands.invocation import print_lines, required
     from pipeline.work.progress import set_quiet
     from tuning.search import tune as search
 
     set_quiet(quiet)
-    print_lines(search(required(config, "tune/*.yaml"), tuple(overrides or ()), dry_run).lines)
+    print_lines(search(required(config, "tune/*.yaml"), tuple(overrides or ()), dry_run, yes).lines)
 
 
 @app.command()
@@ -125,21 +126,16 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     from cluster.connect import is_here
     from cluster.submit import job_address
     from cluster.submit import submit as send
-    from pipeline.commands.invocation import open_run, required
-    from pipeline.commands.jobs import check_command, job_command, job_environment, search_of
+    from pipeline.commands.invocation import required
+    from pipeline.commands.jobs import job_command, job_environment
 
-    check_command(command)
-    if dry_run and command in _DRY_RUNS:
-        return _DRY_RUNS[command](overrides, config, dry_run=True, quiet=quiet)
-    given, here = overrides or [], Path.cwd()
     file = required(config, "tune/*.yaml" if command == "tune" else "**/*.yaml")
-    run_config = (search_of(file, given, here) if command == "tune" else
-                  open_run(file, given, quiet=quiet, dry_run=dry_run, until=command if command in STAGES else None))
-    entrypoint = job_command(command, file, given, run_config, here, is_here(job_address(address)), quiet, yes)
-    raise typer.Exit(send(entrypoint, here, address=address, env=job_environment(), wait=wait, cpus=driver_cpus))
-
-
-_DRY_RUNS: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove}
+    entrypoint = job_command(command, file, overrides or [], Path.cwd(), is_here(job_address(address)), quiet, yes)
+    if dry_run:
+        others: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove, "run": partial(_run, None)}
+        others.get(command, partial(_run, command))(overrides, config, dry_run=True, quiet=quiet)
+        return
+    raise typer.Exit(send(entrypoint, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus))
 
 
 @app.command()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from configs.errors import ConfigError, illegal
-from configs.files import SHIPPED, resolve_path
+from configs.files import SHIPPED, files_of, resolve_path
+from pipeline.commands.invocation import open_run
 from pipeline.config import RunConfig
 from pipeline.stages import STAGES, can_cost
 
 _PASSED_ON = ("MENTOREC_DATA",)
 """Environment variables a job gets. Keys never travel this way: Ray shows a job's environment to everyone."""
 COMMANDS: Final = ("run", "tune", "prove", *STAGES)
-_WITH_PRICE: Final = ("run", "prove", *(name for name in STAGES if can_cost(name)))
+_WITHOUT_PRICE: Final = tuple(name for name in STAGES if not can_cost(name))
 
 
 def job_environment() -> dict[str, str]:
@@ -23,42 +25,30 @@ def job_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
-def check_command(name: str) -> None:
-    """Raise ConfigError for a command that is no work for a cluster."""
-    if name not in COMMANDS:
-        raise ConfigError(illegal("--command", name, COMMANDS))
-
-
-def search_of(config: str, overrides: Sequence[str], working_dir: Path) -> RunConfig:
-    """The run that a search's file starts from.
-
-    Raises:
-        ConfigError: the search is not legal, or its run's file is not uploaded with the job.
-    """
-    from tuning.search import base_run, run_file, with_overrides
-
-    file = resolve_path(config)
-    search = with_overrides(file, overrides)
-    _uploaded(str(run_file(search, file)), working_dir)
-    return base_run(search, file)[1]
-
-
-def job_command(name: str, config: str, overrides: Sequence[str], resolved: RunConfig, working_dir: Path, here: bool,
-                quiet: bool = False, confirmed: bool = False) -> list[str]:
+def job_command(name: str, config: str, overrides: Sequence[str], working_dir: Path, here: bool, quiet: bool = False,
+                confirmed: bool = False) -> list[str]:
     """``python -m pipeline NAME …`` as the job's entry point.
 
     Args:
         name: one of COMMANDS.
-        resolved: the run's configuration that ``config`` and ``overrides`` give.
-        working_dir: the folder that is uploaded; the configuration file must lie in it, or be a shipped one.
+        config: its file. It, what it extends and the run of a search must lie in ``working_dir`` or be shipped ones.
+        working_dir: the folder that is uploaded.
         here: the cluster is on this machine, so a relative storage root can be made absolute.
         confirmed: a price above the config's limit was agreed to.
 
     Raises:
-        ConfigError: the file is not uploaded with the job, or its results would be lost with its temporary folder.
+        ConfigError: the command or its configuration is not legal, a file is not uploaded with the job, or the results
+            would be lost with its temporary folder.
     """
-    command = ["python", "-m", "pipeline", name, "--config", _uploaded(config, working_dir), *overrides]
-    storage = resolved.storage
+    if name not in COMMANDS:
+        raise ConfigError(illegal("--command", name, COMMANDS))
+    if confirmed and name in _WITHOUT_PRICE:
+        raise ConfigError(f"--yes: {name} has no price; leave it out")
+    storage = _resolved(name, config, overrides, quiet).storage
+    for setting, file in _files(name, config, overrides):
+        _uploaded(setting, file, working_dir)
+    command = ["python", "-m", "pipeline", name, "--config",
+               _uploaded("--config", resolve_path(config), working_dir), *overrides]
     location = storage.location()
     if storage.is_relative():
         if not here:
@@ -67,13 +57,54 @@ def job_command(name: str, config: str, overrides: Sequence[str], resolved: RunC
         location = str((working_dir / location).absolute())
     if location != storage.uri:  # the job's surroundings may know other variables and another home
         command.append(f"storage.uri={location}")
-    return command + ["--quiet"] * quiet + ["--yes"] * (confirmed and name in _WITH_PRICE)
+    return command + ["--quiet"] * quiet + ["--yes"] * confirmed
 
 
-def _uploaded(config: str, working_dir: Path) -> str:
-    file = resolve_path(config).resolve()
-    if file.is_relative_to(working_dir.resolve()):
-        return str(file.relative_to(working_dir.resolve()))
+def _resolved(name: str, config: str, overrides: Sequence[str], quiet: bool) -> RunConfig:
+    """The run that the command is about."""
+    if name == "tune":
+        from tuning.search import base_run, with_overrides
+
+        file = resolve_path(config)
+        return base_run(with_overrides(file, overrides), file)[1]
+    run_config = open_run(config, overrides, quiet=quiet, dry_run=False, until=name if name in STAGES else None)
+    if name == "prove":
+        from pipeline.prove.proof import derive
+
+        return derive(run_config).config
+    return run_config
+
+
+def _files(name: str, config: str, overrides: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Every file that the command reads its configuration from, and the setting that names it."""
+    for file in files_of(config):
+        yield "--config", file
+    if name == "tune":
+        from tuning.search import run_file, with_overrides
+
+        search = resolve_path(config)
+        for file in files_of(run_file(with_overrides(search, overrides), search)):
+            yield f"run of {search.name}", file
+
+
+def _uploaded(setting: str, file: Path, working_dir: Path) -> str:
+    """Where the job finds the file."""
+    file, working_dir = file.resolve(), working_dir.resolve()
     if file.is_relative_to(SHIPPED.resolve()):
         return f"configs/{file.relative_to(SHIPPED.resolve())}"
-    raise ConfigError(f"--config {config}: a job gets only the files below {working_dir}; put the file there")
+    if not file.is_relative_to(working_dir):
+        raise ConfigError(f"{setting}: {file}: a job gets only the files below {working_dir}; put the file there")
+    if _ignored(file, working_dir):
+        raise ConfigError(f"{setting}: {file}: a job does not get what .gitignore or .rayignore name; copy the file to "
+                          f"another folder below {working_dir}")
+    return str(file.relative_to(working_dir))
+
+
+def _ignored(file: Path, working_dir: Path) -> bool:
+    """Whether Ray leaves the file out, as far as git can tell."""
+    try:
+        asked = subprocess.run(["git", "-c", f"core.excludesFile={working_dir / '.rayignore'}", "check-ignore",
+                                "--no-index", "-q", str(file)], cwd=working_dir, capture_output=True, check=False)
+    except OSError:  # there is no git
+        return False
+    return asked.returncode == 0

@@ -20,8 +20,8 @@ def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
         DataError: a raw file is missing or cannot be read.
     """
     cache = digests or DigestCache()
-    raw = {f"{role}/{number:05d}/{path.name}": cache.file(path)
-           for role, paths in source_files(config.source).items() for number, path in enumerate(paths)}
+    found = {f"{role}/{number:05d}/{path.name}": path
+             for role, paths in source_files(config.source).items() for number, path in enumerate(paths)}
     values = config.key()
     if values["cold_start"] is None:
         del values["cold_start"]
@@ -30,5 +30,6 @@ def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
     if extends is not None and is_fingerprint(extends):
         inputs["extends"] = extends
     elif extends is not None:
-        raw |= {f"extends/{name}": cache.file(Path(extends) / name) for name in ("users.parquet", "items.parquet")}
+        found |= {f"extends/{name}": Path(extends) / name for name in ("users.parquet", "items.parquet")}
+    raw = dict(zip(found, cache.files(found.values()), strict=True))
     return StageKey(STAGE, VERSION, values, inputs, raw)

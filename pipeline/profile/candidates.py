@@ -20,8 +20,8 @@ _MAX_SHARE = 0.5
 """A word of more than this share of the items tells nothing."""
 _PHRASE_SHARE = 0.1
 """Two words are a phrase when they stand together in this share of the items of the rarer one."""
-_PORTION_TOKENS = 1_000_000
-"""Worked on at once: some 60 MB."""
+_PORTION = 1_000_000
+"""Tokens, values and items worked on at once: some 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Texts:
         return max(1, len(self.spelling))
 
     def portions(self) -> Iterator[Portion]:
-        """Consecutive items, so many tokens to a portion; a longer item is a portion of its own."""
-        start = 0
+        """Consecutive items, ``_PORTION`` at most; a longer item is a portion of its own."""
+        start, size_I = 0, self.offsets_I + self.value_offsets_I + np.arange(len(self.offsets_I))
         while start < self.num_items:
-            stop = int(np.searchsorted(self.offsets_I, self.offsets_I[start] + _PORTION_TOKENS, "right")) - 1
+            stop = int(np.searchsorted(size_I, size_I[start] + _PORTION, "right")) - 1
             stop = max(stop, start + 1)
             yield Portion(self, start, stop)
             start = stop
@@ -162,18 +162,27 @@ def _pairs_begin(owner_T: np.ndarray, word_T: np.ndarray) -> np.ndarray:
 def _counted(texts: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items of each word; then the phrases that occur (first × words + second), ascending, and the items of each."""
     items_W = np.zeros(texts.num_words, np.int64)
-    phrases_P = together_P = np.zeros(0, np.int64)
+    runs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for portion in texts.portions():
         owner_T, word_T = portion.words()
         words, items = _items_of(owner_T[word_T >= 0], word_T[word_T >= 0])
         items_W[words] += items
         begin_T = _pairs_begin(owner_T, word_T)
-        more, items = _items_of(owner_T[:-1][begin_T],
-                                word_T[:-1][begin_T].astype(np.int64) * texts.num_words + word_T[1:][begin_T])
-        together = np.concatenate([together_P, items])
-        phrases_P, place = np.unique(np.concatenate([phrases_P, more]), return_inverse=True)
-        together_P = np.bincount(place, together, minlength=len(phrases_P)).astype(np.int64)
-    return items_W, phrases_P, together_P
+        runs.append(_items_of(owner_T[:-1][begin_T],
+                              word_T[:-1][begin_T].astype(np.int64) * texts.num_words + word_T[1:][begin_T]))
+        while len(runs) > 1 and len(runs[-2][0]) <= len(runs[-1][0]):  # as merge sort: each phrase is moved log times
+            runs[-2:] = [_merged(*runs[-2:])]
+    while len(runs) > 1:
+        runs[-2:] = [_merged(*runs[-2:])]
+    return items_W, *runs[0]
+
+
+def _merged(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values of both, ascending, and the sums of their counts."""
+    counts = np.concatenate([one[1], other[1]])
+    distinct, place = np.unique(np.concatenate([one[0], other[0]]), return_inverse=True)
+    return distinct, np.bincount(place, counts, minlength=len(distinct)).astype(np.int64)
 
 
 def _items_of(owner: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

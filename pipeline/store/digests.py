@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +46,27 @@ class DigestCache:
         self._storage = storage
         self._known = self._load()
 
-    def file(self, path: Path) -> str:
-        """The digest of a file, read again only when the filesystem says that it changed."""
-        digest, new = self._digest(path)
-        if new:
-            self._save(new)
-        return digest
+    def files(self, paths: Iterable[Path]) -> list[str]:
+        """The digests of files, each read again only when the filesystem says that it changed."""
+        digests: list[str] = []
+        new: dict[str, str] = {}
+        try:
+            for path in paths:
+                digest, found = self._digest(path)
+                digests.append(digest)
+                new |= found
+        finally:  # what was read before a file that cannot be is kept
+            if new:
+                self._save(new)
+        return digests
 
     def folder(self, path: Path) -> str:
         """The digest of a folder: of its files' relative names and bytes, hidden files left out."""
         hasher = hashlib.blake2b(digest_size=16)
         inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
-        new: dict[str, str] = {}
-        for name in inside:
-            if not any(part.startswith(".") for part in name.parts):
-                digest, found = self._digest(path / name)
-                new |= found
-                hasher.update(f"{name.as_posix()}\0{digest}\n".encode())
-        if new:
-            self._save(new)
+        told = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
+        for name, digest in zip(told, self.files(path / name for name in told), strict=True):
+            hasher.update(f"{name.as_posix()}\0{digest}\n".encode())
         return hasher.hexdigest()
 
     def _digest(self, path: Path) -> tuple[str, dict[str, str]]:

@@ -35,7 +35,7 @@ class Validator:
             rng = generator(seed, Stream.VALIDATION_SAMPLE)
             chosen_N = rng.choice(len(cases), config.validation_users, replace=False)
         chunk = (cases.targets[chosen_N] - 1) // ITEM_CHUNK
-        chosen_N = chosen_N[np.lexsort((chosen_N, cases.histories.lengths[chosen_N], chunk))]
+        chosen_N = chosen_N[np.lexsort((chosen_N, cases.histories.lengths_of(chosen_N), chunk))]
         self.num_cases = len(chosen_N)
         self._filter_seen = config.filter_seen
         self._blocks = [(start, cases.take(chosen_N[start : start + BLOCK_CASES]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "ray", "polars", "pyarrow", "numpy", "sentence-transformers", "umap-learn", "optuna")
+_PAGES = (":(top,exclude)docs/results", ":(top,exclude)docs/benchmarks.md")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -38,14 +39,13 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with ``+changes`` when tracked files differ, pages in docs apart: commands write them as
-    they go. None outside a checkout."""
+    """The checkout's commit, with ``+changes`` when tracked files differ, but for the pages of results that commands
+    write as they go. None outside a checkout."""
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=_ROOT, capture_output=True, text=True,
                               check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "--", ":/",
-                                  ":(top,exclude)docs"], cwd=_ROOT, capture_output=True, text=True,
-                                 check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *_PAGES],
+                                 cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}+changes" if changed else head

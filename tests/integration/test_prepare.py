@@ -318,7 +318,7 @@ def test_number_of_threads_and_engine_change_no_byte(tmp_path: Path) -> None:
     other = config.model_copy(update={"execution": PrepareExecution(streaming=False)})
     subprocess.run([sys.executable, "-c", script, other.model_dump_json(), str(tmp_path / "there")], check=True,
                    env=os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONPATH": os.getcwd()})
-    here, there = ({p.name: DigestCache().file(p) for p in sorted((tmp_path / root).rglob("attempts/*/**/*"))
+    here, there = ({p.name: DigestCache().files([p])[0] for p in sorted((tmp_path / root).rglob("attempts/*/**/*"))
                     if p.is_file()} for root in ("here", "there"))
     assert here == there
     assert len(here) == 8

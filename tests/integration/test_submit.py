@@ -122,7 +122,7 @@ def test_a_failing_job_fails_the_command_and_shows_the_error(address: str, envir
     """The file is sound here, and what it names is not there for the job."""
     failed = _mentorec(environment, "submit", "--address", address, "--config", "configs/demo.yaml",
                        "prepare.source={kind: movielens, folder: /nowhere}", "storage.uri=/proc/nowhere")
-    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert failed.returncode == 2, failed.stdout + failed.stderr
     assert "error: " in failed.stdout
     assert "failed" in failed.stderr
 

@@ -79,12 +79,14 @@ def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None
 
 
 def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: Path, tmp_path: Path, cli: Cli) -> None:
-    storage = tmp_path / "storage"
+    """Although its storage has been moved in between."""
+    storage, moved = tmp_path / "storage", tmp_path / "moved"
     slower = "overrides=[train.epochs=60, train.gradient_clip=null]"
     before = killed_after_a_trial(storage, str(search_config), slower)
     assert 0 < len(before) < len(RATES)
 
-    again = cli("tune", "--quiet", "--config", str(search_config), slower, timeout_s=600)
+    storage, elsewhere = storage.rename(moved), f"storage.uri={moved}"
+    again = cli("tune", "--quiet", "--config", str(search_config), slower, elsewhere, timeout_s=600)
     assert again.returncode == 0, again.stderr
     check_quiet(again, storage)
     after = finished_trials(storage)
@@ -99,10 +101,20 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     assert best.train.optimizer.lr == float(rows[0]["train.optimizer.lr"])
     assert best.name == "search-best"
 
-    other = cli_here("tune", "--config", str(search_config), "seed=5", slower)
+    other = cli_here("tune", "--config", str(search_config), "seed=5", slower, elsewhere)
     assert other.returncode == 2
     assert "begun with other settings" in other.stderr
     assert "search.seed: 0 → 5" in other.stderr
+
+
+def test_a_search_of_which_every_trial_fails_says_so_and_ends_with_2(search_config: Path, tmp_path: Path, cli: Cli
+                                                                     ) -> None:
+    space = "space={train.optimizer.lr: {kind: choice, values: [1.0e+30, 2.0e+30]}}"
+    failed = cli("tune", "--config", str(search_config), space, "overrides=[train.gradient_clip=null]", timeout_s=400)
+    assert failed.returncode == 2
+    assert re.search(r"error: no trial of search ended with a metric \(step \d+ .*leaderboard\.csv", failed.stderr)
+    assert [row["status"] for row in leaderboard(tmp_path / "storage")] == ["failed", "failed"]
+    assert not (tmp_path / "storage" / "tune" / "search" / "best.yaml").exists()
 
 
 def test_a_killed_search_by_optuna_goes_on_where_it_was(tiny_config: Path, tmp_path: Path, cli: Cli) -> None:

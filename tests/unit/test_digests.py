@@ -47,26 +47,26 @@ def test_second_look_does_not_read(tmp_path: Path, storage: Storage, monkeypatch
     path = tmp_path / "a"
     write_settled(path, b"one")
     seen = reads(monkeypatch)
-    first = DigestCache(storage).file(path)
-    assert DigestCache(storage).file(path) == first
+    first = DigestCache(storage).files([path])[0]
+    assert DigestCache(storage).files([path])[0] == first
     assert seen == [path]
 
 
 def test_one_changed_byte_of_same_size_is_seen(tmp_path: Path, storage: Storage) -> None:
     path = tmp_path / "a"
     write_settled(path, b"one")
-    first = DigestCache(storage).file(path)
+    first = DigestCache(storage).files([path])[0]
     write_settled(path, b"onf")  # same size and modification time; the change time differs
-    assert DigestCache(storage).file(path) != first
+    assert DigestCache(storage).files([path])[0] != first
 
 
 def test_replaced_file_with_old_times_is_seen(tmp_path: Path, storage: Storage) -> None:
     path, other = tmp_path / "a", tmp_path / "b"
     write_settled(path, b"one")
     write_settled(other, b"two")
-    first = DigestCache(storage).file(path)
+    first = DigestCache(storage).files([path])[0]
     os.replace(other, path)
-    assert DigestCache(storage).file(path) == hashlib.blake2b(b"two", digest_size=16).hexdigest() != first
+    assert DigestCache(storage).files([path])[0] == hashlib.blake2b(b"two", digest_size=16).hexdigest() != first
 
 
 def test_a_file_changed_this_instant_is_not_remembered(tmp_path: Path, storage: Storage,
@@ -74,7 +74,7 @@ def test_a_file_changed_this_instant_is_not_remembered(tmp_path: Path, storage: 
     monkeypatch.setattr(digests, "_SETTLED_NS", 10**12)
     path = tmp_path / "a"
     path.write_bytes(b"one")
-    DigestCache(storage).file(path)
+    DigestCache(storage).files([path])[0]
     assert not storage.exists(CACHE_FILE)
 
 
@@ -82,21 +82,21 @@ def test_damaged_cache_is_computed_again(tmp_path: Path, storage: Storage) -> No
     path = tmp_path / "a"
     write_settled(path, b"one")
     storage.write_bytes(CACHE_FILE, b"{ not json")
-    assert DigestCache(storage).file(path) == digest_file(path)
+    assert DigestCache(storage).files([path])[0] == digest_file(path)
 
 
 def test_old_states_of_a_path_are_forgotten(tmp_path: Path, storage: Storage) -> None:
     path = tmp_path / "a"
     for data in (b"one", b"four", b"sixty"):
         write_settled(path, data)
-        DigestCache(storage).file(path)
+        DigestCache(storage).files([path])[0]
     assert len(storage.read_json(CACHE_FILE)) == 1
 
 
 def test_without_storage_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_settled(path, b"one")
-    assert DigestCache().file(path) == digest_file(path)
+    assert DigestCache().files([path])[0] == digest_file(path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -127,4 +127,4 @@ def test_a_folder_is_remembered_by_one_write(tmp_path: Path, storage: Storage, m
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing: cannot be read \(No such file"):
-        DigestCache().file(tmp_path / "nothing")
+        DigestCache().files([tmp_path / "nothing"])[0]

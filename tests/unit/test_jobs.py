@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,8 @@ from cluster.config import ClusterConfig
 from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_token
 from cluster.submit import job_address
 from configs.errors import ConfigError
-from configs.files import SHIPPED
-from configs.loader import load
 from pipeline.commands.cli import app
-from pipeline.commands.jobs import COMMANDS, check_command, job_command, job_environment, search_of
-from pipeline.config import RunConfig
+from pipeline.commands.jobs import COMMANDS, job_command, job_environment
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +24,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def _config(*overrides: str) -> RunConfig:
-    return load(RunConfig, "demo", overrides)
-
-
 def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path) -> None:
-    assert job_command("run", "demo", ["train.alpha=0.5"], _config(), tmp_path, here=True) == [
+    assert job_command("run", "demo", ["train.alpha=0.5"], tmp_path, here=True) == [
         "python", "-m", "pipeline", "run", "--config", "configs/demo.yaml", "train.alpha=0.5",
         f"storage.uri={tmp_path}/results"]
 
@@ -40,66 +33,92 @@ def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path
 def test_a_storage_root_with_a_variable_is_filled_in_before_the_job_starts(tmp_path: Path,
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/scratch")
-    given = ["storage.uri=$SCRATCH/results"]
-    command = job_command("run", "demo", given, _config(*given), tmp_path, here=False)
+    command = job_command("run", "demo", ["storage.uri=$SCRATCH/results"], tmp_path, here=False)
     assert command[-1] == "storage.uri=/scratch/results"
 
 
 @pytest.mark.parametrize("uri", ["/abs/results", "s3://bucket/x"])
 def test_other_storage_roots_stay(tmp_path: Path, uri: str) -> None:
-    given = [f"storage.uri={uri}"]
-    command = job_command("run", "demo", given, _config(*given), tmp_path, here=False, quiet=True)
+    command = job_command("run", "demo", [f"storage.uri={uri}"], tmp_path, here=False, quiet=True)
     assert command[-2:] == [f"storage.uri={uri}", "--quiet"]
 
 
 def test_a_relative_storage_root_on_another_machine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"storage\.uri: got 'results'; a job on another machine needs a URI"):
-        job_command("run", "demo", [], _config(), tmp_path, here=False)
+        job_command("run", "demo", [], tmp_path, here=False)
 
 
-def test_a_file_outside_the_upload_is_refused(tmp_path: Path) -> None:
-    inside, outside = tmp_path / "inside", tmp_path / "mine.yaml"
+@pytest.mark.parametrize("extends", [False, True])
+def test_a_file_outside_the_upload_is_refused_and_one_that_is_only_extended_too(tmp_path: Path, extends: bool) -> None:
+    inside, outside, file = tmp_path / "inside", tmp_path / "mine.yaml", tmp_path / "mine.yaml"
     inside.mkdir()
     outside.write_text("name: x\n")
-    with pytest.raises(ConfigError, match="a job gets only the files below"):
-        job_command("run", str(outside), [], _config(), inside, here=True)
-    assert job_command("run", str(outside), [], _config(), tmp_path, here=True)[5] == "mine.yaml"
+    if extends:
+        file = inside / "child.yaml"
+        file.write_text("extends: ../mine.yaml\n")
+    with pytest.raises(ConfigError, match=r"--config: .*mine\.yaml: a job gets only the files below"):
+        job_command("run", str(file), [], inside, here=True)
+    assert job_command("run", str(file), [], tmp_path, here=True)[5] == str(file.relative_to(tmp_path))
+
+
+@pytest.mark.parametrize("names", [".gitignore", ".rayignore"])
+def test_a_file_that_ray_leaves_out_is_refused(tmp_path: Path, names: str) -> None:
+    """Such as a proof's `config.json` below `results`, where the checkout ignores that."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / names).write_text("/results/\n")
+    (tmp_path / "results").mkdir()
+    for file in (tmp_path / "results" / "mine.yaml", tmp_path / "mine.yaml"):
+        file.write_text("name: x\n")
+    assert job_command("run", str(tmp_path / "mine.yaml"), [], tmp_path, here=True)[5] == "mine.yaml"
+    with pytest.raises(ConfigError, match=r"a job does not get what \.gitignore or \.rayignore name"):
+        job_command("run", str(tmp_path / "results" / "mine.yaml"), [], tmp_path, here=True)
+
+
+_SEARCH = "name: s\nrun: {}\nspace: {{train.alpha: {{kind: choice, values: [0.2, 0.5]}}}}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_that_is_sent_is_one_of_the_command_line(name: str, tmp_path: Path) -> None:
-    """With the options that it takes: an agreement to a price goes only where there is one."""
-    sent = job_command(name, "demo", [], _config(), tmp_path, here=True, quiet=True, confirmed=True)
-    assert sent[3] == name
-    takes = {option for each in get_command(app).commands[name].params for option in each.opts}
+    """With the options that it takes; an agreement to a price is refused where there is none."""
+    (tmp_path / "search.yaml").write_text(_SEARCH.format("demo"))
+    config = str(tmp_path / "search.yaml") if name == "tune" else "demo"
+    takes = {option for each in get_command(app).commands[name].params for option in each.opts}  # type: ignore[attr-defined]
     assert {"--config", "--quiet"} <= takes
-    assert ("--yes" in sent) == ("--yes" in takes)
+    assert job_command(name, config, [], tmp_path, here=True, quiet=True)[3] == name
+    if "--yes" in takes:
+        assert job_command(name, config, [], tmp_path, here=True, confirmed=True)[-1] == "--yes"
+    else:
+        with pytest.raises(ConfigError, match=f"--yes: {name} has no price"):
+            job_command(name, config, [], tmp_path, here=True, confirmed=True)
 
 
-def test_a_command_that_is_no_work_for_a_cluster_is_refused_with_those_that_are() -> None:
+def test_a_command_that_is_no_work_for_a_cluster_is_refused_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--command: got 'serve'; legal: run, tune, prove, prepare, profile"):
-        check_command("serve")
+        job_command("serve", "demo", [], tmp_path, here=True)
+
+
+@pytest.mark.parametrize(("name", "refusal"), [("prove", "a proof needs an arm"),
+                                               ("profile", "is no part of this run")])
+def test_what_the_command_would_refuse_is_refused_before_it_is_sent(tmp_path: Path, name: str, refusal: str) -> None:
+    with pytest.raises(ConfigError, match=refusal):
+        job_command(name, "demo", ["arms=[plain]"], tmp_path, here=True)
 
 
 def test_a_search_is_sent_where_its_run_keeps_its_results(tmp_path: Path) -> None:
-    run, search = tmp_path / "mine.yaml", tmp_path / "search.yaml"
-    run.write_text("extends: [demo.yaml]\nstorage: {uri: s3://bucket/mine}\n")
-    shutil.copy(SHIPPED / "demo.yaml", tmp_path / "demo.yaml")
-    search.write_text("name: s\nrun: mine.yaml\nspace: {train.alpha: {kind: choice, values: [0.2, 0.5]}}\n")
-    resolved = search_of(str(search), ["train.epochs=33"], tmp_path)
-    assert (resolved.storage.uri, resolved.train.epochs) == ("s3://bucket/mine", 33)
-    assert job_command("tune", str(search), [], resolved, tmp_path, here=False) == [
-        "python", "-m", "pipeline", "tune", "--config", "search.yaml"]
+    (tmp_path / "mine.yaml").write_text("name: mine\nstorage: {uri: results/mine}\n")
+    (tmp_path / "search.yaml").write_text(_SEARCH.format("mine.yaml"))
+    assert job_command("tune", str(tmp_path / "search.yaml"), ["train.epochs=33"], tmp_path, here=True) == [
+        "python", "-m", "pipeline", "tune", "--config", "search.yaml", "train.epochs=33",
+        f"storage.uri={tmp_path}/results/mine"]
 
 
 def test_a_search_whose_run_is_not_uploaded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outside.yaml").write_text("name: x\n")
     inside = tmp_path / "inside"
     inside.mkdir()
-    (inside / "search.yaml").write_text("name: s\nrun: ../outside.yaml\n"
-                                        "space: {train.alpha: {kind: choice, values: [0.2]}}\n")
-    with pytest.raises(ConfigError, match=r"outside\.yaml: a job gets only the files below"):
-        search_of(str(inside / "search.yaml"), [], inside)
+    (inside / "search.yaml").write_text(_SEARCH.format("../outside.yaml"))
+    with pytest.raises(ConfigError, match=r"run of search\.yaml: .*outside\.yaml: a job gets only the files below"):
+        job_command("tune", str(inside / "search.yaml"), [], inside, here=True)
 
 
 def test_the_job_gets_the_data_folder_and_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +77,44 @@ def test_features_are_the_words_phrases_and_values_that_items_share(perfumes: Pa
 
 def test_features_do_not_depend_on_how_many_items_are_worked_on_at_once(
         perfumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A portion of three tokens cuts between every two items, and holds an item that is longer."""
-    monkeypatch.setattr(candidates, "_PORTION_TOKENS", 3)
+    """A portion of three tokens, values and items cuts between every two items, and holds an item that is longer."""
+    monkeypatch.setattr(candidates, "_PORTION", 3)
     features_of(PERFUMES, tmp_path)
     for name in ("items.arrow", "features.arrow"):
         assert (tmp_path / name).read_bytes() == (perfumes / name).read_bytes()
+
+
+@pytest.mark.parametrize("portion", [1, 40, 1_000_000])
+@pytest.mark.parametrize("seed", range(4))
+def test_features_are_those_of_a_slow_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, portion: int
+                                            ) -> None:
+    """Beside sets and dicts: which words, phrases and categories there are, in how many items, and whose they are."""
+    monkeypatch.setattr(candidates, "_PORTION", portion)
+    rng = np.random.default_rng(seed)
+    words = ["rose", "roses", "musk", "amber", "soap", "the", "250", "oil"]
+    titles = [" ".join(rng.choice(words, rng.integers(0, 6))) for _ in range(30)]
+    categories = [str(rng.choice(["Perfume", "Soap", "Bath"])) if rng.random() < 0.7 else None for _ in titles]
+    items = features_of([(title, category, {}) for title, category in zip(titles, categories, strict=True)], tmp_path)
+
+    told = [[{"roses": "rose"}.get(word, word) if word not in ("the", "250") else None for word in title.split()]
+            for title in titles]
+    in_words = [{word for word in each if word} for each in told]
+    in_pairs = [{pair for pair in itertools.pairwise(each) if all(pair) and pair[0] != pair[1]} for each in told]
+    of_word = Counter(word for each in in_words for word in each)
+    of_pair = Counter(pair for each in in_pairs for pair in each)
+    of_category = Counter(category.lower() for category in categories if category)
+    expected = {(Kind.TERM, word): n for word, n in of_word.items() if 2 <= n <= 15}
+    expected |= {(Kind.TERM, " ".join(pair)): n for pair, n in of_pair.items()
+                 if max(2, 0.1 * min(of_word[word] for word in pair)) <= n <= 15}
+    expected |= {(Kind.CATEGORY, category): n for category, n in of_category.items() if n >= 2}
+    names = list(zip(items.kind_F.tolist(), items.labels.to_pylist(), strict=True))
+    assert dict(zip(names, items.count_F.tolist(), strict=True)) == expected
+    assert names == sorted(expected)
+    for item, (each, pairs, category) in enumerate(zip(in_words, in_pairs, categories, strict=True), 1):
+        own = ({(Kind.TERM, word) for word in each} | {(Kind.TERM, " ".join(pair)) for pair in pairs}
+               | {(Kind.CATEGORY, str(category).lower())})
+        listed = items.features_E[items.offsets_I[item]:items.offsets_I[item + 1]].tolist()
+        assert [names[feature] for feature in listed] == sorted(own & expected.keys())
 
 
 def test_a_catalogue_of_values_alone_and_one_of_nothing_have_their_features(tmp_path: Path) -> None:

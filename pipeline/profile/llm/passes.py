@@ -1,9 +1,9 @@
 """The passes of an engine that asks: replay all users, ask what they want, replay those again, until nobody wants more.
 
 Below the attempt: ``work/pass-NNN/rows`` (what the replays left), ``…/requests`` (each prompt once), ``…/known`` (the
-answers known when the pass began, by reference), ``…/split.json`` (written last: the pass is replayed). Users whose
-profiles stand go to ``work/rows``. Killed anywhere, the same call goes on: replayed blocks are kept by Ray Data's
-checkpoint, answers by the ledger.
+answers known when the pass began, by reference), ``…/pending.parquet`` (who wants answers), ``…/split.json`` (written
+last: the pass is replayed). Users whose profiles stand go to ``work/rows``. Killed anywhere, the same call goes on:
+replayed blocks are kept by Ray Data's checkpoint, answers by the ledger.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.profile.llm.ledger import Index, Ledger
 from pipeline.profile.llm.progress import commonest
 from pipeline.profile.llm.prompt_builder import PromptBuilder
 from pipeline.profile.llm.refresh import why
-from pipeline.profile.llm.split import split_pass
+from pipeline.profile.llm.split import PENDING, split_pass
 from pipeline.store import rows
 from pipeline.store.arrow import write_arrow
 from pipeline.store.artifacts import Artifact, ArtifactDir
@@ -70,12 +70,12 @@ class Passes:
             split = self._replayed(folder, number, pending, ledger, failures)
             totals.update(split["settled"])
             refusals.update(split["refusals"])
-            pending = np.array(split["pending"], np.int64)
+            pending = self.out.storage.read_table(self.out.relative(f"{folder}/{PENDING}"))[USER_IDX].to_numpy()
             if number:
                 self._tell_verdicts(number, len(pending), totals, refusals + Counter(split["refused_so_far"]))
             else:
                 estimate = Estimate(**split["estimate"])
-                self._tell_plan(estimate, split)
+                self._tell_plan(estimate, split, pending)
                 if len(pending) and not self.confirmed:
                     estimate.demand_confirmation(self.builder.config.max_cost_without_confirm)
             if not len(pending):
@@ -125,15 +125,15 @@ class Passes:
                 write_arrow(local / FAILURES_FILE, failures.table())
         return AnswerSnapshot(ledger, self.out.relative(inside))
 
-    def _tell_plan(self, estimate: Estimate, split: Mapping[str, Any]) -> None:
-        if not len(split["pending"]):
+    def _tell_plan(self, estimate: Estimate, split: Mapping[str, Any], pending: np.ndarray) -> None:
+        if not len(pending):
             say(f"profile: nothing is to be asked; {split['settled'].get('requests', 0):,} answers are in the ledger")
             return
-        say(f"profile: {len(self.ids):,} users; {len(split['pending']):,} of them want {estimate.first:,} first "
+        say(f"profile: {len(self.ids):,} users; {len(pending):,} of them want {estimate.first:,} first "
             f"prompts, {estimate.first_known:,} answered in the ledger, {estimate.asked:,} to be asked")
         for line in estimate.lines():
             say(f"  {line}")
-        for line in why(self.out, np.array(split["pending"], np.int64)):
+        for line in why(self.out, pending):
             say(f"  {line}")
 
     def _tell_verdicts(self, number: int, pending: int, totals: Counter[str], refusals: Counter[str]) -> None:

@@ -18,6 +18,7 @@ from pipeline.profile.sample import sampled
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ITEMS, REVIEWS, SIGNALS, USER_IDX
 from pipeline.store.rows import row_ids
+from pipeline.work.ascending import Met, held
 from pipeline.work.progress import track
 
 _BATCH_ROWS = 500
@@ -36,7 +37,7 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
     """The estimate, and the number of users."""
     ledger = Ledger(prepared.storage, f"{FOLDER}/{builder.author.digest}")
     estimate, users = Estimate.nothing(builder.llm, ledger.speed), 0
-    met: set[int] = set()
+    met = Met(np.uint64)
     only = None
     if builder.config.users is not None:
         only = sampled(builder.config, row_ids(prepared.storage, prepared.relative("histories"), USER_IDX))
@@ -48,7 +49,7 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
             for batch in prepared.storage.read_batches(file, columns, _BATCH_ROWS):
                 rows = pa.Table.from_batches([batch])
                 if only is not None:
-                    rows = rows.filter(np.isin(rows[USER_IDX].to_numpy(), only, assume_unique=True))
+                    rows = rows.filter(pa.array(held(only, rows[USER_IDX].to_numpy())))
                 users += rows.num_rows
                 histories = Histories.from_table(rows)
                 reviews = rows[REVIEWS].combine_chunks().flatten().to_pylist() if REVIEWS in columns else None
@@ -59,11 +60,6 @@ def estimate_of(builder: PromptBuilder, prepared: Artifact) -> tuple[Estimate, i
     return estimate, users
 
 
-def _new_lengths(wanted: Sequence[Request], met: set[int]) -> list[int]:
+def _new_lengths(wanted: Sequence[Request], met: Met) -> list[int]:
     """Prompt tokens of the requests that nobody before has wanted; they are met from now on."""
-    lengths = []
-    for head, request in zip(heads_of([request.key for request in wanted]).tolist(), wanted, strict=True):
-        if head not in met:
-            met.add(head)
-            lengths.append(len(request.prompt.tokens))
-    return lengths
+    return [len(wanted[place].prompt.tokens) for place in met.new(heads_of([request.key for request in wanted]))]

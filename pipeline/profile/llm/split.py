@@ -22,13 +22,16 @@ from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from pipeline.work.ascending import Met
 
+PENDING = "pending.parquet"
+"""USER_IDX of those who want answers, ascending."""
 _PART_USERS = 5000
 
 
 def split_pass(out: ArtifactDir, folder: str, users_N: np.ndarray, estimate: Estimate, first: bool) -> dict[str, Any]:
     """Part the rows of a pass; one part of the users is in memory at once.
 
-    Users who are done go to ``rows.RAW``, the requests of the others to ``<folder>/requests``, each once.
+    Users who are done go to ``rows.RAW``; the others to ``<folder>/PENDING``, their requests to ``<folder>/requests``,
+    each once.
 
     Args:
         folder: of the pass.
@@ -62,9 +65,10 @@ def split_pass(out: ArtifactDir, folder: str, users_N: np.ndarray, estimate: Est
             estimate = estimate.plus(waiting, requests)
         if first:
             rows.write_part(out, FIRST_PASS, place, part.select([USER_IDX, ANGLE, HISTORY, LEAVES]))
+    out.write_table(f"{folder}/{PENDING}", pa.table({USER_IDX: np.concatenate([*pending, np.zeros(0, np.int64)])}))
     return {"settled": dict(usage), "refusals": dict(refusals), "refused_so_far": dict(refused_so_far),
             "requests": len(requests_met), "estimate": estimate.values(),
-            "pending": np.concatenate([*pending, np.zeros(0, np.int64)]).tolist()}
+            "pending": sum(map(len, pending))}
 
 
 def _wanted(users: pa.Table) -> pa.Table:
