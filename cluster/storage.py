@@ -159,9 +159,9 @@ class Storage:
         return table
 
     def read_batches(self, relative: str, columns: list[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
-        """The rows of one Parquet file, so many at a time."""
+        """The rows of one Parquet file, so many at a time; a row group is in memory at once."""
         with self.filesystem.open_input_file(self.path(relative)) as source:
-            yield from pq.ParquetFile(source).iter_batches(rows, columns=columns)
+            yield from pq.ParquetFile(source, pre_buffer=False).iter_batches(rows, columns=columns)
 
     def read_rows(self, relative: str, where: tuple[str, str, object], columns: list[str] | None = None) -> pa.Table:
         """Rows of a Parquet file or folder by a condition, such as ``(column, "in", values)``; other row groups are not

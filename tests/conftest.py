@@ -54,6 +54,17 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server with one bucket, see tests/s3_server.py."""
+    from tests.s3_server import installed, s3_server
+
+    if not installed():
+        pytest.skip("moto is not installed: pip install 'mentorec[dev]'")
+    with s3_server() as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     """An empty local storage root."""

@@ -50,7 +50,7 @@ class ParquetFile:
 
     def _batches(self, plain: pa.Schema, wanted: list[str]) -> Iterator[pl.DataFrame]:
         rows = 0
-        with (self._named(), pq.ParquetFile(self.path) as file,
+        with (self._named(), pq.ParquetFile(self.path, pre_buffer=False) as file,
               Progress(f"prepare: reading {self.path.name}", file.metadata.num_rows, "rows") as progress):
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 rows += batch.num_rows

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.train.metrics_log import METRICS_FILE
+from configs.errors import StorageError
+from pipeline.store.artifacts import ArtifactDir
+from pipeline.train.metrics_log import LATEST_EPOCH, METRICS_FILE
 from pipeline.work.progress import Progress
 
-_POLL_SECONDS = 1.0
+_POLL_S, _REMOTE_POLL_S = 1.0, 5.0
 
 
 class EpochBar:
@@ -37,18 +39,18 @@ class EpochBar:
 
 
 @contextmanager
-def follow(bar: EpochBar, folder: Path) -> Iterator[None]:
-    """While the block runs, show the epochs that another process writes to ``metrics.jsonl`` in ``folder``."""
+def follow(bar: EpochBar, out: ArtifactDir) -> Iterator[None]:
+    """While the block runs, show the epochs that another process writes into the attempt."""
     done = threading.Event()
 
     def watch() -> None:
-        seen = (0, 0)
+        seen: dict[str, Any] | None = None
         while True:
-            last_round = done.wait(_POLL_SECONDS)
-            state = (folder / METRICS_FILE).stat() if (folder / METRICS_FILE).exists() else None
-            if state is not None and seen != (state.st_mtime_ns, state.st_size):
-                seen = (state.st_mtime_ns, state.st_size)
-                _show_last(bar, folder / METRICS_FILE)
+            last_round = done.wait(_POLL_S if out.storage.is_local else _REMOTE_POLL_S)
+            record = _newest(out)
+            if record is not None and record != seen:
+                seen = record
+                bar.show(record)
             if last_round:
                 return
 
@@ -61,10 +63,15 @@ def follow(bar: EpochBar, folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def _show_last(bar: EpochBar, path: Path) -> None:
-    """The last whole epoch record of the file; a line that is being written has no end yet."""
-    for line in reversed(path.read_bytes().split(b"\n")[:-1]):
-        record = json.loads(line)
-        if record["kind"] == "epoch":
-            bar.show(record)
-            return
+def _newest(out: ArtifactDir) -> dict[str, Any] | None:
+    """The last whole record of an epoch; None: there is none, or the store is silent for the moment."""
+    if not out.storage.is_local:
+        try:
+            return dict(out.storage.read_json(out.relative(LATEST_EPOCH)))
+        except (OSError, StorageError, ValueError):
+            return None
+    try:
+        lines = Path(out.path(METRICS_FILE)).read_bytes().split(b"\n")[:-1]  # one that is being written has no end yet
+    except FileNotFoundError:
+        return None
+    return next((record for record in map(json.loads, reversed(lines)) if record["kind"] == "epoch"), None)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 METRICS_FILE = "metrics.jsonl"
+LATEST_EPOCH = "epoch.json"
+"""The newest record of an epoch, where the log itself is not in sight of the driver."""
 TENSORBOARD = "tensorboard"
 """Folder of event files."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from pipeline.train.export import save_model
 from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
-from pipeline.train.metrics_log import MetricsLog
+from pipeline.train.metrics_log import LATEST_EPOCH, MetricsLog
 from pipeline.train.neighbours import write_neighbours
 from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
@@ -94,7 +93,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     with out.storage.upload_folder(out.relative(WORK)) as work:
         if targets is not None and (arm != "plain" or config.profile_input is not None):
             dense, reads = work / TARGETS_FILE, config.profile_input is not None
-            vectors = pq.ParquetFile(targets.local("targets.parquet"))  # it is passed over several times
+            vectors = pq.ParquetFile(targets.local("targets.parquet"), pre_buffer=False)  # else all of it is kept
             shape = build_targets(
                 targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
                 lambda: vectors.iter_batches(columns=[VECTOR]), rows.users_N, _whose_profiles(config, arm), seed,
@@ -140,7 +139,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     if spec.config.profile_input is not None:
         _export_reader(spec, last, out)
     _export(spec, last, items[ITEM_ID], out)
-    for name in (WORK, CHECKPOINTS, RAY):
+    for name in (WORK, CHECKPOINTS, RAY, LATEST_EPOCH):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": num_validation}
@@ -186,7 +185,7 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome
             return _run_here(spec, out, bar, on_epoch)
         from pipeline.train.ray_session import fit  # training in this process needs no Ray
 
-        with follow(bar, Path(out.path(""))) if out.storage.is_local else nullcontext():
+        with follow(bar, out):
             return fit(spec, out.storage, out.relative(RAY))
     finally:
         bar.close()

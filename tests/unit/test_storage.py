@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pickle
-import shutil
-import socket
 import stat
-import subprocess
-import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
@@ -29,44 +23,14 @@ from cluster import node_copies
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    """A moto server on a loopback port, with one bucket."""
-    if importlib.util.find_spec("moto") is not None:
-        command = [sys.executable, "-m", "moto.server"]
-    elif shutil.which("moto_server"):
-        command = ["moto_server"]
-    else:
-        pytest.skip("moto is not installed: pip install 'mentorec[dev]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([*command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
-    try:
-        request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(request, timeout=5).close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.2)
-        else:
-            pytest.fail("the moto server did not answer within two minutes")
-        yield endpoint
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+from tests.s3_server import CREDENTIALS
 
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the server of this machine accepts."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -127,6 +91,19 @@ def test_a_folder_of_parquet_files_is_one_table(root: Storage) -> None:
     for part in (0, 1):
         root.write_table(f"t/part-{part}.parquet", pa.table({"x": [part, part]}))
     assert sorted(root.read_table("t")["x"].to_pylist()) == [0, 0, 1, 1]
+
+
+def test_of_a_long_file_a_row_group_is_in_memory_at_once(root: Storage) -> None:
+    """Not all that was read so far, as pyarrow has it unless it is told otherwise."""
+    group, groups = 2**18, 16
+    numbers = np.random.default_rng(0).integers(0, 2**62, group * groups)  # nothing to compress
+    root.write_table("long.parquet", pa.table({"x": numbers}), row_group_size=group)
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for batch in root.read_batches("long.parquet", ["x"], 2**14):
+        rows += batch.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert rows == group * groups
+    assert most < 4 * 8 * group < numbers.nbytes / 3
 
 
 def test_writing_again_replaces(root: Storage) -> None:
