@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,32 +60,54 @@ class Node:
         return self.cpus > 0 or self.gpus > 0
 
 
-def require_one_view(storage: Storage, folders: Sequence[str]) -> None:
-    """Where the cluster has several nodes, all must see the storage root and these folders as this process does.
+class OneView:
+    """Where the cluster has several nodes, all must see the storage root and some folders as this process does."""
 
-    Raises:
-        ConfigError: one does not; it is named.
-        StorageError: this process cannot write the storage root.
-    """
-    if len(_alive()) < 2:
-        return
-    for node in look(storage, folders):
+    def __init__(self, storage: Storage, folders: Sequence[str] = ()) -> None:
+        """
+        Args:
+            folders: of this process, that the work reads.
+        """
+        self._storage, self._folders = storage, folders
+        self._asked: set[str] = set()
+
+    def require(self) -> None:
+        """Ask the nodes that were not asked before; Ray must be initialised.
+
+        Raises:
+            ConfigError: one has another view; it is named.
+            StorageError: this process cannot write the storage root.
+        """
+        alive = _alive()
+        new = [node for node in alive if node["NodeID"] not in self._asked]
+        if len(alive) < 2 or not new:
+            return
+        for node in look(self._storage, self._folders, new):
+            self._check(node)
+        self._asked |= {node["NodeID"] for node in new}
+
+    def _check(self, node: Node) -> None:
         if not node.works or not node.alive:
-            continue
+            return
         if node.facts is None:
             raise ConfigError(f"node {node.address} cannot do this run's work: {node.error}; every node needs "
                               "mentorec's packages (the image of cluster/Dockerfile has them)")
         who, facts = f"node {node.address} ({node.facts.host})", node.facts
         if facts.storage is not None:
-            raise ConfigError(f"storage.uri: {who} does not share {storage.path('')}: {facts.storage}; give a URI such "
-                              "as s3://bucket/prefix with credentials on every node, or a folder that all nodes mount")
+            raise ConfigError(f"storage.uri: {who} does not share {self._storage.path('')}: {facts.storage}; give a "
+                              "URI such as s3://bucket/prefix with credentials on every node, or a folder that all "
+                              "nodes mount")
         if facts.lacks:
             raise ConfigError(f"{who} does not have {', '.join(facts.lacks)}; put it at that path of every node, or "
                               "name a hub's model or a package")
 
 
-def look(storage: Storage, folders: Sequence[str] = ()) -> list[Node]:
+def look(storage: Storage, folders: Sequence[str] = (), nodes: Sequence[Mapping[str, Any]] | None = None
+         ) -> list[Node]:
     """Ask every living node; Ray must be initialised. A file is left in the storage root while they are asked.
+
+    Args:
+        nodes: of ``ray.nodes()``; None: all that live.
 
     Raises:
         StorageError: this process cannot write the storage root.
@@ -99,7 +121,8 @@ def look(storage: Storage, folders: Sequence[str] = ()) -> list[Node]:
     try:
         ask = ray.remote(num_cpus=0, max_retries=0)(facts_of_this_node)
         asked = [(node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                                    ).remote(storage, probe, node["NodeID"], list(folders))) for node in _alive()]
+                                    ).remote(storage, probe, node["NodeID"], list(folders)))
+                 for node in (_alive() if nodes is None else nodes)]
         _, silent = ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=_ANSWER_S)
         for answer in silent:
             ray.cancel(answer, force=True)
@@ -139,7 +162,7 @@ def _seen_by_us(storage: Storage, probe: str, node: Node, node_id: str) -> Node:
     return replace(node, facts=replace(node.facts, storage="what it writes there is not seen here"))
 
 
-def _node(node: dict[str, Any], answer: Any, alive: bool) -> Node:
+def _node(node: Mapping[str, Any], answer: Any, alive: bool) -> Node:
     import ray
 
     resources = node["Resources"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.connect import connect
 from cluster.faults import storage_errors
-from cluster.nodes import require_one_view
+from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
@@ -26,6 +26,7 @@ from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.leases import Lease
 from pipeline.work.building import find_or_build
 from pipeline.work.metrics import published
+from pipeline.work.nodes import checked_nodes
 from pipeline.work.progress import duration, say
 
 
@@ -67,7 +68,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
-        ray_started = False
+        ray_started, view = False, OneView(storage, _model_folders(config, planned))
         for item in planned:
             artifact = item.artifact or artifacts.find(storage, item.key)
             if artifact is not None:
@@ -81,9 +82,10 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
                         say(short)
                     if not ray_started:
                         ray_session.enter_context(connect(config.cluster))
-                        require_one_view(storage, _model_folders(config, planned))
                         ray_session.enter_context(published())
+                        ray_session.enter_context(checked_nodes(view.require))
                         ray_started = True
+                    view.require()
                 artifact = _build(item, inputs, storage, confirmed)
                 result.built.append(item.label)
             result.artifacts[item.label] = artifact

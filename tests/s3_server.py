@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-of-a-test"}
 """Any will do for the server."""
@@ -42,6 +44,34 @@ def s3_server() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+@contextmanager
+def refusing_server(busy: Callable[[str, str], bool]) -> Iterator[str]:
+    """The endpoint of a server in this process that refuses, with 503, the requests of which ``busy`` (method, path) is
+    true."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    app = DomainDispatcherApplication(create_backend_app)
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        if busy(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
+            environ["wsgi.input"].read()
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        _make_bucket(endpoint)
+        yield endpoint
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 def _make_bucket(endpoint: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connect import connect
-from cluster.nodes import require_one_view
+from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError, illegal
 from configs.files import resolve_path
@@ -111,7 +111,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         _claim(storage, folder, {"search": _without_storage(config).key(),
                                  "run": run_config.key() | {"storage": None}})
         with connect(run_config.cluster):
-            require_one_view(storage, ())
+            OneView(storage).require()
             step = searched_step(run_config)
             built = run(run_config, before=step.label, confirmed=confirmed).artifacts
             fixed = {"values": values, "storage": storage, "folder": folder,

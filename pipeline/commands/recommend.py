@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.connect import connect
 from cluster.faults import storage_errors
-from cluster.nodes import require_one_view
+from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ConfigError
 from pipeline.api.filters import Filter
@@ -123,7 +123,7 @@ def _find_or_build(config: RunConfig, storage: Storage, stage_key: StageKey, mod
         if not config.recommend.execution.actors:
             return answer(config.recommend, model, asked, chosen, out)
         with connect(config.cluster):
-            require_one_view(storage, ())
+            OneView(storage).require()
             return answer(config.recommend, model, asked, chosen, out)
 
     return find_or_build(storage, stage_key, "recommend", build, resumable=True,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from cluster.config import ActorExecution
@@ -15,6 +17,18 @@ _WAIT_S = 600.0
 _POLL_S = 2.0
 
 Resources = Mapping[str, float]
+_CHECK: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
+
+
+@contextmanager
+def checked_nodes(check: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, nodes that were waited for are checked before they get work: ``check`` raises what is
+    wrong with one."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
 
 
 def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
@@ -46,6 +60,7 @@ def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
             there = ray.cluster_resources()
     finally:
         request_resources(bundles=[])  # the actors' own demand holds the nodes from here on
+    _CHECK.get()()
     return there
 
 

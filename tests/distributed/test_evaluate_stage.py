@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,19 @@ def test_no_test_users_is_an_error(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_model_gives_the_same_on_workers(prepared: Artifact, storage: Storage, ray_cluster: None,
-                                           workers: int) -> None:
-    trained = make_trained(prepared)
-    assert content(evaluate(config_of(workers), prepared, trained, storage)) == content(
-        evaluate(config_of(), prepared, trained, storage))
+def test_a_model_gives_the_same_on_workers(prepared: Artifact, storage: Storage, ray_cluster: None, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    trained, rank, ranked_by = make_trained(prepared), sharding.rank_shards, tmp_path / "ranked-by"
+    ranked_by.mkdir()
+
+    def rank_and_tell(*args: Any) -> Any:
+        (ranked_by / str(os.getpid())).touch()
+        return rank(*args)
+
+    monkeypatch.setattr(sharding, "rank_shards", rank_and_tell)
+    found = evaluate(config_of(workers), prepared, trained, storage)
+    assert 1 <= len(list(ranked_by.iterdir())) <= workers and not (ranked_by / str(os.getpid())).exists()
+    assert content(found) == content(evaluate(config_of(), prepared, trained, storage))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

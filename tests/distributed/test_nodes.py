@@ -105,7 +105,9 @@ def test_a_model_folder_that_a_node_lacks_is_named(nodes: TwoNodes, tmp_path: Pa
     done = nodes.call("encode", "-c", str(tmp_path / "tiny.yaml"), *ON_RAY, f"storage.uri={tmp_path / 'storage'}",
                       f"encode.model={nodes.hidden / 'model'}")
     assert done.returncode == 2
-    assert f"does not have {nodes.hidden / 'model'}" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: node ") and f"does not have {nodes.hidden / 'model'}" in last
+    assert not list((tmp_path / "storage").glob("artifacts/encode/*/attempts/*/work/rows/*"))
 
 
 def test_two_nodes_that_share_the_disk_do_the_work(nodes: TwoNodes, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, PROFILE, REASON, ROW_ID, USER_IDX
 from tests.texts import make_text_prepared
+from tests.tools import saved_blocks
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 ONE = ActorExecution(actors=1, num_cpus=1.0, batch_rows=64, block_rows=1000)
@@ -88,6 +89,7 @@ def test_a_user_that_stands_twice_stops_the_stage_before_any_text(storage: Stora
     storage.write_table(prepared.relative("histories/part-00001.parquet"), table.slice(19, 1))
     with pytest.raises(ArtifactError, match="19 follows 19"):
         build(prepared, storage, ProfileConfig(execution=ONE))
+    assert saved_blocks(Path(storage.base)) == 0
 
 
 def test_only_the_last_items_count_when_asked(storage: Storage) -> None:

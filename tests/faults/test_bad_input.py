@@ -101,12 +101,14 @@ def test_seconds_and_milliseconds_together_are_refused_even_when_bad_rows_are_dr
     assert "24 rows in s, 1 rows in ms (such as 1500000500000 in data row 25); bring all to one unit" in message
 
 
-def test_milliseconds_alone_are_understood(tmp_path: Path, storage: Storage) -> None:
+def test_milliseconds_alone_are_understood(tmp_path: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
+                                           ) -> None:
     path = tmp_path / "t.csv"
     path.write_text(HEADER + GOOD.removeprefix(HEADER).replace(",4\n", "123,4\n"))
     stats = run(config_for(path, split=GlobalTemporalSplit(validation_users=0.5)), storage).read_json("stats.json")
     assert stats["first_time"] == "2017-07-14T02:40:00+00:00"
     assert 1_500_000_000 < stats["boundary"] < 1_500_000_400
+    assert f"; boundary {stats['boundary_iso']} ({stats['boundary']})" in capsys.readouterr().err
 
 
 def test_one_interaction_users_only_train_and_are_counted(tmp_path: Path, storage: Storage) -> None:

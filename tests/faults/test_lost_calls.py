@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,7 +31,11 @@ def test_training_with_lost_calls_ends_with_the_weights_of_one_without(tmp_path:
     config, root = tmp_path / "tiny.yaml", tmp_path / "results"
     config.write_text(TINY.replace("arms: [plain, distilled]", "arms: [distilled]"))
     again = f"train.execution.max_failures={2 * MOST}"  # Ray Train takes a call that is lost for a worker that failed
-    lost = weights(config, root, *ON_RAY, again, env={"RAY_testing_rpc_failure": json.dumps(LOST)})
+    with tempfile.TemporaryDirectory(dir="/tmp") as logs:  # Ray's sockets need a short path
+        lost = weights(config, root, *ON_RAY, again, env={
+            "RAY_testing_rpc_failure": json.dumps(LOST), "RAY_TMPDIR": logs, "RAY_BACKEND_LOG_LEVEL": "info"})
+        said = "".join(log.read_text(errors="replace") for log in Path(logs).rglob("*.log"))
+    assert "Inject RPC" in said, "a call was lost"
     profiles, = (root / "artifacts" / "profile").glob("*/attempts/*/profiles")
     assert pq.read_table(profiles)["user_idx"].to_pylist() == list(range(120))
     shutil.rmtree(root / "artifacts" / "train")

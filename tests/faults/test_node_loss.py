@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from tests.job_server import environment_for
 from tests.tools import ROOT, TINY, command, epochs_logged, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-USERS, EPOCHS = 600, 150
+USERS, EPOCHS, RANKED = 600, 150, 26_000
 RUN = (f"prepare.source.users={USERS}", "train.epochs=60", "train.distill_epochs=20")
 TWO_WORKERS = "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}"
 ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1, resize_every_s: 5}"
@@ -97,15 +98,41 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
     assert nodes.ask("kill") > 0
     assert process.poll() is None, "the node died in the middle"
     ended(process)
-    process = call(nodes.environment, "run", lossy, *ON_THREE)
-    until(lambda: any(stages.glob("evaluate/*/attempts/*")), process)
-    until(lambda: nodes.ask("kill") > 0, process)
-    assert process.poll() is None, "the node died in the middle"
-    ended(process)
+    ended(call(nodes.environment, "run", lossy, *ON_THREE))
     assert users_with_profiles(lossy) == users_with_profiles(whole) == list(range(USERS))
     ours, theirs = (json.loads((folder / "storage" / "runs" / "tiny" / "metrics.json").read_text())
                     for folder in (lossy, whole))
     assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
+
+
+def test_all_nodes_rank_and_one_that_dies_changes_no_rank(nodes: ThreeNodes, tmp_path: Path) -> None:
+    whole, lossy = tmp_path / "whole", tmp_path / "lossy"
+    whole.mkdir()
+    lossy.mkdir()
+    many = ("arms=[plain]", f"prepare.source.users={RANKED}", "prepare.source.items=8000", "train.epochs=1",
+            "train.distill_epochs=0", "train.batch_size=512", "train.loss={kind: sampled_softmax, negatives: 64}",
+            "train.validation_users=500", "evaluate.baselines=[popularity]")
+    ended(call(dict(os.environ), "run", whole, *many))
+    ended(call(dict(os.environ), "train", lossy, *many))
+    process, at_work = call(nodes.environment, "run", lossy, *many, "evaluate.execution.workers=6"), set[int]()
+
+    def all_have_ranked() -> bool:
+        at_work.update(place for place, tasks in enumerate(nodes.ask("at-work rank_shards")) if tasks)
+        return len(at_work) == 3
+
+    until(all_have_ranked, process)
+    until(lambda: nodes.ask("kill rank_shards") > 0, process)
+    assert process.poll() is None, "the node died in the middle"
+    ended(process)
+    found, expected = (ranks_in(folder) for folder in (lossy, whole))
+    assert found == expected and len(found) == 2
+    assert all(table[USER_IDX].to_pylist() == list(range(RANKED)) for table in found.values())
+
+
+def ranks_in(folder: Path) -> dict[str, pa.Table]:
+    """Address of each evaluation → its ranks."""
+    return {path.parts[-4]: pq.read_table(path)
+            for path in (folder / "storage" / "artifacts" / "evaluate").glob("*/attempts/*/ranks.parquet")}
 
 
 def test_an_elastic_group_goes_on_with_fewer_nodes_and_grows_again(nodes: ThreeNodes, tmp_path: Path) -> None:

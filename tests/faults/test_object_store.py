@@ -16,7 +16,7 @@ from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import StageKey
 from pipeline.work.mapping import map_rows
 
-ROWS, ROW_BYTES = 80, 2**22
+ROWS, ROW_BYTES, STORE_BYTES = 80, 2**22, 80 * 10**6
 
 
 class Widen:
@@ -28,13 +28,13 @@ class Widen:
 
 
 def widen(root: str, answer: Any) -> None:
-    """In a process with a Ray of its own; answers with the rows whose bytes are whole."""
+    """In a process with a Ray of its own; answers with the rows whose bytes are whole, and the store's size."""
     import ray
 
     from cluster.connect import start
 
     start({"address": "local", "num_cpus": 2, "include_dashboard": False, "log_to_driver": False,
-           "object_store_memory": 80 * 10**6})
+           "object_store_memory": STORE_BYTES})
     storage = Storage.from_config(StorageConfig(uri=root))
     storage.write_table("in/part-0.parquet", pa.table({"id": np.arange(ROWS)}))
     out = artifacts.begin(storage, StageKey("demo", 1, {}))
@@ -44,7 +44,7 @@ def widen(root: str, answer: Any) -> None:
     for part in rows.sorted_parts(out, "id", np.arange(ROWS), 8):
         for row, wide in zip(part["id"].to_pylist(), part["wide"].to_pylist(), strict=True):
             whole += [row] if wide == bytes([row]) * ROW_BYTES else []
-    answer.put(whole)
+    answer.put((whole, ray.cluster_resources()["object_store_memory"]))
     ray.shutdown()
 
 
@@ -56,7 +56,7 @@ def test_more_than_it_holds_passes_through(tmp_path: Path) -> None:
     process = processes.Process(target=widen, args=(str(tmp_path), answer))
     process.start()
     try:
-        assert answer.get(timeout=300) == list(range(ROWS))
+        assert answer.get(timeout=300) == (list(range(ROWS)), STORE_BYTES)
     finally:
         process.join(timeout=60)
         process.kill()

@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,18 @@ CONFIG = TrainConfig(epochs=5, distill_epochs=2, batch_size=16, beta=True, gradi
 LONGER = CONFIG.model_copy(update={"epochs": 40})
 
 
-def train_here(root: Path, config: TrainConfig = CONFIG, model: ModelConfig = SASREC) -> Artifact:
+def train_here(root: Path, config: TrainConfig = CONFIG, model: ModelConfig = SASREC,
+               epochs: list[int] | None = None) -> Artifact:
+    """Train or find; the numbers of the epochs that are trained go to ``epochs``."""
     storage = Storage.from_config(StorageConfig(uri=str(root)))
     prepared = make_prepared(storage)
-    return train_arm(storage, prepared, make_targets(storage, prepared), config, model)
+    return train_arm(storage, prepared, make_targets(storage, prepared), config, model,
+                     on_epoch=None if epochs is None else noted(epochs))
+
+
+def noted(epochs: list[int]) -> Callable[[dict[str, Any]], None]:
+    """Notes the number of each epoch."""
+    return lambda record: epochs.append(record["epoch"])
 
 
 def train_and_die(root: Path, model: ModelConfig, step: int) -> None:
@@ -75,7 +84,9 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, model: ModelConfig, st
     victim.start()
     victim.join(timeout=120)
     assert victim.exitcode == -signal.SIGKILL
-    killed = train_here(tmp_path / "killed", model=model)
+    epochs: list[int] = []
+    killed = train_here(tmp_path / "killed", model=model, epochs=epochs)
+    assert 1 < epochs[0] <= CONFIG.epochs, "it went on from a checkpoint"
     assert weights(whole) == weights(killed)
     assert whole.local("metrics.jsonl").read_bytes() == killed.local("metrics.jsonl").read_bytes()
     assert whole.manifest.info["history"] == killed.manifest.info["history"]
@@ -111,7 +122,12 @@ def test_a_killed_driver_of_ray_workers(tmp_path: Path) -> None:
     assert 8 <= epochs_in(tmp_path / "killed") < LONGER.epochs
     again = processes.Process(target=train_on_ray, args=(tmp_path / "killed",))
     again.start()
+    fewest = LONGER.epochs
+    while again.is_alive():
+        fewest = min(fewest, epochs_in(tmp_path / "killed"))
+        time.sleep(0.05)
     again.join()
+    assert fewest >= 6, "it went on from one of the last checkpoints"
     assert again.exitcode == 0
     killed = train_here(tmp_path / "killed", LONGER)  # finds what the second driver has built
     assert weights(killed) == weights(whole)
@@ -150,8 +166,10 @@ def test_truncated_checkpoints(tmp_path: Path, storage: Storage, broken: list[st
     for name in broken:
         path = folder / name / checkpoints.MODEL
         path.write_bytes(path.read_bytes()[:100])
+    epochs: list[int] = []
     with caplog.at_level(logging.WARNING):
-        trained = train_arm(storage, prepared, targets, CONFIG, SASREC)
+        trained = train_arm(storage, prepared, targets, CONFIG, SASREC, on_epoch=noted(epochs))
+    assert epochs[0] == (4 if len(broken) == 1 else 1), "from the one before it, or anew where both are broken"
     assert [name for name in broken if f"{name} is damaged" in caplog.text] == broken
     assert weights(trained) == weights(whole)
 
@@ -178,6 +196,7 @@ def test_a_full_disk(storage: Storage, tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(StorageError, match="the disk is full.*the last good checkpoint is untouched"):
             train_arm(storage, prepared, targets, CONFIG, SASREC)
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint-000001", "checkpoint-000002"]
+    assert checkpoints.damage(folder / "checkpoint-000002") is None
     assert weights(train_arm(storage, prepared, targets, CONFIG, SASREC)) == weights(train_here(tmp_path / "whole"))
 
 
@@ -198,6 +217,7 @@ def test_a_loss_that_is_not_finite(storage: Storage, monkeypatch: pytest.MonkeyP
     assert 7 in saved["user_idx"] and len(saved["user_idx"]) <= 16
     assert saved["user_id"] == [f"user-{u}" for u in saved["user_idx"]]
     assert saved["epoch"] == 3
+    assert not (folder / "checkpoint-000003").exists()
     assert checkpoints.damage(folder / "checkpoint-000002") is None
     assert all(torch.isfinite(t).all() for t in load_file(folder / "checkpoint-000002" / checkpoints.MODEL).values())
     monkeypatch.undo()

@@ -3,13 +3,16 @@
 Prints the address, and then one line of JSON for each line that it reads:
 
 - ``actors``: how many living actors each of the three has
+- ``at-work TASK``: in how many processes of each of the three such a task runs
 - ``lose``: kills the busiest node; how many of its CPUs were taken, 0: none was killed
 - ``kill``: the same, and starts another in its place
+- ``kill TASK``: of the node with most such tasks; in how many processes they ran
 - ``add``: starts another in the place of the one that was lost
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import ray._private.state
 from ray.cluster_utils import Cluster
@@ -55,19 +59,36 @@ def main() -> None:
         elif line.strip() == "add":
             nodes[lost] = new_node()
             answer = len(nodes)
+        elif line.startswith("at-work "):
+            answer = [running(node, line.split()[1]) for node in nodes]
         else:
-            free = ray._private.state.available_resources_per_node()
-            used = [CPUS - free[node.node_id].get("CPU", 0.0) if node.node_id in free else 0.0 for node in nodes]
+            verb, *task = line.split()
+            used = [running(node, task[0]) for node in nodes] if task else taken(nodes)
             answer = max(used)
             if answer:
                 lost = used.index(answer)
                 cluster.remove_node(nodes[lost], allow_graceful=False)
-                if line.strip() == "kill":
+                if verb == "kill":
                     nodes[lost] = new_node()
         print(json.dumps(answer), file=answers)
     ray.shutdown()
     cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def taken(nodes: list[Any]) -> list[float]:
+    """CPUs of each node that are given to work, as Ray has it."""
+    free = ray._private.state.available_resources_per_node()
+    return [CPUS - free[node.node_id].get("CPU", 0.0) if node.node_id in free else 0.0 for node in nodes]
+
+
+def running(node: Any, task: str) -> int:
+    """Processes of a node that run such a task at this moment, as the system has it: Ray names them so."""
+    count = 0
+    for process in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may have ended
+            count += process.cmdline()[:1] == [f"ray::{task}"]
+    return count
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from pipeline.store.artifacts import open_artifact
-from tests.s3_server import BUCKET, CREDENTIALS
+from tests.s3_server import BUCKET, CREDENTIALS, refusing_server
 from tests.tools import ON_RAY, ROOT, TINY, command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -69,7 +71,8 @@ def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_
         s3_endpoint: str, tmp_path: Path) -> None:
     remote = opened(s3_endpoint, tmp_path.name)
     said = ended(begun(tmp_path, "run", *ON_RAY, settings(s3_endpoint, tmp_path.name)))
-    ended(begun(tmp_path, "run", f"storage.uri={tmp_path / 'local'}"))
+    fitted = [setting for setting in ON_RAY if setting.startswith("reduce.fit_rows")]  # the one that changes figures
+    ended(begun(tmp_path, "run", *fitted, f"storage.uri={tmp_path / 'local'}"))
     here = Storage.from_config(StorageConfig(uri=str(tmp_path / "local")))
     assert results(remote) == results(here)
     assert not [file for file in remote.files("") if file.endswith("/epoch.json") or "/work/" in file]
@@ -77,6 +80,24 @@ def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret.decode() not in said
     assert not [file for file in remote.files("") if secret in remote.read_bytes(file)]
+
+
+def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Path) -> None:
+    pytest.importorskip("moto")
+    asked, lock = Counter[bool](), threading.Lock()
+
+    def busy(method: str, path: str) -> bool:
+        with lock:
+            refused = path.startswith(f"/{BUCKET}/") and asked.total() % 5 == 4
+            asked[refused] += 1
+        return refused
+
+    with refusing_server(busy) as endpoint:
+        ended(begun(tmp_path, "run", settings(endpoint, tmp_path.name)))
+        found = results(opened(endpoint, tmp_path.name))
+    assert asked[True] > 100
+    ended(begun(tmp_path, "run", f"storage.uri={tmp_path / 'local'}"))
+    assert found == results(Storage.from_config(StorageConfig(uri=str(tmp_path / "local"))))
 
 
 @pytest.mark.parametrize("moment", ["upload", "manifest"])

@@ -18,6 +18,7 @@ import yaml
 
 from tests.integration.conftest import ROOT
 from tests.job_server import job_server
+from tests.tools import epochs_logged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -125,6 +126,42 @@ def test_a_failing_job_fails_the_command_and_shows_the_error(address: str, envir
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert "error: " in failed.stdout
     assert "failed" in failed.stderr
+
+
+def test_a_stopped_job_that_is_sent_again_goes_on_where_it_was(address: str, environment: dict[str, str],
+                                                                tmp_path: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    sent = ("submit", "--address", address, "--config", "configs/demo.yaml", f"storage.uri={tmp_path / 'storage'}",
+            "prepare.source.users=60", "prepare.source.items=50", "arms=[plain]", "train.epochs=400",
+            "train.early_stopping.patience_epochs=0", "train.distill_epochs=0", "evaluate.baselines=[]",
+            "train.execution.num_workers=0", "evaluate.execution.workers=0", "report.bootstrap_samples=100")
+    watched = subprocess.Popen([sys.executable, "-m", "pipeline", *sent], cwd=ROOT, env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def epochs() -> int:
+        return max((epochs_logged(log) for log in (tmp_path / "storage").glob("artifacts/train/*/attempts/*/*.jsonl")),
+                   default=0)
+
+    deadline = time.monotonic() + 300
+    while epochs() < 20:
+        assert time.monotonic() < deadline and watched.poll() is None
+        time.sleep(0.05)
+    assert watched.stderr is not None
+    job = watched.stderr.readline().split()[-1]
+    JobSubmissionClient(address).stop_job(job)
+    watched.communicate(timeout=120)
+    assert watched.returncode == 1 and 20 <= epochs() < 400
+    fewest, again = 400, subprocess.Popen([sys.executable, "-m", "pipeline", *sent], cwd=ROOT, env=environment,
+                                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while again.poll() is None:
+        fewest = min(fewest, epochs() or 400)
+        time.sleep(0.05)
+    out, err = again.communicate()
+    assert again.returncode == 0, out + err
+    assert fewest >= 15, "it went on from a checkpoint"
+    assert len(list((tmp_path / "storage" / "artifacts").glob("train/*/attempts/*"))) == 1
+    assert (tmp_path / "storage" / "runs" / "demo" / "report.md").is_file()
 
 
 def test_no_wait_returns_at_once(address: str, environment: dict[str, str], tmp_path: Path) -> None:

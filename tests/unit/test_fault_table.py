@@ -8,7 +8,8 @@ from functools import cache
 import pytest
 
 from tests.faults.rows import ROWS, Row
-from tests.faults.table import ROOT, merged, outcome, outcomes, page
+from tests.faults.table import merged, outcome, outcomes, page
+from tests.tools import ROOT
 
 
 @cache

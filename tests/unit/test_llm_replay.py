@@ -105,6 +105,7 @@ def test_each_item_stands_in_exactly_one_prompt_and_every_prompt_fits(chat: Chat
     assert len(later) == first.later
     assert sum(len(request.prompt.tokens) for request in later) <= first.later_tokens
     assert (count == 3) == (len(model.asked) == 1)
+    assert count < 400 or len(model.asked) > 10, "ten times what a prompt holds"
 
 
 def test_long_histories_are_merged_in_levels_in_order(chat: ChatTokenizer) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cluster.nodes
 from cluster.config import ActorExecution
-from configs.errors import ResourceError
+from cluster.nodes import Facts, Node, OneView
+from cluster.storage import Storage
+from configs.errors import ConfigError, ResourceError
 from models.ranking import SHARD_USERS
 from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
 from pipeline.evaluate.sharding import TrainedModel, rank_cases
@@ -21,7 +24,7 @@ from pipeline.reduce.parallel import transform_spans
 from pipeline.reduce.stage import _fit_where_the_gpu_is
 from pipeline.work import nodes
 from pipeline.work.hub import ModelFiles
-from pipeline.work.nodes import actor_resources, await_gpus, await_nodes, lacks, reachable, total
+from pipeline.work.nodes import actor_resources, await_gpus, await_nodes, checked_nodes, lacks, reachable, total
 
 ACTORS = [{"CPU": 0.5, "GPU": 1.0}] * 4 + [{"CPU": 1.0}]
 
@@ -89,6 +92,36 @@ def test_nodes_are_asked_for_and_awaited(monkeypatch: pytest.MonkeyPatch, capsys
     assert cluster.requests == [ACTORS, []]
     assert capsys.readouterr().err == ("encode: asking the autoscaler for nodes with 4 GPU (there are 0) and waiting "
                                        "for them, 10 minutes at most\n")
+
+
+def test_nodes_that_came_are_checked_before_they_get_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, grown = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}
+    grows, checked_at = Cluster(monkeypatch, [small, small, grown], {"CPU": 16, "GPU": 8}), list[float]()
+    with checked_nodes(lambda: checked_at.append(grows.now)):
+        await_nodes(ACTORS, "encode")
+        await_nodes(ACTORS, "encode")  # they are there: nothing is waited for
+    assert checked_at == [2 * 2.0]
+
+
+def test_each_node_is_asked_once_for_its_view(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
+    there, asked = [{"NodeID": "a"}], list[list[str]]()
+
+    def look(_: Storage, __: object, new: list[dict[str, str]]) -> list[Node]:
+        asked.append([node["NodeID"] for node in new])
+        facts = Facts("host", 1, None, 1, {}, None if new[-1]["NodeID"] != "d" else "it sees another disk")
+        return [Node(node["NodeID"], 1, 0, facts) for node in new]
+
+    monkeypatch.setattr(cluster.nodes, "_alive", lambda: there)
+    monkeypatch.setattr(cluster.nodes, "look", look)
+    view = OneView(storage)
+    view.require()  # one node has no other view
+    there += [{"NodeID": "b"}, {"NodeID": "c"}]
+    view.require()
+    view.require()
+    there.append({"NodeID": "d"})
+    with pytest.raises(ConfigError, match=r"node d \(host\) does not share .*: it sees another disk"):
+        view.require()
+    assert asked == [["a", "b", "c"], ["d"]]
 
 
 def test_nodes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,8 @@ import json
 import os
 import pickle
 import stat
-import threading
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +19,7 @@ from cluster import node_copies
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
-from tests.s3_server import CREDENTIALS
+from tests.s3_server import CREDENTIALS, refusing_server
 
 
 @pytest.fixture(autouse=True)
@@ -57,33 +53,19 @@ def test_what_is_written_is_read_back(root: Storage) -> None:
 def test_a_store_that_is_busy_four_times_running_is_asked_again() -> None:
     """Also after the way to a worker, which is a pickle of the filesystem alone."""
     pytest.importorskip("moto")
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
+    refused = Counter[str]()
 
-    app, refused = DomainDispatcherApplication(create_backend_app), Counter[str]()
+    def busy(method: str, path: str) -> bool:
+        if not path.endswith(".json") or refused[method] == 4 or method not in ("PUT", "GET"):
+            return False
+        refused[method] += 1
+        return True
 
-    def busy(environ: dict[str, Any], start_response: Any) -> Any:
-        method = environ["REQUEST_METHOD"]
-        if environ["PATH_INFO"].endswith(".json") and refused[method] < (4 if method in ("PUT", "GET") else 0):
-            environ["wsgi.input"].read()
-            refused[method] += 1
-            start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
-        return app(environ, start_response)
-
-    server = make_server("127.0.0.1", 0, busy, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT"), timeout=30).close()
+    with refusing_server(busy) as endpoint:
         opened = Storage.from_config(StorageConfig(uri="s3://bucket/x", endpoint=endpoint, region="us-east-1"))
         opened.write_json("a.json", {"a": 1})
         alone = pickle.loads(cloudpickle.dumps(opened.filesystem))
         assert json.loads(alone.open_input_stream(opened.path("a.json")).read()) == {"a": 1}
-    finally:
-        server.shutdown()
-        thread.join()
     assert refused == {"PUT": 4, "GET": 4}
 
 
@@ -141,6 +123,8 @@ def test_no_path_leaves_the_root(root: Storage, path: str) -> None:
             action(path)
     with pytest.raises(StorageError, match="would leave the storage root"):
         root.write_bytes(path, b"x")
+    if root.is_local:
+        assert not [file for file in Path(root.base).parent.rglob("*") if file.is_file()]
 
 
 def test_local_paths_hold_the_bytes(root: Storage) -> None:
