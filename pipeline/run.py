@@ -24,7 +24,7 @@ from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
 from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.leases import Lease
-from pipeline.work.building import find_or_build
+from pipeline.work.building import find_or_build, take_folder
 from pipeline.work.metrics import published
 from pipeline.work.nodes import checked_nodes
 from pipeline.work.progress import duration, say
@@ -166,7 +166,7 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
 def _run_lock(storage: Storage, folder: str) -> Iterator[Lease]:
     """Refuse a second process at work on the same run; a dead owner's lock is taken over."""
     try:
-        lease = leases.take(storage, f"{folder}/lock.json", folder)
+        lease = take_folder(storage, folder)
     except leases.LeaseTaken as exc:
         raise ArtifactError(f"{exc}; or give this run another name (name=…)") from exc
     try:

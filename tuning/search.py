@@ -22,8 +22,8 @@ from pipeline.config import RunConfig
 from pipeline.plan import plan, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
-from pipeline.store import leases
 from pipeline.store.artifacts import begun_otherwise
+from pipeline.work.building import take_folder
 from pipeline.work.progress import say
 from tuning.config import Choice, GridSearch, TuneConfig
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
@@ -106,7 +106,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     folder = f"tune/{config.name}"
     if dry_run:
         return SearchResult(folder, list(_describe(config, run_config, storage)))
-    lease = leases.take(storage, f"{folder}/lock.json", folder)
+    lease = take_folder(storage, folder)
     try:
         _claim(storage, folder, {"search": _without_storage(config).key(),
                                  "run": run_config.key() | {"storage": None}})

@@ -136,6 +136,30 @@ def take(storage: Storage, path: str, what: str) -> Lease:
             return Lease(storage, path, record)
 
 
+def take_from_the_dead(storage: Storage, path: str, what: str, tell: Callable[[LeaseTaken], None]) -> Lease:
+    """:func:`take`, but a holder on another host may have died: wait until it gives a sign, or has given none for too
+    long. So a job that the cluster starts anew on another node goes on.
+
+    ``tell`` is called once, before the waiting.
+
+    Raises:
+        LeaseTaken: a process of this host holds it, or one elsewhere that lives.
+    """
+    first: LeaseTaken | None = None
+    while True:
+        try:
+            return take(storage, path, what)
+        except LeaseTaken as taken:
+            if taken.owner.get("host") == socket.gethostname():
+                raise
+            if first is None:
+                first = taken
+                tell(taken)
+            elif any(taken.owner.get(sign) != first.owner.get(sign) for sign in ("token", "beat")):
+                raise
+            time.sleep(_POLL_S)
+
+
 def take_or_wait(storage: Storage, path: str, what: str, tell: Callable[[LeaseTaken], None],
                  done: Callable[[], bool]) -> Lease | None:
     """Take a lease once its holder has given it back or died; None as soon as ``done`` (what it built is there).

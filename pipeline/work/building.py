@@ -7,7 +7,21 @@ from collections.abc import Callable
 from cluster.storage import Storage
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
+from pipeline.store.leases import Lease, LeaseTaken, take_from_the_dead
 from pipeline.work.progress import news, say
+
+
+def take_folder(storage: Storage, folder: str) -> Lease:
+    """The lease of a run's or a search's folder.
+
+    Raises:
+        LeaseTaken: a live process holds it.
+    """
+    def tell(taken: LeaseTaken) -> None:
+        say(f"{folder}: process {taken.owner.get('pid')} on {taken.owner.get('host')} held it last; waiting whether it "
+            f"lives, {storage.lease_timeout_s:g} s at most (storage.lease_timeout_s)")
+
+    return take_from_the_dead(storage, f"{folder}/lock.json", folder, tell)
 
 
 def find_or_build(storage: Storage, key: StageKey, label: str, build: Callable[[ArtifactDir], Artifact], *,

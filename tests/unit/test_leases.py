@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,30 @@ def test_a_dead_or_damaged_lease_is_taken_over(storage: Storage, content: str) -
     assert lease.held()
     lease.release()
     assert storage.names("work") == ["lease.json.guard"]
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_holder_of_another_host_that_gives_no_sign_is_waited_for_and_followed(tmp_path: Path, lives: bool) -> None:
+    storage, told = _storage(tmp_path, timeout_s=5), list[LeaseTaken]()
+    there = leases.mine() | {"host": "elsewhere", "beat": time.time() - 3.0}
+    storage.write_json(PATH, there)
+    beat = threading.Timer(0.7, lambda: storage.write_json(PATH, there | {"beat": time.time()}))
+    if lives:
+        beat.start()
+        with pytest.raises(LeaseTaken, match="on elsewhere is at work"):
+            leases.take_from_the_dead(storage, PATH, "the work", told.append)
+        beat.join()
+    else:
+        leases.take_from_the_dead(storage, PATH, "the work", told.append).release()
+        assert time.time() > there["beat"] + 5
+    assert [taken.owner["host"] for taken in told] == ["elsewhere"]
+
+
+def test_a_holder_of_this_host_is_not_waited_for(storage: Storage) -> None:
+    lease = take(storage, PATH, "the work")
+    with pytest.raises(LeaseTaken):
+        leases.take_from_the_dead(storage, PATH, "the work", lambda taken: pytest.fail("it waits"))
+    lease.release()
 
 
 def test_a_heartbeat_keeps_a_holder_of_another_host_alive(tmp_path: Path) -> None:
