@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.base import Config
 from configs.errors import ConfigError
+
+_COUNTED = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
 
 class StorageConfig(Config):
@@ -72,7 +75,34 @@ class ClusterConfig(Config):
     """Show what the workers print, and Ray's own notices."""
 
 
-class ActorExecution(Config):
+class Placement(Config):
+    """What Ray is told of a stage's actors, tasks or workers beside CPUs and GPUs: never part of a fingerprint."""
+
+    accelerator_type: str | None = None
+    """GPU type as Ray names it, such as `H100`; None: any."""
+
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources that each of them asks for: `{large_memory: 1}` for nodes that were started with such."""
+
+    runtime_env: dict[str, Any] = {}
+    """Ray runtime environment of theirs: packages (`pip`, `image_uri`) and variables (`env_vars`) of their own. No
+    secrets: it stands in the run's `config.json`."""
+
+    @field_validator("resources")
+    @classmethod
+    def _custom_only(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in _COUNTED & value.keys():
+            raise ValueError(f"{name} has settings of its own; legal: names of custom resources")
+        return value
+
+    def ray_options(self) -> dict[str, Any]:
+        """Of ``ray.remote``; what is not set is left out."""
+        return {name: value for name, value in (("accelerator_type", self.accelerator_type),
+                                                ("resources", self.resources), ("runtime_env", self.runtime_env))
+                if value}
+
+
+class ActorExecution(Placement):
     """Resources of a Ray Data stage: never part of a fingerprint."""
 
     actors: int = Field(default=1, ge=0)

@@ -13,7 +13,8 @@ from pipeline.train import ray_session
 from pipeline.train.learner import Learner
 
 MARKER = "killed"
-"""File below the storage root that says that the fault has happened."""
+"""File below the storage root that says that the fault has happened; it holds the variable OWN of the worker."""
+OWN = "A_STAGE_S_OWN"
 RESUMED = "resumed"
 """File below the storage root: finished optimizer steps when training went on."""
 RAISED = "raised"
@@ -34,7 +35,7 @@ def kill_second_rank_once(config: dict[Any, Any]) -> None:
             if marker.exists() and not resumed.exists():
                 resumed.write_text(str(step))
             if step == KILL_STEP and not marker.exists():
-                marker.write_text(str(os.getpid()))
+                marker.write_text(os.environ.get(OWN, ""))
                 os.kill(os.getpid(), signal.SIGKILL)
         return values
 

@@ -6,13 +6,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.config import Placement
 from configs.base import Config
 
 Baseline = Literal["popularity", "transitions", "item_knn", "ease", "content"]
 """`content` reads the items' texts through the run's encoder, and is computed where it is asked for."""
 
 
-class EvaluateExecution(Config):
+class EvaluateExecution(Placement):
     """Never part of a fingerprint."""
 
     workers: int = Field(default=1, ge=0)

@@ -118,14 +118,15 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     workers = config.execution.workers
     each = min(_SHARDS_PER_TASK, max(1, len(starts) // (_TASKS_PER_WORKER * workers)))
     tasks = [(start, min(start + each * SHARD_USERS, num_cases)) for start in starts[::each]]
-    wanted = {"CPU": 1.0} | ({"GPU": 1.0} if _wants_gpu(subject) else {})
+    wanted = {"CPU": 1.0} | ({"GPU": 1.0} if _wants_gpu(subject) else {}) | config.execution.resources
     there = await_nodes([wanted] * min(workers, len(tasks)), "evaluate")
     if _wants_gpu(subject) and not there.get("GPU"):
         raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
-    rank = ray.remote(rank_shards).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)))
+    placed = config.execution.ray_options()
+    rank = ray.remote(rank_shards).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)), **placed)
     shared: Any = subject
     if isinstance(subject, BaselineModel):  # fitted by a worker, so that the driver never holds it
-        shared = ray.remote(BaselineModel.scorer).options(num_cpus=1).remote(subject)
+        shared = ray.remote(BaselineModel.scorer).options(num_cpus=1, **placed).remote(subject)
     todo, begun, users_of, users = deque(tasks), deque[Any](), dict[Any, int](), 0
     try:
         while todo or begun:

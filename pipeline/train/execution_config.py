@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.base import Config
+from cluster.config import Placement
 
 _ELASTIC = "legal for an elastic group: [fewest, most] workers, 1 or more and then a larger number"
 
 
-class TrainExecution(Config):
+class TrainExecution(Placement):
     """Resources of training: no part of a fingerprint but for `num_workers`, where it changes the result."""
 
     num_workers: int | tuple[int, int] = 1

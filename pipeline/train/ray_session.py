@@ -131,9 +131,10 @@ def _trainer(spec: TrainSpec, storage: Storage, folder: str) -> ray.train.torch.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if execution.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu,
                                      resources_per_worker=_resources(execution),
+                                     accelerator_type=execution.accelerator_type,
                                      elastic_resize_monitor_interval_s=execution.resize_every_s),
         run_config=RunConfig(name=spec.fingerprint, storage_path=storage.path(folder),
-                             storage_filesystem=storage.filesystem,
+                             storage_filesystem=storage.filesystem, worker_runtime_env=execution.runtime_env,
                              failure_config=FailureConfig(max_failures=execution.max_failures,
                                                           controller_failure_limit=_START_ATTEMPTS),
                              checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS)))
@@ -189,7 +190,7 @@ def _newest_first() -> Iterator[Checkpoint]:
 
 
 def _resources(execution: TrainExecution) -> dict[str, float]:
-    return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
+    return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {}) | execution.resources
 
 
 def elastic(execution: TrainExecution) -> bool:

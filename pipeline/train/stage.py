@@ -33,7 +33,7 @@ from pipeline.train.export import save_model
 from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
-from pipeline.train.metrics_log import LATEST_EPOCH, MetricsLog
+from pipeline.train.metrics_log import LATEST_EPOCH, TENSORBOARD, MetricsLog
 from pipeline.train.neighbours import write_neighbours
 from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
@@ -247,6 +247,7 @@ def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, out: Arti
             "fingerprint": spec.fingerprint, "arm": spec.arm, "seed": spec.seed,
             "best_epoch": last.progress.best_epoch, "validation": last.progress.best_metrics})
     if not out.storage.is_local:  # there the log has been written in place
+        out.storage.delete(out.relative(TENSORBOARD))  # of a call that was killed here: each has a name of its own
         with out.storage.upload_folder(out.folder) as folder:
             MetricsLog(folder, last.metrics).close()
 

@@ -81,17 +81,17 @@ def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[st
 
 
 def actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
-    """CPUs (as :func:`cpus_each`) and GPUs per actor, once there is room for all.
+    """CPUs (as :func:`cpus_each`), GPUs and all else that Ray is told of each actor, once there is room for all.
 
     Raises:
         ResourceError: the cluster has fewer GPUs than the actors ask for.
     """
-    per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus}
+    per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus, **execution.resources}
     await_gpus([per_actor] * execution.actors + [{"CPU": 1.0}], label,
                f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), "
                "or add nodes")
     resources: dict[str, Any] = {"num_cpus": cpus_each(execution.num_cpus, execution.actors)}
-    return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {})
+    return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {}) | execution.ray_options()
 
 
 def cpus_each(wanted: float, actors: int) -> float:

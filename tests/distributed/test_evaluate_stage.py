@@ -178,12 +178,15 @@ def test_a_model_gives_the_same_on_workers(prepared: Artifact, storage: Storage,
     ranked_by.mkdir()
 
     def rank_and_tell(*args: Any) -> Any:
-        (ranked_by / str(os.getpid())).touch()
+        (ranked_by / str(os.getpid())).write_text(os.environ.get("A_STAGE_S_OWN", ""))
         return rank(*args)
 
     monkeypatch.setattr(sharding, "rank_shards", rank_and_tell)
-    found = evaluate(config_of(workers), prepared, trained, storage)
-    assert 1 <= len(list(ranked_by.iterdir())) <= workers and not (ranked_by / str(os.getpid())).exists()
+    config = config_of(workers)
+    own = config.execution.model_copy(update={"runtime_env": {"env_vars": {"A_STAGE_S_OWN": "yes"}}})
+    found = evaluate(config.model_copy(update={"execution": own}), prepared, trained, storage)
+    assert {told.read_text() for told in ranked_by.iterdir()} == {"yes"}
+    assert not (ranked_by / str(os.getpid())).exists()
     assert content(found) == content(evaluate(config_of(), prepared, trained, storage))
 
 

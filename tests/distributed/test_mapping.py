@@ -18,11 +18,39 @@ from configs.errors import ResourceError
 from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import StageKey
 from pipeline.work import attempts, mapping
+from pipeline.work.nodes import actor_resources
 
 
 class Same:
     def __call__(self, batch: pa.Table) -> pa.Table:
         return batch
+
+
+class Told:
+    """Answers with a variable of its process."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return batch.append_column("told", [[os.environ.get("A_STAGE_S_OWN", "")] * len(batch)])
+
+
+def test_a_stage_s_runtime_environment_reaches_its_actors_alone(storage: Storage, ray_cluster: None) -> None:
+    ids = np.arange(4)
+    storage.write_table("in/part-0.parquet", pa.table({"id": ids}))
+    for runtime_env, told in (({"env_vars": {"A_STAGE_S_OWN": "yes"}}, "yes"), ({}, "")):
+        out = artifacts.begin(storage, StageKey("demo", 1, {"told": told}))
+        mapping.map_rows(storage, "in", out, actor=Told, arguments={}, id_column="id", columns=["id"],
+                         num_rows=len(ids), label="demo",
+                         execution=ActorExecution(actors=1, num_cpus=0.5, runtime_env=runtime_env))
+        assert pa.concat_tables(rows.sorted_parts(out, "id", ids, 20))["told"].to_pylist() == [told] * len(ids)
+
+
+def test_a_resource_that_no_node_has_is_asked_of_ray(ray_cluster: None) -> None:
+    """A name of Ray's own is refused: it has a setting."""
+    placed = actor_resources(ActorExecution(num_cpus=0.5, resources={"large_memory": 2.0}, accelerator_type="H100"),
+                             "demo")
+    assert placed == {"num_cpus": 0.5, "resources": {"large_memory": 2.0}, "accelerator_type": "H100"}
+    with pytest.raises(ValueError, match="GPU has settings of its own"):
+        ActorExecution(resources={"GPU": 1.0})
 
 
 def test_work_that_waits_for_others_says_so(storage: Storage, ray_cluster: None, monkeypatch: pytest.MonkeyPatch,

@@ -60,11 +60,12 @@ def test_two_workers_train_what_one_process_trains(undisturbed: Artifact, tmp_pa
 def test_a_killed_worker_changes_nothing(undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                          ) -> None:
     from pipeline.train import ray_session
-    from tests.injected import KILL_STEP, RESUMED, kill_second_rank_once
+    from tests.injected import KILL_STEP, MARKER, OWN, RESUMED, kill_second_rank_once
 
     interrupt: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(ray_session, "worker_loop", kill_second_rank_once)
-    killed = trained_in(tmp_path, TWO)
+    killed = trained_in(tmp_path, TWO.model_copy(update={"runtime_env": {"env_vars": {OWN: "yes"}}}))
+    assert (tmp_path / MARKER).read_text() == "yes"
     assert 0 < int((tmp_path / RESUMED).read_text()) < KILL_STEP  # from a checkpoint, not from the start
     weights = [a.local("model/model.safetensors").read_bytes() for a in (killed, undisturbed)]
     assert weights[0] == weights[1]

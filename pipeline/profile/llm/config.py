@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.config import ActorExecution
+from cluster.config import ActorExecution, Placement
 from configs.base import Config
 from pipeline.profile.prompts.config import GateConfig, PromptConfig
 
@@ -88,7 +88,7 @@ class LLMConfig(Config):
         return self
 
 
-class VLLMExecution(CostConfig):
+class VLLMExecution(CostConfig, Placement):
     """Where and how fast vLLM runs."""
 
     replicas: int = Field(default=1, ge=1)
@@ -99,16 +99,12 @@ class VLLMExecution(CostConfig):
     """Per engine and tensor-parallel rank; 0: on CPUs."""
     num_cpus: float = Field(default=1.0, ge=0)
     """Per engine and tensor-parallel rank; lowered by itself where no node would keep a CPU for what feeds them."""
-    accelerator_type: str | None = None
-    """GPU type as Ray names it, such as `H100`; None: any."""
     batch_size: int = Field(default=32, ge=1)
     """Requests handed to an engine at once, and saved together: the unit of work lost to a kill."""
     concurrent_batches: int = Field(default=8, ge=1)
     """Batches in an engine at the same time."""
     engine_kwargs: dict[str, Any] = {}
     """Passed to vLLM as they are: `gpu_memory_utilization`, `max_num_seqs`, `enforce_eager`, …"""
-    runtime_env: dict[str, Any] = {}
-    """Ray runtime environment of the engine's actors: their own packages and variables."""
 
     @field_validator("engine_kwargs")
     @classmethod

@@ -120,7 +120,7 @@ class VLLMBackend:
     def _bundles(self, num_cpus: float) -> list[dict[str, float]]:
         """Of one engine."""
         execution = self.config.execution
-        amounts = {"CPU": num_cpus, "GPU": execution.num_gpus}
+        amounts = {"CPU": num_cpus, "GPU": execution.num_gpus, **execution.resources}
         bundle = {name: amount for name, amount in amounts.items() if amount} or {"CPU": _LEAST_CPUS}
         return [dict(bundle) for _ in range(execution.tensor_parallel)]
 
