@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,13 +65,13 @@ PARTS = (
 )
 
 
-def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = False, with_nodes: bool = False
-            ) -> Iterator[Check]:
+def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = False, with_nodes: bool = False,
+            folders: Sequence[str] = ()) -> Iterator[Check]:
     """Every check, as it is made.
 
     Args:
         with_ray: Ray is also joined or started and asked to run a task.
-        with_nodes: and every node of it says what it has, and whether it shares the storage root.
+        with_nodes: and every node of it says what it has, and whether it shares the storage root and ``folders``.
     """
     yield _python()
     yield _cpus(cluster)
@@ -80,7 +80,7 @@ def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = Fal
     yield _storage(storage)
     yield _ray_package()
     if with_ray or with_nodes:
-        yield from _ray_answers(cluster, storage if with_nodes else None)
+        yield from _ray_answers(cluster, storage if with_nodes else None, folders)
     yield from _torch()
     yield from map(_part, PARTS)
 
@@ -144,7 +144,7 @@ def _ray_package() -> Check:
     return Check("Ray", "ok", found)
 
 
-def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None) -> Iterator[Check]:
+def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None, folders: Sequence[str]) -> Iterator[Check]:
     try:
         with connect(cluster):
             import ray
@@ -154,16 +154,16 @@ def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None) -> Itera
             yield Check("Ray answers", "ok",
                         f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
             if storage is not None:
-                yield from _nodes(storage)
+                yield from _nodes(storage, folders)
     except MentorecError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the message")
     except ray.exceptions.RayError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the logs in /tmp/ray/session_latest/logs")
 
 
-def _nodes(storage: StorageConfig) -> Iterator[Check]:
+def _nodes(storage: StorageConfig, folders: Sequence[str]) -> Iterator[Check]:
     try:
-        yield from map(of_node, look(Storage.from_config(storage)))
+        yield from map(of_node, look(Storage.from_config(storage), folders))
     except MentorecError as exc:
         yield Check("nodes", "fail", _line(exc), "set storage.uri to a place that can be written from here")
 
@@ -179,6 +179,9 @@ def of_node(node: Node) -> Check:
     if facts.storage is not None:
         return Check(name, "fail", f"{has}; storage: {facts.storage}",
                      "give a storage.uri that every node reaches, with credentials there")
+    if facts.lacks:
+        return Check(name, "fail", f"{has}; it lacks {', '.join(facts.lacks)}",
+                     "put it at that path of every node, or name a hub's model or a package")
     ours = dict(versions())
     other = [f"{package} {facts.versions.get(package, 'absent')} (here {found})" for package, found in ours.items()
              if facts.versions.get(package) != found]

@@ -5,7 +5,8 @@ Imports no torch, Ray or polars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 
 from cluster.connect import joins_cluster, local_cpus
 from cluster.storage import Storage
@@ -25,6 +26,15 @@ def shortage(config: RunConfig, stage: str) -> str | None:
     if joins_cluster() or wanted.least_cpus <= there:
         return None
     return f"{stage} asks for {wanted.least_cpus:g} CPUs and the local Ray has {there}"
+
+
+def model_folders(config: RunConfig, stages: Collection[str]) -> list[str]:
+    """Folders of this machine that the stages load models from."""
+    named = [config.encode.model] if "encode" in stages else []
+    if "profile" in stages:
+        named += [str(getattr(config.profile.engine, name, None) or "") for name in ("model", "tokenizer")]
+    return [os.path.abspath(os.path.expanduser(name)) for name in named
+            if name and os.path.isdir(os.path.expanduser(name))]
 
 
 def dry_run(config: RunConfig, until: str | None = None) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
-from pipeline.describe import shortage
+from pipeline.describe import model_folders, shortage
 from pipeline.plan import REPORTED, STEPS, PlannedStep, built_audit, plan, run_folder
 from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
@@ -109,11 +108,7 @@ def _write_steps(storage: Storage, folder: str, planned: list[PlannedStep], toke
 def _model_folders(config: RunConfig, planned: list[PlannedStep]) -> list[str]:
     """Folders of this machine that the workers of the steps to build load models from."""
     on_ray = {item.stage for item in planned if item.artifact is None and STAGES[item.stage].resources(config).replicas}
-    named = [config.encode.model] if "encode" in on_ray else []
-    if "profile" in on_ray:
-        named += [str(getattr(config.profile.engine, name, None) or "") for name in ("model", "tokenizer")]
-    return [os.path.abspath(os.path.expanduser(name)) for name in named
-            if name and os.path.isdir(os.path.expanduser(name))]
+    return model_folders(config, on_ray)
 
 
 def _announce(item: PlannedStep) -> None:

@@ -8,6 +8,7 @@ Everything on the way lives in ``work/`` of the attempt, so the rerun of a kille
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.store.artifacts import ArtifactDir
 
+_FOOTERS_AT_ONCE = 16
 WORK = "work"
 """Folder of the attempt for everything that the finished artifact does not hold."""
 RAW = f"{WORK}/rows"
@@ -76,6 +78,8 @@ def _reach(blocks: list[pads.ParquetFileFragment], id_column: str) -> tuple[np.n
     """The least and the greatest id of each block, from its footer; of one that does not tell, all ids."""
     most = np.iinfo(np.int64)
     first_F, last_F = np.full(len(blocks), most.max), np.full(len(blocks), most.min)
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:  # each is a request or two to an object store
+        list(pool.map(pads.ParquetFileFragment.ensure_complete_metadata, blocks))
     for place, block in enumerate(blocks):
         for group in block.row_groups:
             if group.num_rows:

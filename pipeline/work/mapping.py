@@ -31,8 +31,9 @@ _BLOCKS_PER_ACTOR = 4
 """Small inputs are cut finer than ``block_rows``, so that every actor gets work."""
 _SILENT_S = 30.0
 """After so long without a saved block it is said whether the cluster is occupied."""
-_POLL_S = 2.0
-"""Between two looks at the saved blocks."""
+_POLL_S, _PATIENCE = 2.0, 20.0
+"""Seconds between two looks at the saved blocks; more where a look takes long, as at many thousands in an object store:
+so many times as long."""
 
 Actor = Callable[[pa.Table], pa.Table]
 
@@ -213,9 +214,12 @@ def _shown(out: ArtifactDir, folder: str, block_rows: int, num_rows: int, label:
 
     def watch() -> None:
         before, told, named = saved(), False, set[str]()
+        pause = _POLL_S
         with Progress(label, num_rows, unit, done=before) as progress:
-            while not finished.wait(_POLL_S):
+            while not finished.wait(pause):
+                asked = time.monotonic()
                 done = saved()
+                pause = max(_POLL_S, _PATIENCE * (time.monotonic() - asked))
                 progress.update(done)
                 if done == before and not told and time.monotonic() > started + _SILENT_S and (line := cpus_held()):
                     told = True

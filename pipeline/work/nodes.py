@@ -15,6 +15,7 @@ from pipeline.work.progress import say
 
 _WAIT_S = 600.0
 _POLL_S = 2.0
+_ROUNDING = 1e-9
 
 Resources = Mapping[str, float]
 _CHECK: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
@@ -65,18 +66,31 @@ def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
 
 
 def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[str, float]:
-    """:func:`await_nodes` for work that all runs at once: what asks for a GPU that never comes would wait in silence.
+    """:func:`await_nodes` for work that all runs at once: what asks for a GPU, or for a custom resource, that never
+    comes would wait in silence.
 
     Args:
         remedy: what to set where there are too few.
 
     Raises:
-        ResourceError: the cluster has fewer GPUs than the bundles ask for.
+        ResourceError: the cluster has fewer of them than the bundles ask for, or no room for each on one node.
     """
+    import ray
+
     there = await_nodes(bundles, label)
-    wanted, gpus = total(bundles).get("GPU", 0.0), there.get("GPU", 0.0)
-    if wanted > gpus:
-        raise ResourceError(f"{label}: {wanted:g} GPUs are asked for, the cluster has {gpus:g}; {remedy}")
+    for name, wanted in total(bundles).items():
+        if name == "CPU":  # work of a few CPUs takes its turns
+            continue
+        shown = "GPUs" if name == "GPU" else name
+        if wanted > there.get(name, 0.0) + _ROUNDING * wanted:
+            raise ResourceError(f"{label}: {wanted:g} {shown} are asked for, the cluster has {there.get(name, 0.0):g}; "
+                                f"{remedy}")
+        amounts = [bundle[name] for bundle in bundles if bundle.get(name)]
+        room = sum(int(node["Resources"].get(name, 0.0) / max(amounts) + _ROUNDING) for node in ray.nodes()
+                   if node["Alive"])
+        if room < len(amounts):
+            raise ResourceError(f"{label}: {len(amounts)} times {max(amounts):g} {shown} of one node are asked for, "
+                                f"and there is room for {room}; {remedy}")
     return there
 
 

@@ -132,6 +132,18 @@ def test_nodes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.requests == [ACTORS, []]
 
 
+def test_gpus_that_no_node_has_together_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Cluster(monkeypatch, [{"CPU": 8.0, "GPU": 2.0}], None)
+    two = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 2
+    monkeypatch.setattr("ray.nodes", lambda: two)
+    assert await_gpus([{"GPU": 1.0}] * 2, "encode", "take fewer")
+    assert await_gpus([{"GPU": 0.1}] * 20, "encode", "take fewer")
+    with pytest.raises(ResourceError, match="^encode: 1 times 2 GPUs of one node .* there is room for 0; take"):
+        await_gpus([{"GPU": 2.0}], "encode", "take fewer")
+    with pytest.raises(ResourceError, match="^encode: 2 large_memory are asked for, the cluster has 0; take fewer"):
+        await_gpus([{"CPU": 1.0, "large_memory": 1.0}] * 2, "encode", "take fewer")
+
+
 def test_without_an_autoscaler_too_few_gpus_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [{"CPU": 4.0}], None)
     with pytest.raises(ResourceError, match=r"4 GPUs .* has 0; lower execution.actors \(4\) or execution.num_gpus"):
