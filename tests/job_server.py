@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -11,18 +12,48 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
 @contextlib.contextmanager
 def job_server() -> Iterator[tuple[str, dict[str, str]]]:
-    """`ray start --head --block` with a folder of its own, ended by its own handle.
+    """A head of two CPUs.
 
     Yields:
-        The job server's address, and the environment for clients: no Ray settings of ours, the running interpreter's
-        commands first, a home of its own for tokens.
+        The job server's address, and the environment for clients.
+    """
+    with ray_head("--num-cpus", "2") as (_, address, environment):
+        yield address, environment
+
+
+@contextlib.contextmanager
+def autoscaling_cluster(worker: dict[str, float], most: int) -> Iterator[dict[str, str]]:
+    """A head without CPUs, whose autoscaler may start so many nodes of those resources, on this machine; at first there
+    is none.
+
+    Yields:
+        The environment for drivers that join it.
+    """
+    from ray.cluster_utils import AutoscalingCluster
+
+    types = {"worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": most}}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(AutoscalingCluster({"CPU": 0}, types)._config, file)
+        file.flush()
+        with ray_head("--num-cpus", "0", "--autoscaling-config", file.name,
+                      env={"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}) as (gcs, _, environment):
+            yield environment | {"RAY_ADDRESS": gcs}
+
+
+@contextlib.contextmanager
+def ray_head(*args: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """`ray start --head --block ARGS` with a folder of its own, ended by its own handle.
+
+    Yields:
+        Its own address, the job server's, and the environment for clients: no Ray settings of ours, the running
+        interpreter's commands first, a home of its own for tokens.
     """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
     home = Path(folder) / "home"  # tokens are kept there
@@ -34,13 +65,14 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
             free.bind(("127.0.0.1", 0))
             ports.append(str(free.getsockname()[1]))
     head = subprocess.Popen(
-        ["ray", "start", "--head", "--block", "--num-cpus", "2", "--port", ports[0], "--dashboard-port", ports[1],
+        ["ray", "start", "--head", "--block", "--port", ports[0], "--dashboard-port", ports[1],
          "--dashboard-agent-listen-port", ports[2], "--temp-dir", folder, "--disable-usage-stats",
-         "--include-dashboard", "true"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+         "--include-dashboard", "true", *args], env=environment | dict(env or {}), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{ports[1]}"
     try:
         wait_for(lambda: urllib.request.urlopen(f"{address}/api/version", timeout=5), head, f"job server at {address}")
-        yield address, environment
+        yield f"127.0.0.1:{ports[0]}", address, environment
     finally:
         head.terminate()
         head.wait(timeout=90)

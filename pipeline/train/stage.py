@@ -15,7 +15,7 @@ import torch
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.base import ITEM_PARAMETER
-from models.config import ModelConfig, NeighboursTarget
+from models.config import ModelConfig, NeighboursTarget, SoftmaxLoss
 from models.item_init import place_untrained
 from models.matmul import HAS_BF16
 from models.students import build_encoder
@@ -43,6 +43,7 @@ from pipeline.train.teaching_config import MappedTextTable
 from pipeline.work.progress import say, took
 from pipeline.work.threads import torch_threads
 
+_MANY_ITEMS = 50_000
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
 """Folders of an attempt that the finished artifact does not keep."""
 TARGETS_FILE = "targets.safetensors"
@@ -131,6 +132,9 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     if not num_validation and config.early_stopping.patience_epochs:
         say(f"train: nobody to validate on: all {config.epochs} epochs are trained and the last one is kept; choose "
             "train.epochs yourself, or a split with validation users")
+    if len(items) >= _MANY_ITEMS and not isinstance(config.loss, SoftmaxLoss) and config.optimizer.table == "dense":
+        say(f"train: every step updates, and workers exchange, all {len(items):,} rows of the item table; with "
+            "train.optimizer.table=rowwise only those that it reads, to the same weights")
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
     placed = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -15,7 +15,16 @@ from safetensors.torch import load_file
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError
-from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, SASRecConfig
+from models.config import (
+    BERT4RecConfig,
+    ESASRecConfig,
+    GRU4RecConfig,
+    ModelConfig,
+    RankingLossConfig,
+    SampledSoftmaxLoss,
+    SASRecConfig,
+    SoftmaxLoss,
+)
 from models.matmul import HAS_BF16
 from models.ranking import rank_users
 from models.scoring import EncoderScorer
@@ -24,7 +33,8 @@ from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases
 from pipeline.store.artifacts import Artifact
-from pipeline.train.config import Arm, EarlyStoppingConfig, TrainConfig
+from pipeline.train import stage
+from pipeline.train.config import Arm, EarlyStoppingConfig, OptimizerConfig, TrainConfig
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import load_model
 from pipeline.train.keys import key
@@ -91,6 +101,18 @@ def test_counts(storage: Storage, prepared: Artifact, targets: Artifact) -> None
         assert counts["num_validation"] == (lengths >= 3).sum()
         profiled = set(targets.read_table("targets.parquet")["user_idx"].to_pylist())
         assert counts["num_profiled"] == len(profiled & set(np.flatnonzero(training >= least)))
+
+
+@pytest.mark.parametrize(("table", "loss", "told"), [("dense", SampledSoftmaxLoss(negatives=4), True),
+                                                     ("rowwise", SampledSoftmaxLoss(negatives=4), False),
+                                                     ("dense", SoftmaxLoss(), False)])
+def test_a_dense_table_of_many_items_under_a_sampled_loss_is_told(
+        storage: Storage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+        table: Literal["dense", "rowwise"], loss: RankingLossConfig, told: bool) -> None:
+    monkeypatch.setattr(stage, "_MANY_ITEMS", 10)
+    config = changed(epochs=1, distill_epochs=0, loss=loss, optimizer=OptimizerConfig(table=table))
+    train_arm(storage, make_prepared(storage), None, config, SASREC, "plain")
+    assert ("with train.optimizer.table=rowwise only those that it reads" in capsys.readouterr().err) == told
 
 
 def test_nobody_to_validate_on_is_told(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
