@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import pytest
 
 from cluster.config import StorageConfig
@@ -21,6 +19,9 @@ from pipeline.store.artifacts import open_artifact
 from tests.s3_server import BUCKET, CREDENTIALS, refusing_server
 from tests.tools import ON_RAY, ROOT, TINY, command
 
+FITTED = ("reduce.fit_rows=90",)
+"""Of ON_RAY what changes figures."""
+PLAIN = ("arms=[plain]", "train.distill_epochs=0", "evaluate.baselines=[]")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -30,6 +31,16 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in (CREDENTIALS | {"TMPDIR": str(tmp_path / "tmp"), "RAY_TMPDIR": "/tmp"}).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "tmp").mkdir()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of a run of all arms and of one of the plain arm, in a local folder."""
+    folder = tmp_path_factory.mktemp("local")
+    here = Storage.from_config(StorageConfig(uri=str(folder)))
+    for name, own in (("all", FITTED), ("plain", PLAIN)):
+        ended(begun(folder, "run", *own, f"name={name}", f"storage.uri={folder}"))
+    return {name: results(here, name) for name in ("all", "plain")}
 
 
 def opened(endpoint: str, prefix: str) -> Storage:
@@ -68,13 +79,11 @@ def manifests(storage: Storage) -> dict[str, str]:
 
 
 def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_no_secret(
-        s3_endpoint: str, tmp_path: Path) -> None:
+        s3_endpoint: str, tmp_path: Path, expected: dict[str, Any]) -> None:
     remote = opened(s3_endpoint, tmp_path.name)
+    assert not remote.is_local
     said = ended(begun(tmp_path, "run", *ON_RAY, settings(s3_endpoint, tmp_path.name)))
-    fitted = [setting for setting in ON_RAY if setting.startswith("reduce.fit_rows")]  # the one that changes figures
-    ended(begun(tmp_path, "run", *fitted, f"storage.uri={tmp_path / 'local'}"))
-    here = Storage.from_config(StorageConfig(uri=str(tmp_path / "local")))
-    assert results(remote) == results(here)
+    assert results(remote) == expected["all"]
     assert not [file for file in remote.files("") if file.endswith("/epoch.json") or "/work/" in file]
 
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
@@ -82,7 +91,7 @@ def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_
     assert not [file for file in remote.files("") if secret in remote.read_bytes(file)]
 
 
-def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Path) -> None:
+def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Path, expected: dict[str, Any]) -> None:
     pytest.importorskip("moto")
     asked, lock = Counter[bool](), threading.Lock()
 
@@ -93,20 +102,18 @@ def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Pa
         return refused
 
     with refusing_server(busy) as endpoint:
-        ended(begun(tmp_path, "run", settings(endpoint, tmp_path.name)))
+        ended(begun(tmp_path, "run", *FITTED, settings(endpoint, tmp_path.name)))
         found = results(opened(endpoint, tmp_path.name))
     assert asked[True] > 100
-    ended(begun(tmp_path, "run", f"storage.uri={tmp_path / 'local'}"))
-    assert found == results(Storage.from_config(StorageConfig(uri=str(tmp_path / "local"))))
+    assert found == expected["all"]
 
 
 @pytest.mark.parametrize("moment", ["upload", "manifest"])
 @pytest.mark.parametrize("stage", ["prepare", "train"])
 def test_a_driver_killed_while_it_publishes_leaves_nothing_to_read_and_the_same_command_goes_on(
-        s3_endpoint: str, tmp_path: Path, stage: str, moment: str) -> None:
+        s3_endpoint: str, tmp_path: Path, expected: dict[str, Any], stage: str, moment: str) -> None:
     remote, there = opened(s3_endpoint, tmp_path.name), settings(s3_endpoint, tmp_path.name)
-    plain = ("arms=[plain]", "train.distill_epochs=0", "evaluate.baselines=[]")
-    killed = begun(tmp_path, "run", *plain, there, by=("tests.killed_publishing", stage, moment))
+    killed = begun(tmp_path, "run", *PLAIN, there, by=("tests.killed_publishing", stage, moment))
     out, err = killed.communicate(timeout=600)
     assert killed.returncode == -signal.SIGKILL, out + err
 
@@ -115,15 +122,12 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_to_read_and_the_same_
     assert open_artifact(remote, stage, fingerprint) is None
     published = {file.split("/attempts/")[1].partition("/")[2] for file in files if "/attempts/" in file}
 
-    ended(begun(tmp_path, "run", *plain, there))
+    ended(begun(tmp_path, "run", *PLAIN, there))
     found = open_artifact(remote, stage, fingerprint)
     assert found is not None
     missing = found.manifest.files.keys() - published
     assert missing < found.manifest.files.keys() and bool(missing) == (moment == "upload"), "it was half there"
-    again = begun(tmp_path, "run", *plain, there)
-    assert "building" not in ended(again)
-    ended(begun(tmp_path, "run", *plain, f"storage.uri={tmp_path / 'local'}"))
-    assert results(remote) == results(Storage.from_config(StorageConfig(uri=str(tmp_path / "local"))))
+    assert results(remote) == expected["plain"]
 
 
 def test_two_drivers_at_once_build_each_artifact_once_and_one_of_the_same_run_is_refused(
@@ -144,10 +148,4 @@ def test_two_drivers_at_once_build_each_artifact_once_and_one_of_the_same_run_is
         if process.returncode:
             assert "another process" in err or "is at work" in err, out + err
     assert sorted(codes) == [0, 2]
-    assert json.loads(json.dumps(results(remote, "same")))["arms"].keys() == {"plain", "distilled"}
-
-
-def test_where_an_object_store_is_a_file_system_of_its_own(s3_endpoint: str, tmp_path: Path) -> None:
-    """What the tests above rest on: this storage is no folder of this machine."""
-    remote = opened(s3_endpoint, tmp_path.name)
-    assert isinstance(remote.filesystem, pafs.S3FileSystem) and not remote.is_local
+    assert results(remote, "same")["arms"].keys() == {"plain", "distilled"}
