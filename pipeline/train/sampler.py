@@ -19,16 +19,19 @@ class EpochOrder:
     """The global batches of one epoch; any step can be asked for at once."""
 
     rows_N: np.ndarray
-    """int64, every training row once, batch after batch."""
+    """int64, every training row once, batch after batch; within a batch in random order."""
     edges: np.ndarray
-    """int64 [S + 1]; batch i is ``rows_N[edges[i]:edges[i + 1]]``."""
+    """int64 [S + 1]; batch i has ``rows_N[edges[i]:edges[i + 1]]``."""
+    lengths_N: np.ndarray
+    """Items of each row."""
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def batch(self, step: int) -> np.ndarray:
         """Rows of global batch ``step`` (from 0), ascending by length."""
-        return self.rows_N[self.edges[step] : self.edges[step + 1]]
+        rows_B = self.rows_N[self.edges[step] : self.edges[step + 1]]
+        return rows_B[np.argsort(self.lengths_N[rows_B], kind="stable")]
 
     def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
         """One worker's rows of a global batch: every ``world_size``-th, so that all get the same mix of lengths; empty
@@ -68,8 +71,7 @@ class Sampler:
         rows_N = rng.permutation(len(self.lengths_N))
         if self.batch_tokens is not None:
             return self._shuffled(rows_N[np.argsort(self.lengths_N[rows_N], kind="stable")], rng)
-        batch_N = np.arange(len(rows_N)) // self.batch_size
-        return EpochOrder(rows_N[np.lexsort((self.lengths_N[rows_N], batch_N))], self._edges)
+        return EpochOrder(rows_N, self._edges, self.lengths_N)
 
     def _shuffled(self, rows_N: np.ndarray, rng: np.random.Generator) -> EpochOrder:
         """Batches of different sizes in random order."""
@@ -77,7 +79,7 @@ class Sampler:
         sizes = np.diff(self._edges)[order]
         edges = offsets_of(sizes)
         source = np.repeat(self._edges[:-1][order] - edges[:-1], sizes) + np.arange(len(rows_N))
-        return EpochOrder(rows_N[source], edges)
+        return EpochOrder(rows_N[source], edges, self.lengths_N)
 
     @cached_property
     def _edges(self) -> np.ndarray:

@@ -22,6 +22,8 @@ USERS, ITEMS, TEST_SHARE = (500_000, 5_000_000), 1_000_000, 0.1
 MEASURED = ("prepare", "profile", "vectors", "reduce", "train-distilled", "evaluate")
 GROWING = {"train-distilled": "first_epoch_s", "evaluate": "rank_s"}
 """The seconds that are compared, without Ray's start; of other stages all."""
+BEYOND = 100_000_000
+"""Users that the design is for."""
 DRIVER_TARGET_GB, EXPONENT_TARGET = 2.0, 1.05
 
 
@@ -58,7 +60,7 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         growth = _exponent(stage, found)
         if growth is not None:
             worst[stage] = growth
-        rows.append((stage, *cells, "" if growth is None else f"{growth:.2f}"))
+        rows.append((stage, *cells, "" if growth is None else f"{growth:.2f}", *_driver_beyond(found)))
     checks = []
     for what, of, target in (("driver's peak, GB", drivers, DRIVER_TARGET_GB),
                              ("exponent in users", worst, EXPONENT_TARGET)):
@@ -72,13 +74,26 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         "of its own. Of `train` the first epoch is shown, which distils, of `evaluate` the ranking of "
         f"{TEST_SHARE:.0%} of the users. Driver: resident peak; all: it and all below it, shared pages divided (PSS). "
         "The exponent is the slope between the two sizes in logarithms; what a million items cost whatever the users, "
-        "and Ray's start, are in the seconds of the other stages.",
-        table(("stage", *head, "exponent"), rows), table(("", "target", "worst", "met"), checks)])
+        "and Ray's start, are in the seconds of the other stages. The last two columns go on along a straight line "
+        f"through the drivers' peaks: bytes of each further user, and GB at {BEYOND:,} users (on paper, not tried; "
+        "items come on top).",
+        table(("stage", *head, "exponent", "driver, bytes per user", f"driver GB, {BEYOND // 10**6} M users"), rows),
+        table(("", "target", "worst", "met"), checks)])
 
 
 def _cells(stage: str, each: Mapping[str, Any]) -> list[str]:
     memory = [f"{each[name] / GB:.2f}" if each.get(name) else "" for name in ("driver_bytes", "tree_unique_bytes")]
     return [f"{_seconds(stage, each):.1f}", *memory]
+
+
+def _driver_beyond(found: Mapping[int, Mapping[str, Any] | None]) -> tuple[str, str]:
+    """Bytes of the driver per further user, and GB at BEYOND users."""
+    points = [(users, each["driver_bytes"]) for users, each in found.items() if each and each.get("driver_bytes")]
+    if len(points) < 2:
+        return "", ""
+    (few, small), (many, large) = points[0], points[-1]
+    per_user = max(0.0, (large - small) / (many - few))
+    return f"{per_user:.0f}", f"{(large + per_user * (BEYOND - many)) / GB:.1f}"
 
 
 def _seconds(stage: str, each: Mapping[str, Any]) -> float:
