@@ -67,6 +67,8 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         if of:
             name = max(of, key=lambda each: of[each])
             checks.append((what, f"≤ {target:g}", f"{of[name]:.2f} ({name})", verdict(of[name] <= target)))
+    occur = [f"{each['counts']['items']:,}" for users in sizes
+             if (each := ledger.figures("prepare-").get(f"{users}x{items}")) is not None]
     head = [f"{what}, {users:,}" for users in sizes for what in ("seconds", "driver GB", "all GB")]
     return "\n\n".join([
         "## Five million users, a million items",
@@ -76,7 +78,8 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         "The exponent is the slope between the two sizes in logarithms; what a million items cost whatever the users, "
         "and Ray's start, are in the seconds of the other stages. The last two columns go on along a straight line "
         f"through the drivers' peaks: bytes of each further user, and GB at {BEYOND:,} users (on paper, not tried; "
-        "items come on top).",
+        f"items come on top). Of the items {' and '.join(occur)} occur: what grows with both, such as ranking, has an "
+        "exponent above that of users alone.",
         table(("stage", *head, "exponent", "driver, bytes per user", f"driver GB, {BEYOND // 10**6} M users"), rows),
         table(("", "target", "worst", "met"), checks)])
 
