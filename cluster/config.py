@@ -76,23 +76,24 @@ class ClusterConfig(Config):
 
 
 class Placement(Config):
-    """What Ray is told of a stage's actors, tasks or workers beside CPUs and GPUs: never part of a fingerprint."""
+    """What Ray is told of a stage's actors, tasks or workers beside CPUs and GPUs: never part of a fingerprint, and
+    without meaning where the driver's own process does the work (0 actors or workers)."""
 
     accelerator_type: str | None = None
     """GPU type as Ray names it, such as `H100`; None: any."""
 
-    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    resources: dict[str, Annotated[float, Field(ge=1e-4)]] = {}
     """Custom resources that each of them asks for: `{large_memory: 1}` for nodes that were started with such."""
 
     runtime_env: dict[str, Any] = {}
-    """Ray runtime environment of theirs: packages (`pip`, `image_uri`) and variables (`env_vars`) of their own. No
-    secrets: it stands in the run's `config.json`."""
+    """Ray runtime environment of theirs: packages (`pip`, `uv`) and variables (`env_vars`) of their own. No secrets: it
+    stands in the run's `config.json`."""
 
     @field_validator("resources")
     @classmethod
     def _custom_only(cls, value: dict[str, float]) -> dict[str, float]:
         for name in _COUNTED & value.keys():
-            raise ValueError(f"{name} has settings of its own; legal: names of custom resources")
+            raise ValueError(f"{name}: legal are names of custom resources, of which this is none")
         return value
 
     def ray_options(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.errors import MentorecError, StorageError
+from configs.errors import MentorecError, ResourceError, StorageError
 
 STORAGE = "storage.uri"
 _ROOM = "make room there or set {place} to another place; the same command then goes on"
@@ -64,6 +64,26 @@ def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError |
         root: the path to name where the exception names none.
         place: what a person sets to write elsewhere.
     """
+    for found in _inside(exc):
+        if isinstance(found, MentorecError):
+            return None  # it says what it has to say
+        number = _number(found)
+        if number is not None:
+            return StorageError(_message(number, _named(found) or root, place))
+    return None
+
+
+def environment_fault(exc: BaseException) -> ResourceError | None:
+    """A runtime environment that Ray could not set up, inside an exception; None: no such thing."""
+    for found in _inside(exc):
+        if type(found).__name__ == "RuntimeEnvSetupError":
+            return ResourceError(f"a stage's runtime environment cannot be set up: {_line(found)[:500]}; correct its "
+                                 "execution.runtime_env; what is built is kept")
+    return None
+
+
+def _inside(exc: BaseException) -> Iterator[BaseException]:
+    """The exception and all that it wraps."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [exc]
     while pending:
@@ -71,13 +91,8 @@ def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError |
         if found is None or id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, MentorecError):
-            return None  # it says what it has to say
-        number = _number(found)
-        if number is not None:
-            return StorageError(_message(number, _named(found) or root, place))
+        yield found
         pending += [getattr(found, "cause", None), found.__cause__, found.__context__]  # Ray's task errors have `cause`
-    return None
 
 
 @contextmanager

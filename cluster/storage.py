@@ -25,6 +25,10 @@ _S3_ATTEMPTS = 10
 """Of each request to S3, with growing waits between: of a store that fails every fifth the usual three end a run."""
 
 
+_S3_SILENCE_S = 60.0
+"""After which an answer is given up and asked for again; the usual 3 seconds are short where machines are busy."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """A filesystem and a base path; relative POSIX paths below it name everything. Picklable: actors hold it."""
@@ -238,13 +242,13 @@ class Storage:
 
 
 def _patient(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    """The same with ``_S3_ATTEMPTS``, which a URI cannot hold."""
+    """The same with ``_S3_ATTEMPTS``, which a URI cannot hold, and ``_S3_SILENCE_S`` where it tells nothing else."""
     return _of_options(_options(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
 
 
 def _options(filesystem: pafs.S3FileSystem) -> dict[str, Any]:
     options: dict[str, Any] = filesystem.__reduce__()[1][0]
-    return options
+    return options | ({"request_timeout": _S3_SILENCE_S} if options["request_timeout"] < 0 else {})
 
 
 def _of_options(options: dict[str, Any]) -> pafs.S3FileSystem:

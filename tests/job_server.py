@@ -43,7 +43,8 @@ def autoscaling_cluster(worker: dict[str, float], most: int) -> Iterator[dict[st
         json.dump(AutoscalingCluster({"CPU": 0}, types)._config, file)
         file.flush()
         with ray_head("--num-cpus", "0", "--autoscaling-config", file.name,
-                      env={"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}) as (gcs, _, environment):
+                      env={"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1",
+                           "RAY_AUTOSCALER_FATESHARE_WORKERS": "1"}) as (gcs, _, environment):
             yield environment | {"RAY_ADDRESS": gcs}
 
 

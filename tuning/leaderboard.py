@@ -24,14 +24,19 @@ _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*: ", re.MULTILINE)
 """Before the words of an error, at the end of a traceback."""
 
 
-def row(result: Any, space: Iterable[str]) -> dict[str, Any]:
-    """What the leaderboard says of a trial, from Ray Tune's result; a setting that it does not have is left out."""
+def row(result: Any, space: Iterable[str], traceback: str = "") -> dict[str, Any]:
+    """What the leaderboard says of a trial, from Ray Tune's result; a setting that it does not have is left out.
+
+    Args:
+        traceback: of a trial that failed, where the result does not hold the error.
+    """
     metrics, values = result.metrics or {}, chosen(result.config or {})
-    return {"trial": metrics.get("trial_id", ""), "status": FAILED if result.error else FINISHED,
+    why = reason(result.error) if result.error else _reason_in(traceback)
+    return {"trial": metrics.get("trial_id", ""), "status": FAILED if why else FINISHED,
             "metric": metrics.get("best"), "epochs": metrics.get("epoch"),
             "seconds": round(metrics.get("time_total_s", 0.0), 1), "fingerprint": metrics.get("fingerprint"),
             **{setting: values[setting] for setting in space if setting in values},
-            REASON: reason(result.error) if result.error else ""}
+            REASON: why}
 
 
 def reason(error: BaseException) -> str:
@@ -125,9 +130,13 @@ def _reason_in_file(trial: Any) -> str:
     file = trial.error_file
     if file is None or not Path(file).is_file():
         return "see its folder"
-    latest = Path(file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2].strip()
-    before, *words = _RAISED.split(latest)
-    return _line(words[-1] if words else before.rpartition("\n")[2]) or "see its folder"
+    return _reason_in(Path(file).read_text(encoding="utf-8", errors="replace")) or "see its folder"
+
+
+def _reason_in(traceback: str) -> str:
+    """The last error of Ray Tune's file, in one line."""
+    before, *words = _RAISED.split(traceback.rpartition("Failure # ")[2].strip())
+    return _line(words[-1] if words else before.rpartition("\n")[2])
 
 
 def watch(told: TrialLines) -> Any:

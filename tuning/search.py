@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cluster.connect import connect
@@ -178,7 +178,15 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
                                run_config=ray_tune.RunConfig(
                                    name="ray", storage_path=storage.path(folder), verbose=0, callbacks=[watch(told)],
                                    storage_filesystem=storage.filesystem))
-    return ordered([row(result, config.space) for result in tuner.fit()])
+    return ordered([row(result, config.space, _traceback(result, storage, folder)) for result in tuner.fit()])
+
+
+def _traceback(result: Any, storage: Storage, folder: str) -> str:
+    """Of a trial that failed; Ray looks for it where the search was begun, even if its storage was moved since."""
+    file = f"{folder}/ray/{PurePath(result.path).name}/error.txt"
+    if result.error or (result.metrics or {}).get("done") or not storage.exists(file):
+        return ""
+    return storage.read_bytes(file).decode("utf-8", "replace")
 
 
 def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:

@@ -226,10 +226,10 @@ def main(args: Sequence[str] | None = None) -> None:
         context = getattr(exc, "ctx", None)
         code = _refuse(exc.format_message() + (f" See `{context.command_path} --help`." if context else ""))
     except Exception as exc:
-        from cluster.faults import fault
+        from cluster.faults import environment_fault, fault
         from configs.errors import ours
 
-        known = ours(exc) or fault(exc, os.getcwd())
+        known = ours(exc) or environment_fault(exc) or fault(exc, os.getcwd())
         if known is None:
             raise
         code = _refuse(str(known))

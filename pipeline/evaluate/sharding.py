@@ -25,7 +25,7 @@ from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.export import load_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
-from pipeline.work.nodes import await_nodes
+from pipeline.work.nodes import await_gpus, await_nodes, require_type
 from pipeline.work.progress import Progress, waiting
 from pipeline.work.threads import torch_threads
 
@@ -119,9 +119,11 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     each = min(_SHARDS_PER_TASK, max(1, len(starts) // (_TASKS_PER_WORKER * workers)))
     tasks = [(start, min(start + each * SHARD_USERS, num_cases)) for start in starts[::each]]
     wanted = {"CPU": 1.0} | ({"GPU": 1.0} if _wants_gpu(subject) else {}) | config.execution.resources
+    require_type(config.execution.accelerator_type, "evaluate")
     there = await_nodes([wanted] * min(workers, len(tasks)), "evaluate")
     if _wants_gpu(subject) and not there.get("GPU"):
         raise ResourceError("evaluate.execution.use_gpu: the cluster has no GPU; set it to false")
+    await_gpus([wanted], "evaluate", "correct evaluate.execution.resources")  # one at a time is enough
     placed = config.execution.ray_options()
     rank = ray.remote(rank_shards).options(num_cpus=1, num_gpus=int(_wants_gpu(subject)), **placed)
     shared: Any = subject

@@ -145,7 +145,7 @@ def take_from_the_dead(storage: Storage, path: str, what: str, tell: Callable[[L
     Raises:
         LeaseTaken: a process of this host holds it, or one elsewhere that lives.
     """
-    first: LeaseTaken | None = None
+    first, since = None, time.monotonic()
     while True:
         try:
             return take(storage, path, what)
@@ -157,6 +157,11 @@ def take_from_the_dead(storage: Storage, path: str, what: str, tell: Callable[[L
                 tell(taken)
             elif any(taken.owner.get(sign) != first.owner.get(sign) for sign in ("token", "beat")):
                 raise
+            elif time.monotonic() - since > storage.lease_timeout_s:  # its clock may be ahead of ours
+                with _alone(storage, path):
+                    if _read(storage, path) == taken.owner:
+                        storage.delete(path)
+                continue
             time.sleep(_POLL_S)
 
 

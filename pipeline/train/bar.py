@@ -45,9 +45,11 @@ def follow(bar: EpochBar, out: ArtifactDir) -> Iterator[None]:
 
     def watch() -> None:
         seen: dict[str, Any] | None = None
+        state: tuple[int, int] | None = None
         while True:
             last_round = done.wait(_POLL_S if out.storage.is_local else _REMOTE_POLL_S)
-            record = _newest(out)
+            before, state = state, _state(out)
+            record = _newest(out) if state is None or state != before else None
             if record is not None and record != seen:
                 seen = record
                 bar.show(record)
@@ -61,6 +63,15 @@ def follow(bar: EpochBar, out: ArtifactDir) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def _state(out: ArtifactDir) -> tuple[int, int] | None:
+    """Of a local log, so that it is read only when it has grown; None: read anyway."""
+    path = Path(out.path(METRICS_FILE))
+    if not out.storage.is_local or not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _newest(out: ArtifactDir) -> dict[str, Any] | None:

@@ -57,9 +57,10 @@ class TrainExecution(Placement):
 
     @model_validator(mode="after")
     def _whole_cpus(self) -> TrainExecution:
-        if isinstance(self.num_workers, tuple) and self.cpus_per_worker % 1:
-            raise ValueError(f"cpus_per_worker={self.cpus_per_worker:g}: legal with an elastic num_workers are whole "
-                             "numbers, as Ray counts no fractions there")
+        for name, value in {"cpus_per_worker": self.cpus_per_worker, **self.resources}.items():
+            if isinstance(self.num_workers, tuple) and value % 1:
+                raise ValueError(f"{name}={value:g}: legal with an elastic num_workers are whole numbers, as Ray "
+                                 "counts no fractions there")
         return self
 
     @property

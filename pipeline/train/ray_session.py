@@ -30,7 +30,7 @@ from pipeline.train.execution_config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.work.nodes import await_nodes
+from pipeline.work.nodes import await_nodes, require_type
 from pipeline.work.progress import say
 from pipeline.work.threads import torch_threads
 
@@ -40,6 +40,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
 _WATCH_S, _IDLE_S = 15.0, 60.0
+_ROUNDING = 1e-9
 _POLL_SECONDS = "0.25"
 """Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
 
@@ -93,8 +94,8 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     """
     execution = spec.config.execution
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
-    if elastic(execution):
-        _await_the_fewest(execution)
+    require_type(execution.accelerator_type, "train")
+    _await_the_fewest(execution)
     storage.make_dir(folder)
     own = f"{folder}/{spec.fingerprint}"
     drop_torn_snapshot(storage, f"{own}/{_SNAPSHOT}")
@@ -199,13 +200,13 @@ def elastic(execution: TrainExecution) -> bool:
 
 
 def _await_the_fewest(execution: TrainExecution) -> None:
-    """Ray Train waits for an elastic group's fewest workers without an end.
+    """Ray Train waits for an elastic group's fewest workers without an end, for a fixed one's some minutes.
 
     Raises:
-        ResourceError: the cluster has no room for them, and its autoscaler brings none.
+        ResourceError: the cluster has no room for those of an elastic group, and its autoscaler brings none.
     """
     await_nodes([_resources(execution)] * execution.fewest_workers, "train")
-    if short := _shortage(execution):
+    if elastic(execution) and (short := _shortage(execution)):
         raise ResourceError(f"train: {short}; lower the first number of train.execution.num_workers or "
                             "cpus_per_worker, or add nodes")
 
@@ -250,7 +251,7 @@ def _workers_alive() -> int:
 def _shortage(execution: TrainExecution) -> str:
     """What the nodes lack for the fewest workers, each of which is on one node; empty: nothing."""
     each = _resources(execution)
-    room = sum(int(min(node["Resources"].get(name, 0.0) / amount for name, amount in each.items()))
+    room = sum(int(min(node["Resources"].get(name, 0.0) / amount for name, amount in each.items()) + _ROUNDING)
                for node in ray.nodes() if node["Alive"])
     if room >= execution.fewest_workers:
         return ""

@@ -44,6 +44,7 @@ from pipeline.work.progress import say, took
 from pipeline.work.threads import torch_threads
 
 _MANY_ITEMS = 50_000
+"""From so many on, a table that is updated whole in every step is worth a word."""
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
 """Folders of an attempt that the finished artifact does not keep."""
 TARGETS_FILE = "targets.safetensors"
@@ -134,7 +135,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
             "train.epochs yourself, or a split with validation users")
     if len(items) >= _MANY_ITEMS and not isinstance(config.loss, SoftmaxLoss) and config.optimizer.table == "dense":
         say(f"train: every step updates, and workers exchange, all {len(items):,} rows of the item table; with "
-            "train.optimizer.table=rowwise only those that it reads, to the same weights")
+            "train.optimizer.table=rowwise only those that it reads, to the same weights up to rounding")
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
     placed = 0

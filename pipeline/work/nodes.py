@@ -16,6 +16,8 @@ from pipeline.work.progress import say
 _WAIT_S = 600.0
 _POLL_S = 2.0
 _ROUNDING = 1e-9
+_TYPE = "accelerator_type:"
+"""Begins the resource by which Ray's nodes tell their GPUs' type."""
 
 Resources = Mapping[str, float]
 _CHECK: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
@@ -94,16 +96,35 @@ def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[st
     return there
 
 
+def require_type(accelerator_type: str | None, label: str) -> None:
+    """Work for a GPU type that never comes would wait in silence; an autoscaler may bring it. Ray must be running.
+
+    Raises:
+        ResourceError: no node has it, and there is no autoscaler.
+    """
+    import ray
+    import ray._private.state
+
+    if accelerator_type is None or ray._private.state.state.get_max_resources_from_cluster_config() is not None:
+        return
+    there = sorted({name.removeprefix(_TYPE) for name in ray.cluster_resources() if name.startswith(_TYPE)})
+    if accelerator_type not in there:
+        raise ResourceError(f"{label}: no node has a GPU of type {accelerator_type}; there is "
+                            f"{', '.join(there) or 'none of a known type'}: correct execution.accelerator_type, or "
+                            "leave it out")
+
+
 def actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
     """CPUs (as :func:`cpus_each`), GPUs and all else that Ray is told of each actor, once there is room for all.
 
     Raises:
-        ResourceError: the cluster has fewer GPUs than the actors ask for.
+        ResourceError: the cluster has fewer GPUs or custom resources than the actors ask for.
     """
+    require_type(execution.accelerator_type, label)
     per_actor = {"CPU": execution.num_cpus, "GPU": execution.num_gpus, **execution.resources}
     await_gpus([per_actor] * execution.actors + [{"CPU": 1.0}], label,
-               f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), "
-               "or add nodes")
+               f"lower execution.actors ({execution.actors}) or execution.num_gpus ({execution.num_gpus:g}), correct "
+               "execution.resources, or add nodes")
     resources: dict[str, Any] = {"num_cpus": cpus_each(execution.num_cpus, execution.actors)}
     return resources | ({"num_gpus": execution.num_gpus} if execution.num_gpus else {}) | execution.ray_options()
 

@@ -90,9 +90,8 @@ def measure(folder: Path, rows_at_once: int | None) -> dict[str, Any]:
         artifact = prepare(config, artifacts.begin(storage, stage_key))
         done = time.perf_counter()
         peak, made = peak_rss(), artifact.local(".")
-        digests = DigestCache()
-        files = {str(path.relative_to(made)): digests.file(path) for path in sorted(made.rglob("*"))
-                 if path.suffix in (".parquet", ".arrow")}
+        paths = [path for path in sorted(made.rglob("*")) if path.suffix in (".parquet", ".arrow")]
+        files = dict(zip([str(path.relative_to(made)) for path in paths], DigestCache().files(paths), strict=True))
     return {"rows": artifact.manifest.counts["num_in"], "kept": artifact.manifest.counts["num_out"],
             "users": artifact.manifest.counts["users"], "rows_at_once": config.execution.rows_at_once,
             "csv_bytes": (folder / "ratings.csv").stat().st_size, "digest_seconds": round(digested - start, 1),

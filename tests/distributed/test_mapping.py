@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,12 +45,17 @@ def test_a_stage_s_runtime_environment_reaches_its_actors_alone(storage: Storage
         assert pa.concat_tables(rows.sorted_parts(out, "id", ids, 20))["told"].to_pylist() == [told] * len(ids)
 
 
-def test_a_resource_that_no_node_has_is_asked_of_ray(ray_cluster: None) -> None:
-    """A name of Ray's own is refused: it has a setting."""
-    placed = actor_resources(ActorExecution(num_cpus=0.5, resources={"large_memory": 2.0}, accelerator_type="H100"),
-                             "demo")
-    assert placed == {"num_cpus": 0.5, "resources": {"large_memory": 2.0}, "accelerator_type": "H100"}
-    with pytest.raises(ValueError, match="GPU has settings of its own"):
+@pytest.mark.parametrize(("asked", "refusal"), [
+    ({"resources": {"large_memory": 2.0}}, r"demo: 2 large_memory are asked for, the cluster has 0; .*\.resources"),
+    ({"accelerator_type": "H100"}, r"demo: no node has a GPU of type H100; there is none of a known type")])
+def test_what_no_node_has_is_told_and_not_waited_for(ray_cluster: None, asked: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(ResourceError, match=refusal):
+        actor_resources(ActorExecution(num_cpus=0.5, **asked), "demo")
+    assert ActorExecution(**asked).ray_options() == asked
+
+
+def test_a_resource_of_ray_s_own_is_refused_as_a_custom_one() -> None:
+    with pytest.raises(ValueError, match="GPU: legal are names of custom resources"):
         ActorExecution(resources={"GPU": 1.0})
 
 

@@ -125,8 +125,8 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_to_read_and_the_same_
     ended(begun(tmp_path, "run", *PLAIN, there))
     found = open_artifact(remote, stage, fingerprint)
     assert found is not None
-    missing = found.manifest.files.keys() - published
-    assert missing < found.manifest.files.keys() and bool(missing) == (moment == "upload"), "it was half there"
+    files = {name for name in found.manifest.files if not name.startswith("tensorboard/")}  # named anew each time
+    assert files & published and bool(files - published) == (moment == "upload"), "it was half there"
     assert results(remote) == expected["plain"]
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.config import StorageConfig
-from cluster.faults import fault, storage_errors
+from cluster.faults import environment_fault, fault, storage_errors
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
 
@@ -112,3 +112,14 @@ def test_a_folder_of_somebody_else_is_no_matter_of_space(tmp_path: Path) -> None
     storage = Storage.from_config(StorageConfig(uri=str(tmp_path / "results")))
     with pytest.raises(StorageError, match="no permission; change its owner or mode"):
         storage.write_json("a.json", 1)
+
+
+def test_a_runtime_environment_that_cannot_be_set_up_is_one_line_wherever_it_is_wrapped() -> None:
+    from ray.exceptions import RuntimeEnvSetupError
+
+    wrapped = RuntimeError("a task failed")
+    wrapped.__cause__ = RuntimeEnvSetupError("no package of that name")
+    told = str(environment_fault(wrapped))
+    assert told.startswith("a stage's runtime environment cannot be set up: ") and "no package of that name" in told
+    assert "execution.runtime_env" in told and "\n" not in told
+    assert environment_fault(RuntimeError("another")) is None

@@ -38,8 +38,9 @@ def test_training_starts_again_after_a_lost_call(storage: Storage, monkeypatch: 
     errors: list[Exception] = [unavailable if n % 2 else ray.train.ControllerError(unavailable) for n in range(lost)]
     quiet(monkeypatch)
     monkeypatch.setattr(ray_session, "_trainer", lambda *_: Trainer(errors))
-    spec: Any = SimpleNamespace(fingerprint="f", folder="spec", config=SimpleNamespace(execution=SimpleNamespace(
-        max_failures=2, fewest_workers=1, most_workers=1, cpus_per_worker=1.0, use_gpu=False)))
+    monkeypatch.setattr(ray_session, "_await_the_fewest", lambda execution: None)
+    spec: Any = SimpleNamespace(fingerprint="f", folder="spec", config=SimpleNamespace(execution=TrainExecution(
+        max_failures=2)))
     with pytest.raises(KeyboardInterrupt if lost <= 2 else ResourceError):
         ray_session.fit(spec, storage, "ray")
     assert len(errors) == left
@@ -88,8 +89,8 @@ def test_room_is_that_of_each_node(monkeypatch: pytest.MonkeyPatch, workers: Any
         f"{execution.fewest_workers} workers are asked for, each with {cpus:g} CPU of one node; there is room for "
         f"{room}"))
     monkeypatch.setattr(ray_session, "await_nodes", lambda bundles, label: {})
-    if room is None:
-        ray_session._await_the_fewest(execution)
+    if room is None or not ray_session.elastic(execution):
+        ray_session._await_the_fewest(execution)  # one of a fixed size waits
     else:
         with pytest.raises(ResourceError, match=f"room for {room}; lower the first number of train.execution"):
             ray_session._await_the_fewest(execution)

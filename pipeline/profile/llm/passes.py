@@ -101,7 +101,7 @@ class Passes:
                   ) -> Mapping[str, Any]:
         """Replay the pending users, unless a call before has done so; returns what ``split.json`` holds."""
         split = self.out.relative(f"{folder}/split.json")
-        if not self.out.storage.exists(split):
+        if not all(map(self.out.storage.exists, (split, self.out.relative(f"{folder}/{PENDING}")))):
             known = self._known(folder, ledger, failures)
             columns = [USER_IDX, ITEMS, SIGNALS, *([REVIEWS] if self.builder.llm.prompt.reviews else [])]
             execution = self.builder.config.execution
