@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +28,7 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def autoscaling_cluster(worker: dict[str, float], most: int) -> Iterator[dict[str, str]]:
-    """A head without CPUs, whose autoscaler may start so many nodes of those resources, on this machine; at first there
-    is none.
-
-    Yields:
-        The environment for drivers that join it.
-    """
-    from ray.cluster_utils import AutoscalingCluster
-
-    types = {"worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": most}}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(AutoscalingCluster({"CPU": 0}, types)._config, file)
-        file.flush()
-        with ray_head("--num-cpus", "0", "--autoscaling-config", file.name,
-                      env={"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1",
-                           "RAY_AUTOSCALER_FATESHARE_WORKERS": "1"}) as (gcs, _, environment):
-            yield environment | {"RAY_ADDRESS": gcs}
-
-
-@contextlib.contextmanager
-def ray_head(*args: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[str, str, dict[str, str]]]:
+def ray_head(*args: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     """`ray start --head --block ARGS` with a folder of its own, ended by its own handle.
 
     Yields:
@@ -68,8 +47,7 @@ def ray_head(*args: str, env: Mapping[str, str] | None = None) -> Iterator[tuple
     head = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--port", ports[0], "--dashboard-port", ports[1],
          "--dashboard-agent-listen-port", ports[2], "--temp-dir", folder, "--disable-usage-stats",
-         "--include-dashboard", "true", *args], env=environment | dict(env or {}), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL)
+         "--include-dashboard", "true", *args], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{ports[1]}"
     try:
         wait_for(lambda: urllib.request.urlopen(f"{address}/api/version", timeout=5), head, f"job server at {address}")

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from pipeline.store.artifacts import open_artifact
-from tests.s3_server import BUCKET, CREDENTIALS, refusing_server
+from tests.s3_server import BUCKET, CREDENTIALS
 from tests.tools import ON_RAY, ROOT, TINY, command
 
 FITTED = ("reduce.fit_rows=90",)
@@ -89,23 +87,6 @@ def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret.decode() not in said
     assert not [file for file in remote.files("") if secret in remote.read_bytes(file)]
-
-
-def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Path, expected: dict[str, Any]) -> None:
-    pytest.importorskip("moto")
-    asked, lock = Counter[bool](), threading.Lock()
-
-    def busy(method: str, path: str) -> bool:
-        with lock:
-            refused = path.startswith(f"/{BUCKET}/") and asked.total() % 5 == 4
-            asked[refused] += 1
-        return refused
-
-    with refusing_server(busy) as endpoint:
-        ended(begun(tmp_path, "run", *FITTED, settings(endpoint, tmp_path.name)))
-        found = results(opened(endpoint, tmp_path.name))
-    assert asked[True] > 100
-    assert found == expected["all"]
 
 
 @pytest.mark.parametrize("moment", ["upload", "manifest"])
