@@ -73,7 +73,9 @@ class Lease:
     def taken_over(self) -> bool:
         """Whether another process has it; one that somebody deleted by hand is nobody's."""
         found = _read(self._storage, self._path)
-        return bool(found) and found.get("token") != self._record["token"]  # one that cannot be read is nobody's
+        if not found:  # nobody's; or it cannot be read, as amid a heartbeat
+            return False
+        return found.get("token") != self._record["token"]
 
     def _renew(self) -> None:
         while not self._over.wait(min(self._storage.lease_timeout_s / _BEATS, _MOST_S)):
