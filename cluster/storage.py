@@ -23,8 +23,6 @@ from configs.errors import StorageError
 
 _S3_ATTEMPTS = 10
 """Of each request to S3, with growing waits between: of a store that fails every fifth the usual three end a run."""
-
-
 _S3_SILENCE_S = 60.0
 """After which an answer is given up and asked for again; the usual 3 seconds are short where machines are busy."""
 

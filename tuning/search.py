@@ -16,7 +16,7 @@ from cluster.connect import connect
 from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError, illegal
-from configs.files import resolve_path
+from configs.files import files_of, resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
 from pipeline.plan import plan, run_folder
@@ -77,9 +77,23 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
 def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
     """The search of a file, its own settings and those of its run given beside it."""
     of_run = [given for given in overrides
-              if re.split(r"[.=]", given)[0] in RunConfig.model_fields.keys() - TuneConfig.model_fields.keys()]
+              if _group(given) in RunConfig.model_fields.keys() - TuneConfig.model_fields.keys()]
     config = load(TuneConfig, file, [given for given in overrides if given not in of_run])
     return config.model_copy(update={"overrides": (*config.overrides, *of_run)})
+
+
+def read_search(config: str, overrides: Sequence[str]) -> tuple[RunConfig, list[tuple[str, Path]]]:
+    """The run of a search, and every file that both are read from, each behind the setting that names it."""
+    file = resolve_path(config)
+    search = with_overrides(file, overrides)
+    run_config = base_run(search, file)[1]
+    return run_config, [*(("--config", each) for each in files_of(config)),
+                        *((f"run of {file.name}", each) for each in files_of(run_file(search, file)))]
+
+
+def _group(override: str) -> str:
+    """The first name of a setting: ``storage`` of ``storage.uri=…``."""
+    return re.split(r"[.=]", override)[0]
 
 
 def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = False, confirmed: bool = False
@@ -140,7 +154,7 @@ def _trial_count(config: TuneConfig) -> int:
 
 def _without_storage(config: TuneConfig) -> TuneConfig:
     """The search wherever it is kept: a storage root may be spelled in several ways, and moved."""
-    others = tuple(given for given in config.overrides if re.split(r"[.=]", given)[0] != "storage")
+    others = tuple(given for given in config.overrides if _group(given) != "storage")
     return config.model_copy(update={"overrides": others})
 
 

@@ -127,10 +127,18 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     from cluster.submit import job_address
     from cluster.submit import submit as send
     from pipeline.commands.invocation import required
-    from pipeline.commands.jobs import job_command, job_environment
+    from pipeline.commands.jobs import Read, job_command, job_environment, read_run
 
-    file = required(config, "tune/*.yaml" if command == "tune" else "**/*.yaml")
-    entrypoint = job_command(command, file, overrides or [], Path.cwd(), is_here(job_address(address)), quiet, yes)
+    file, given = required(config, "tune/*.yaml" if command == "tune" else "**/*.yaml"), overrides or []
+
+    def read() -> Read:
+        if command != "tune":
+            return read_run(command, file, given, quiet)
+        from tuning.search import read_search
+
+        return read_search(file, given)
+
+    entrypoint = job_command(command, read, given, Path.cwd(), is_here(job_address(address)), quiet, yes)
     if dry_run:
         others: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove, "run": partial(_run, None)}
         others.get(command, partial(_run, command))(overrides, config, dry_run=True, quiet=quiet)

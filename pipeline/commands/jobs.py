@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from configs.errors import ConfigError, illegal
-from configs.files import SHIPPED, files_of, resolve_path
+from configs.files import SHIPPED, files_of
 from pipeline.commands.invocation import open_run
 from pipeline.config import RunConfig
 from pipeline.stages import STAGES, can_cost
@@ -20,18 +20,24 @@ COMMANDS: Final = ("run", "tune", "prove", *STAGES)
 _WITHOUT_PRICE: Final = tuple(name for name in STAGES if not can_cost(name))
 
 
+Read = tuple[RunConfig, list[tuple[str, Path]]]
+"""The run that a command is about, and every file that it is read from, the command's own first, each behind the
+setting that names it."""
+
+
 def job_environment() -> dict[str, str]:
     """The variables of this process that the job needs."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
-def job_command(name: str, config: str, overrides: Sequence[str], working_dir: Path, here: bool, quiet: bool = False,
-                confirmed: bool = False) -> list[str]:
+def job_command(name: str, read: Callable[[], Read], overrides: Sequence[str], working_dir: Path, here: bool,
+                quiet: bool = False, confirmed: bool = False) -> list[str]:
     """``python -m pipeline NAME …`` as the job's entry point.
 
     Args:
         name: one of COMMANDS.
-        config: its file. It, what it extends and the run of a search must lie in ``working_dir`` or be shipped ones.
+        read: what the command is about; called once the rest is found legal. Its files must lie in ``working_dir`` or
+            be shipped ones.
         working_dir: the folder that is uploaded.
         here: the cluster is on this machine, so a relative storage root can be made absolute.
         confirmed: a price above the config's limit was agreed to.
@@ -44,11 +50,10 @@ def job_command(name: str, config: str, overrides: Sequence[str], working_dir: P
         raise ConfigError(illegal("--command", name, COMMANDS))
     if confirmed and name in _WITHOUT_PRICE:
         raise ConfigError(f"--yes: {name} has no price; leave it out")
-    storage = _resolved(name, config, overrides, quiet).storage
-    for setting, file in _files(name, config, overrides):
-        _uploaded(setting, file, working_dir)
-    command = ["python", "-m", "pipeline", name, "--config",
-               _uploaded("--config", resolve_path(config), working_dir), *overrides]
+    run_config, files = read()
+    uploaded = [_uploaded(setting, file, working_dir) for setting, file in files]
+    command = ["python", "-m", "pipeline", name, "--config", uploaded[0], *overrides]
+    storage = run_config.storage
     location = storage.location()
     if storage.is_relative():
         if not here:
@@ -60,31 +65,14 @@ def job_command(name: str, config: str, overrides: Sequence[str], working_dir: P
     return command + ["--quiet"] * quiet + ["--yes"] * confirmed
 
 
-def _resolved(name: str, config: str, overrides: Sequence[str], quiet: bool) -> RunConfig:
-    """The run that the command is about."""
-    if name == "tune":
-        from tuning.search import base_run, with_overrides
-
-        file = resolve_path(config)
-        return base_run(with_overrides(file, overrides), file)[1]
+def read_run(name: str, config: str, overrides: Sequence[str], quiet: bool = False) -> Read:
+    """What ``run``, ``prove`` or a stage is about."""
     run_config = open_run(config, overrides, quiet=quiet, dry_run=False, until=name if name in STAGES else None)
     if name == "prove":
         from pipeline.prove.proof import derive
 
-        return derive(run_config).config
-    return run_config
-
-
-def _files(name: str, config: str, overrides: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Every file that the command reads its configuration from, and the setting that names it."""
-    for file in files_of(config):
-        yield "--config", file
-    if name == "tune":
-        from tuning.search import run_file, with_overrides
-
-        search = resolve_path(config)
-        for file in files_of(run_file(with_overrides(search, overrides), search)):
-            yield f"run of {search.name}", file
+        run_config = derive(run_config).config
+    return run_config, [("--config", file) for file in files_of(config)]
 
 
 def _uploaded(setting: str, file: Path, working_dir: Path) -> str:

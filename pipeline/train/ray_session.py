@@ -30,7 +30,7 @@ from pipeline.train.execution_config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.work.nodes import await_nodes, require_type
+from pipeline.work.nodes import await_nodes, require_type, room_for
 from pipeline.work.progress import say
 from pipeline.work.threads import torch_threads
 
@@ -40,7 +40,6 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
 _WATCH_S, _IDLE_S = 15.0, 60.0
-_ROUNDING = 1e-9
 _POLL_SECONDS = "0.25"
 """Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
 
@@ -251,8 +250,7 @@ def _workers_alive() -> int:
 def _shortage(execution: TrainExecution) -> str:
     """What the nodes lack for the fewest workers, each of which is on one node; empty: nothing."""
     each = _resources(execution)
-    room = sum(int(min(node["Resources"].get(name, 0.0) / amount for name, amount in each.items()) + _ROUNDING)
-               for node in ray.nodes() if node["Alive"])
+    room = room_for(each)
     if room >= execution.fewest_workers:
         return ""
     shown = " and ".join(f"{amount:g} {name}" for name, amount in each.items())

@@ -77,8 +77,6 @@ def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[st
     Raises:
         ResourceError: the cluster has fewer of them than the bundles ask for, or no room for each on one node.
     """
-    import ray
-
     there = await_nodes(bundles, label)
     for name, wanted in total(bundles).items():
         if name == "CPU":  # work of a few CPUs takes its turns
@@ -88,12 +86,20 @@ def await_gpus(bundles: Sequence[Resources], label: str, remedy: str) -> dict[st
             raise ResourceError(f"{label}: {wanted:g} {shown} are asked for, the cluster has {there.get(name, 0.0):g}; "
                                 f"{remedy}")
         amounts = [bundle[name] for bundle in bundles if bundle.get(name)]
-        room = sum(int(node["Resources"].get(name, 0.0) / max(amounts) + _ROUNDING) for node in ray.nodes()
-                   if node["Alive"])
-        if room < len(amounts):
+        there_is = room_for({name: max(amounts)})
+        if there_is < len(amounts):
             raise ResourceError(f"{label}: {len(amounts)} times {max(amounts):g} {shown} of one node are asked for, "
-                                f"and there is room for {room}; {remedy}")
+                                f"and there is room for {there_is}; {remedy}")
     return there
+
+
+def room_for(bundle: Resources) -> int:
+    """So many of the bundle, each on one node, would the cluster's nodes hold if nothing else were there. Ray must be
+    running."""
+    import ray
+
+    return sum(int(min(node["Resources"].get(name, 0.0) / amount for name, amount in bundle.items()) + _ROUNDING)
+               for node in ray.nodes() if node["Alive"])
 
 
 def require_type(accelerator_type: str | None, label: str) -> None:

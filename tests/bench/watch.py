@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -65,7 +66,7 @@ def _watch(top: psutil.Process, usage: Usage, ended: threading.Event) -> None:
 def _resident(usage: Usage, process: psutil.Process) -> int:
     """Resident bytes of a process below; notes them under its name."""
     try:
-        size, name = process.memory_info().rss, (process.cmdline() or [""])[0][:60]
+        size, name = process.memory_info().rss, Path((process.cmdline() or [""])[0]).name[:60]
     except psutil.Error:
         return 0
     usage.by_name[name] = max(usage.by_name.get(name, 0), size)

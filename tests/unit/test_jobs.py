@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from cluster.config import ClusterConfig
 from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_token
 from cluster.submit import job_address
 from configs.errors import ConfigError
+from pipeline.commands import jobs
 from pipeline.commands.cli import app
-from pipeline.commands.jobs import COMMANDS, job_command, job_environment
+from pipeline.commands.jobs import COMMANDS, job_environment, read_run
+from tuning.search import read_search
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +25,12 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN",
                  "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+
+
+def job_command(name: str, config: str, overrides: list[str], working_dir: Path, **more: bool) -> list[str]:
+    """As `submit` calls it."""
+    read = partial(read_search, config, overrides) if name == "tune" else partial(read_run, name, config, overrides)
+    return jobs.job_command(name, read, overrides, working_dir, **more)
 
 
 def test_a_relative_storage_root_is_made_absolute_on_this_machine(tmp_path: Path) -> None:
