@@ -18,7 +18,6 @@ from pipeline.store import artifacts
 from pipeline.store.arrow import write_arrow
 from pipeline.store.artifacts import Artifact, StageKey, digest_ids
 from pipeline.store.columns import (
-    ANGLE,
     ATTRIBUTES,
     CATEGORY,
     COUNT,
@@ -40,10 +39,10 @@ from pipeline.store.columns import (
     USER_ID,
     USER_IDX,
     VALIDATION,
-    VECTOR,
 )
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.keys import key as train_key
+from tests.vectors import Row, vector_rows, write_targets
 
 _STRING_MAP = pa.map_(pa.string(), pa.string())
 
@@ -121,18 +120,17 @@ def make_targets(storage: Storage, prepared: Artifact, *, width: int = 8, angles
     out = artifacts.begin(storage, key)
     histories = prepared.read_table("histories/part-00000.parquet").to_pylist()
     taste = rng.normal(size=(max(max(row[ITEMS]) for row in histories) + 1, width))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for row in histories:
-        for angle in angles:
+        for angle in sorted(angles):
             vector = taste[row[ITEMS]].mean(axis=0) + 0.1 * rng.normal(size=width)
             if rng.random() < coverage:
-                rows.append({USER_IDX: row[USER_IDX], ANGLE: angle, VECTOR: vector.astype(np.float32)})
-    out.write_table("targets.parquet", pa.table({
-        USER_IDX: pa.array([r[USER_IDX] for r in rows], pa.int64()), ANGLE: [r[ANGLE] for r in rows],
-        VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate([r[VECTOR] for r in rows])), width)}))
+                rows.append((row[USER_IDX], angle, vector))
+    made, names = vector_rows(rows)
+    write_targets(out, made)
     total = len(histories) * len(angles)
     return out.commit({"num_in": total, "num_out": len(rows), "num_rejected": total - len(rows)},
-                      info={"width": width, "angles": list(angles)})
+                      info={"width": width, "angles": names})
 
 
 def _interactions(walks: list[list[int]], held_out: list[int]) -> pa.Table:

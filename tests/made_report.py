@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from safetensors.numpy import save
 
 from cluster.storage import Storage
 from models.sequences import Sequences
@@ -65,12 +66,12 @@ def inputs_of(storage: Storage, config: RunConfig, users: int = 150, items: int 
                                             "over_length": np.arange(1, users) > 100})},
         {}, {}, {"model": "made/by-hand", "revision": None, "prefix": "query: "})
     vectors = rng.normal(size=((users - 1), width)).astype(np.float32)
-    targets = commit(storage, "reduce", {
-        "targets.parquet": pa.table({USER_IDX: np.arange(1, users), ANGLE: ["overall"] * (users - 1),
-                                     VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)})},
-        {}, {"width": width, "angles": ["overall"], "method": "pca", "whitened": False, "fit_rows": users - 1,
-             "quality": {"rows": 100, "neighbors": 10, "trustworthiness": 0.91234567, "neighbor_overlap": 0.41234567,
-                         "variance": [1.0] * width, "mean_variance": 1.0, "effective_dimensions": 5.5}})
+    targets = commit(storage, "reduce", {}, {}, {
+        "width": width, "angles": ["overall"], "method": "pca", "whitened": False, "fit_rows": users - 1,
+        "quality": {"rows": 100, "neighbors": 10, "trustworthiness": 0.91234567, "neighbor_overlap": 0.41234567,
+                    "variance": [1.0] * width, "mean_variance": 1.0, "effective_dimensions": 5.5}},
+        files={"targets.safetensors": save({USER_IDX: np.arange(1, users), ANGLE: np.zeros(users - 1, np.int16),
+                                            VECTOR: vectors})})
     return ReportInputs(prepared, profiles, encoded, targets, trained, evaluated, baselines, {"ease": "40 items"})
 
 

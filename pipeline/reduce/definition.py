@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
     from pipeline.store.digests import DigestCache
 
-TARGETS = "targets.parquet"
-ITEM_VECTORS = "items.parquet"
+TARGETS = "targets.safetensors"
+ITEM_VECTORS = "items.safetensors"
 COLUMNS: Columns = {TARGETS: (c.USER_IDX, c.ANGLE, c.VECTOR), ITEM_VECTORS: (c.ITEM_IDX, c.VECTOR)}
 """An artifact of profiles holds the first, one of item texts the second."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.reduce.config import ReduceConfig
 from pipeline.store.artifacts import StageKey
 
-VERSION = 2
+VERSION = 3
 
 
 def key(config: ReduceConfig, encode_fp: str) -> StageKey:

@@ -13,7 +13,7 @@ from pipeline.reduce.keys import fit_values
 from pipeline.reduce.reducer import Reducer, load_reducer
 from pipeline.reduce.vectors import VectorTable
 from pipeline.store.artifacts import Artifact, changed_keys, open_artifact
-from pipeline.store.columns import VECTOR
+from pipeline.store.vectors import VectorRows
 
 _SAME = 1e-4
 """Greatest change of a coordinate of a text's vector between two encodings: batches pad differently."""
@@ -57,9 +57,8 @@ def fitted_before(config: ReduceConfig, table: VectorTable, vectors: Artifact, f
     same = np.concatenate([np.zeros(0, bool), *(
         (np.abs(table.gather(rows[s]) - before.gather(old[s])) <= _SAME).all(axis=1)
         for s in (slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)))])
-    column = earlier.read_table(file, [VECTOR])[VECTOR].combine_chunks()
-    targets = column.flatten().to_numpy().reshape(-1, reducer.width)  # in the order of `before`
-    return reducer, rows[same], targets[old[same]]
+    targets_NP = VectorRows.open(earlier.local(file), table.owner).vectors_NP  # in the order of `before`
+    return reducer, rows[same], targets_NP[old[same]]
 
 
 def _encoder(vectors: Artifact) -> dict[str, object]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from configs.errors import ConfigError, DataError, illegal
 from pipeline.reduce import umap_fit
@@ -25,14 +24,15 @@ from pipeline.reduce.refresh import fitted_before
 from pipeline.reduce.umap_map import UMAPMap
 from pipeline.reduce.vectors import VectorTable
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
-from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.store.columns import ITEM_IDX
+from pipeline.store.vectors import vector_writer
 from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import say, took, waiting
 
 QUALITY = "quality.json"
 _LEAST_ROWS = {"umap": 3, "pca": 2, "none": 0}
 _SPAN_BATCHES = 8
-"""Batches per task and per row group of the output."""
+"""Batches per task."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def reduce(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifac
 
 
 def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> Artifact:
-    """The same of a catalogue's item texts: ``items.parquet`` with ITEM_IDX and VECTOR.
+    """The same of a catalogue's item texts.
 
     Raises:
         ConfigError: more components or neighbours than the data allow.
@@ -168,19 +168,17 @@ def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarra
                    out: ArtifactDir) -> Spread:
     """Write every row's target in the table's order; rows outside the fit are transformed."""
     width = fitted.reducer.width
-    spread, schema = Spread(width), _schema(table.owner, width)
-    with out.storage.table_writer(out.relative(file), schema) as write:
-        for rows, targets_BP in _targets(config, table, fit_rows, fitted, out):
+    spread = Spread(width)
+    with (out.storage.upload_folder(out.folder) as folder, out.storage.writing(out.relative(file)),
+          vector_writer(folder / file, table.owner, table.owners_N, table.angle_N, width) as write):
+        for targets_BP in _targets(config, table, fit_rows, fitted, out):
             spread.add(targets_BP)
-            names = pa.DictionaryArray.from_arrays(pa.array(table.angle_N[rows]), pa.array(table.angles))
-            columns = {table.owner: pa.array(table.owners_N[rows]), ANGLE: names.cast(pa.string()),
-                       VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(targets_BP.reshape(-1)), width)}
-            write(pa.table([columns[name] for name in schema.names], schema=schema))
+            write(targets_BP)
     return spread
 
 
 def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, out: ArtifactDir
-             ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+             ) -> Iterator[np.ndarray]:
     step = config.transform_rows * _SPAN_BATCHES
     place_N = np.full(len(table), -1, np.int64)
     place_N[fit_rows] = np.arange(len(fit_rows))
@@ -197,9 +195,4 @@ def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fit
         targets_BP[known] = fitted.targets_FP[place_N[rows][known]]
         targets_BP[~known] = ready[: (~known).sum()]
         ready = ready[(~known).sum() :]
-        yield rows, targets_BP
-
-
-def _schema(owner: str, width: int) -> pa.Schema:
-    angle = [(ANGLE, pa.string())] if owner == USER_IDX else []
-    return pa.schema([(owner, pa.int64()), *angle, (VECTOR, pa.list_(pa.float32(), width))])
+        yield targets_BP

@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from pipeline.reduce.definition import TARGETS
 from pipeline.reduce.linear import principal_components
 from pipeline.report.catalogue import Histories, Items
 from pipeline.report.tables import OTHER
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import ANGLE, PROFILE, USER_IDX, VECTOR
+from pipeline.store.columns import PROFILE
+from pipeline.store.vectors import VectorRows
 
 _MAP_USERS = 1500
 _MAP_CATEGORIES = 8
@@ -42,18 +44,15 @@ def profile_map(targets: Artifact, items: Items, histories: Histories, seed: int
 
     Of several angles the first is drawn.
     """
-    table = targets.read_table("targets.parquet", [USER_IDX, ANGLE, VECTOR])
-    angle = targets.manifest.info["angles"][0]
-    table = table.filter(pc.equal(table[ANGLE], angle)).combine_chunks()
-    rows = np.random.default_rng(seed).permutation(len(table))[:_MAP_USERS]
-    table = table.take(np.sort(rows)).combine_chunks()
-    column = table[VECTOR].chunk(0)
-    vectors = column.flatten().to_numpy().reshape(len(table), -1)
+    rows, angle = VectorRows.open(targets.local(TARGETS)), targets.manifest.info["angles"][0]
+    drawn = np.flatnonzero(rows.angle_N == 0)
+    drawn = np.sort(drawn[np.random.default_rng(seed).permutation(len(drawn))[:_MAP_USERS]])
+    vectors = rows.vectors_NP[drawn]
     plane, explained = principal_components(vectors, min(2, vectors.shape[1]))
     points = plane.apply(vectors)
     if points.shape[1] < 2:
         points = np.concatenate([points, np.zeros_like(points)], axis=1)
-    names = [items.main_category(histories.training(user)) for user in table[USER_IDX].to_pylist()]
+    names = [items.main_category(histories.training(user)) for user in rows.owners_N[drawn].tolist()]
     counted = sorted({n for n in names if n}, key=lambda n: (-names.count(n), n))[:_MAP_CATEGORIES]
     return {"angle": angle, "explained_variance": explained, "categories": counted,
             "x": [round(float(v), 4) for v in points[:, 0]], "y": [round(float(v), 4) for v in points[:, 1]],

@@ -15,7 +15,7 @@ import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 
-_DTYPES = {"I64": np.int64, "F32": np.float32, "U8": np.uint8}
+_DTYPES = {"I64": np.int64, "I16": np.int16, "F64": np.float64, "F32": np.float32}
 """By their names in the format, those of files that are written in parts."""
 
 

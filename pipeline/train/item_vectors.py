@@ -36,19 +36,27 @@ class ItemVectors:
 
     @classmethod
     def from_table(cls, table: pa.Table, num_items: int) -> ItemVectors:
-        """From ITEM_IDX and VECTOR of the encoded or reduced item texts.
+        """From ITEM_IDX and VECTOR of the encoded item texts.
 
         Raises:
             DataError: a vector belongs to no item of the catalogue.
         """
-        items = numbers(table[ITEM_IDX])
-        column = table.combine_chunks()[VECTOR].chunk(0)
+        items, column = numbers(table[ITEM_IDX]), table.combine_chunks()[VECTOR].chunk(0)
+        return cls.of(items, numbers(column.flatten()).reshape(len(items), column.type.list_size), num_items)
+
+    @classmethod
+    def of(cls, items: np.ndarray, vectors_TE: np.ndarray, num_items: int) -> ItemVectors:
+        """From items and their vectors.
+
+        Raises:
+            DataError: a vector belongs to no item of the catalogue.
+        """
         if len(items) and not 1 <= items.min() <= items.max() <= num_items:
             raise DataError(f"item vectors: item_idx {items.min()}…{items.max()}, and the catalogue has "
                             f"1…{num_items}; rebuild the items' artifact")
-        vectors_VE = np.zeros((num_items, column.type.list_size), np.float32)
+        vectors_VE = np.zeros((num_items, vectors_TE.shape[1]), np.float32)
         known_V = np.zeros(num_items, np.bool_)
-        vectors_VE[items - 1], known_V[items - 1] = numbers(column.flatten()).reshape(len(items), -1), True
+        vectors_VE[items - 1], known_V[items - 1] = vectors_TE, True
         return cls(vectors_VE, known_V)
 
     def controlled(self, control: TextControl, seed: int, train: TrainingMatrix) -> ItemVectors:

@@ -44,7 +44,6 @@ from pipeline.train.seeds import Stream
 from pipeline.train.selection import Selection
 from pipeline.train.session import Session
 from pipeline.train.spec import TrainSpec
-from pipeline.train.targets import Targets
 from pipeline.train.teaching_config import BoundedChangeTable
 from pipeline.train.validation import Validator
 from pipeline.work.memory import keep_freed_memory
@@ -95,7 +94,7 @@ class _Run:
             encoder.load_state_dict(load_file(storage.local(spec.initial)))
         self._rows = TrainingRows.open(storage.local(spec.train), encoder)
         if spec.targets is not None and spec.neighbours is None and config.profile_input is None:
-            self._rows = self._rows.with_targets(Targets.open(storage.local(spec.targets), self._rows.users_N))
+            self._rows = self._rows.with_targets(spec.open_targets(storage, self._rows.users_N))
         counts_V = self._rows.item_counts(spec.num_items) if samples_by_count(config.loss) else None
         self._learner = Learner(encoder, config, spec.arm, spec.seed, session.device, spec.profile_dim,
                                 spec.num_angles, counts_V, _item_table(spec, storage, encoder),
@@ -257,8 +256,7 @@ def _reader(spec: TrainSpec, storage: Storage) -> ProfileReader | None:
     wanted = spec.config.profile_input
     if wanted is None:
         return None
-    assert spec.targets is not None
-    return reader_of(storage.local(spec.targets), spec.model.hidden_dim, wanted.dropout)
+    return reader_of(spec.open_targets(storage), spec.model.hidden_dim, wanted.dropout)
 
 
 def _neighbours(spec: TrainSpec, storage: Storage) -> NeighbourStates | None:

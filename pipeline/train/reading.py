@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.profile_reader import ProfileReader
 from pipeline.store.tensors import save_file
-from pipeline.train.targets import Targets, profiled_users
+from pipeline.train.targets import Targets
 
 READER = "profile_reader.safetensors"
 """Beside the exported model, for ensembles that it is a member of."""
@@ -20,10 +20,10 @@ PREFIX = "profile_reader."
 """Of the reader's parameters among the kept ones of the best epoch."""
 
 
-def reader_of(targets: Path, hidden_dim: int, dropout: float) -> ProfileReader:
-    """A fresh reader of the dense vectors (``dense_targets.build_targets``); several angles are averaged."""
-    users, vectors = profiled_users(targets), Targets.open(targets).mean_NP()
-    return ProfileReader(torch.from_numpy(users), torch.from_numpy(vectors), hidden_dim, dropout)
+def reader_of(targets: Targets, hidden_dim: int, dropout: float) -> ProfileReader:
+    """A fresh reader of the profiled users' vectors; several angles are averaged."""
+    users = torch.tensor(targets.users_R)
+    return ProfileReader(users, torch.from_numpy(targets.mean_NP()), hidden_dim, dropout)
 
 
 def save_reader(path: Path, reader: ProfileReader, map_DP: torch.Tensor) -> None:

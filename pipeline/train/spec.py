@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from cluster.storage import Storage
 from configs.base import Config
 from models.config import ModelConfig
 from pipeline.train.config import Arm, TrainConfig
+from pipeline.train.targets import Targets
 
 
 class TrainSpec(Config):
@@ -29,7 +33,9 @@ class TrainSpec(Config):
     users: str
     """``users.parquet``, read only to name the users of a batch that broke training."""
     targets: str | None = None
-    """Dense targets (``dense_targets.build_targets``)."""
+    """Where each user's vectors stand (``dense_targets.build_targets``)."""
+    vectors: str | None = None
+    """The vectors themselves: of `reduce`, or made for a control."""
     neighbours: str | None = None
     """Whose profiles are near whose (``neighbours.write_neighbours``), where states are drawn to them."""
     initial: str | None = None
@@ -40,3 +46,8 @@ class TrainSpec(Config):
     """What each member reads of profiles (``reading.save_reader``); None: nothing."""
     members: tuple[str, ...] = ()
     """Exported model folders of the ensemble, in the order of ``config.ensemble.members``."""
+
+    def open_targets(self, storage: Storage, users_N: np.ndarray | None = None) -> Targets:
+        """The teacher's vectors, which this training must have; see :meth:`Targets.open`."""
+        assert self.targets is not None and self.vectors is not None
+        return Targets.open(storage.local(self.targets), storage.local(self.vectors), users_N)

@@ -9,32 +9,36 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from cluster.machine import cpu_count
 from configs.errors import ArtifactError, ConfigError, ResourceError, TrainingError, illegal
 from models.base import ITEM_PARAMETER
-from models.config import ModelConfig, NeighboursTarget, SoftmaxLoss
+from models.config import ModelConfig, SoftmaxLoss
 from models.item_init import place_untrained
 from models.matmul import HAS_BF16
 from models.students import build_encoder
+from pipeline.reduce.definition import TARGETS
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.artifacts import Artifact, ArtifactDir
-from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
-from pipeline.store.tensors import save_file
+from pipeline.store.columns import ITEM_ID, ITEM_IDX
 from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
-from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
-from pipeline.train.dense_targets import build_targets
 from pipeline.train.export import save_model
-from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
+from pipeline.train.initial import Start
+from pipeline.train.inputs import (
+    INITIAL_FILE,
+    MADE_FILE,
+    NEIGHBOURS_FILE,
+    TARGETS_FILE,
+    TEXTS_FILE,
+    write_inputs,
+)
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.metrics_log import LATEST_EPOCH, TENSORBOARD, MetricsLog
-from pipeline.train.neighbours import write_neighbours
 from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
@@ -47,7 +51,6 @@ _MANY_ITEMS = 50_000
 """From so many on, a table that is updated whole in every step is worth a word."""
 WORK, CHECKPOINTS, RAY = "work", "checkpoints", "ray"
 """Folders of an attempt that the finished artifact does not keep."""
-TARGETS_FILE = "targets.safetensors"
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
@@ -90,42 +93,17 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
                             "rebuild the prepare artifact")
     rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(model, 1, seed))  # whatever the catalogue
-    shape, start = TargetShape(0, 0, 0), None
-    matrix, texts = TrainingMatrix(rows, len(items), seed), None
     with out.storage.upload_folder(out.relative(WORK)) as work:
-        if targets is not None and (arm != "plain" or config.profile_input is not None):
-            dense, reads = work / TARGETS_FILE, config.profile_input is not None
-            vectors = pq.ParquetFile(targets.local("targets.parquet"), pre_buffer=False)  # else all of it is kept
-            shape = build_targets(
-                targets.read_table("targets.parquet", [USER_IDX, ANGLE]),
-                lambda: vectors.iter_batches(columns=[VECTOR]), rows.users_N, _whose_profiles(config, arm), seed,
-                reads or config.distillation.standardize_targets, dense, matrix)
-            if arm != "plain" and isinstance(config.distillation.target, NeighboursTarget):
-                write_neighbours(dense, config.distillation.target.neighbours, work / "neighbours.safetensors")
-        if config.init_from is not None:
-            start = trained_start(model_folder(out.storage, config.init_from), model, items[ITEM_ID], seed)
-        elif config.ensemble is not None and config.ensemble.start is not None:
-            start = trained_start(members[config.ensemble.start].local("model"), model, items[ITEM_ID], seed)
-        if item_vectors is not None and config.item_init is not None:
-            table = item_vectors.read_table("items.parquet", [ITEM_IDX, VECTOR])
-            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_init.control, seed, matrix)
-            start = text_start(start or fresh_start(model, len(items), seed), texts)
-        if start is not None:
-            save_file(start.encoder.state_dict(), work / "initial.safetensors")
-        if item_texts is not None and isinstance(config.item_table, MappedTextTable):
-            table = item_texts.read_table("vectors", [ITEM_IDX, VECTOR])
-            texts = ItemVectors.from_table(table, len(items)).controlled(config.item_table.control, seed, matrix)
-            texts.save(work / "texts.safetensors")
+        given = write_inputs(config, model, arm, seed, rows, items[ITEM_ID], targets, item_vectors, item_texts, members,
+                             out.storage, work)
+    shape, written = given.shape, {name: out.relative(f"{WORK}/{name}") for name in given.files}
     spec = TrainSpec(
         config=config, model=model, arm=arm, seed=seed, fingerprint=out.key.fingerprint, num_items=len(items),
         profile_dim=shape.profile_dim, num_angles=shape.num_angles, folder=out.folder,
         train=prepared.relative("train.arrow"), validation=prepared.relative("validation.arrow"),
         users=prepared.relative("users.parquet"),
-        targets=out.relative(f"{WORK}/{TARGETS_FILE}") if shape.num_profiled else None,
-        neighbours=out.relative(f"{WORK}/neighbours.safetensors") if arm != "plain" and isinstance(
-            config.distillation.target, NeighboursTarget) else None,
-        initial=out.relative(f"{WORK}/initial.safetensors") if start is not None else None,
-        texts=out.relative(f"{WORK}/texts.safetensors") if isinstance(config.item_table, MappedTextTable) else None,
+        targets=written.get(TARGETS_FILE), vectors=written.get(MADE_FILE, targets and targets.relative(TARGETS)),
+        neighbours=written.get(NEIGHBOURS_FILE), initial=written.get(INITIAL_FILE), texts=written.get(TEXTS_FILE),
         members=tuple(member.relative("model") for member in members),
         member_readers=tuple(member.relative(READER) if READER in member.manifest.files else None
                              for member in members))
@@ -139,8 +117,8 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
     placed = 0
-    if config.place_untrained and texts is not None:
-        placed = _place_untrained(last, texts, rows.item_counts(len(items)) > 0)
+    if config.place_untrained and given.texts is not None:
+        placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0)
     if spec.config.profile_input is not None:
         _export_reader(spec, last, out)
     _export(spec, last, items[ITEM_ID], out)
@@ -148,7 +126,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": num_validation}
-    return out.commit(counts, info=_info(spec, last.progress, shape, start) | {"placed_items": placed})
+    return out.commit(counts, info=_info(spec, last.progress, shape, given.start) | {"placed_items": placed})
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
@@ -231,17 +209,10 @@ def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray) -
     return placed
 
 
-def _whose_profiles(config: TrainConfig, arm: Arm) -> Arm:
-    """The arm whose vectors are built: its own, or what the profiles that are read stand for."""
-    if config.profile_input is None:
-        return arm
-    return "distilled" if config.profile_input.control == "none" else config.profile_input.control
-
-
 def _export_reader(spec: TrainSpec, last: Outcome, out: ArtifactDir) -> None:
     """Keep what the recommender reads of profiles beside its model, which does without."""
-    assert spec.targets is not None and spec.config.profile_input is not None
-    reader = reader_of(out.storage.local(spec.targets), spec.model.hidden_dim, spec.config.profile_input.dropout)
+    assert spec.config.profile_input is not None
+    reader = reader_of(spec.open_targets(out.storage), spec.model.hidden_dim, spec.config.profile_input.dropout)
     with out.storage.upload_folder(out.folder) as folder:
         save_reader(folder / READER, reader, last.best.pop(f"{PREFIX}map_DP"))
 

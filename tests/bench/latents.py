@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 from pipeline.encode.stage import PART_ROWS
 from pipeline.prepare.config import SyntheticSource
 from pipeline.prepare.synthetic_catalogue import catalogue
+from pipeline.reduce.definition import COLUMNS, TARGETS
 from pipeline.store import rows
 from pipeline.store.arrays import training_sequences
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEM_IDX, USER_IDX, VECTOR
+from pipeline.store.vectors import VectorRows
+from tests.vectors import write_targets
 
 WIDTH, NOISE = 128, 0.3
 
@@ -58,11 +61,10 @@ def write_noise(prepared: Artifact, width: int, out: ArtifactDir) -> Artifact:
         out: an attempt at a `reduce` artifact.
     """
     users, _ = training_sequences(prepared.local("train.arrow"))
-    noise = np.random.default_rng(0).standard_normal(len(users) * width, np.float32)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(noise), width)
-    out.write_table("targets.parquet", pa.table({USER_IDX: users, ANGLE: ["overall"] * len(users), VECTOR: vectors}))
+    noise = np.random.default_rng(0).standard_normal((len(users), width), np.float32)
+    write_targets(out, VectorRows(users, np.zeros(len(users), np.int16), noise))
     return out.commit({"num_in": len(users), "num_out": len(users), "num_rejected": 0},
-                      {"targets.parquet": (USER_IDX, ANGLE, VECTOR)}, digest_ids(users))
+                      {TARGETS: COLUMNS[TARGETS]}, digest_ids(users), {"angles": ["overall"]})
 
 
 def write_item_noise(prepared: Artifact, width: int, out: ArtifactDir) -> Artifact:

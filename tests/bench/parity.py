@@ -140,15 +140,16 @@ def _coverage(section: Section, storage: Path) -> None:
     """How many profiled users each of two ranks had in each step: the sampler's own order, the targets' own users."""
     from models.config import SASRecConfig
     from models.students import build_encoder
+    from pipeline.store.vectors import VectorRows
     from pipeline.train.data import TrainingRows
     from pipeline.train.sampler import Sampler
 
     prepared = next(storage.glob("artifacts/prepare/*/attempts/*"))
-    targets = next(storage.glob("artifacts/reduce/*/attempts/*/targets.parquet"))
+    targets = next(storage.glob("artifacts/reduce/*/attempts/*/targets.safetensors"))
     items = pq.read_metadata(prepared / "items.parquet").num_rows
     encoder = build_encoder(SASRecConfig(hidden_dim=16, max_length=8), items, 0)
     rows = TrainingRows.open(prepared / "train.arrow", encoder)
-    known = np.isin(rows.users_N, pq.read_table(targets)["user_idx"].to_numpy())
+    known = np.isin(rows.users_N, VectorRows.open(targets).owners_N)
     sampler = Sampler(rows.lengths_N, BATCH, 0)
     counts = np.array([[known[order.part(place, rank, 2)].sum() for rank in (0, 1)]
                        for order in map(sampler.epoch, (0, 1)) for place in range(len(order))])

@@ -32,11 +32,9 @@ from models.config import (
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline.store.arrays import cases
-from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.config import OptimizerConfig, TrainConfig
-from pipeline.train.dense_targets import build_targets
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import save_model
 from pipeline.train.item_vectors import ItemVectors
@@ -45,6 +43,7 @@ from pipeline.train.session import LocalSession, first_whole
 from pipeline.train.spec import TrainSpec
 from pipeline.train.teaching_config import EnsembleConfig, MappedTextTable, Member
 from tests.builders import make_prepared, make_sequences, make_targets, read_metrics
+from tests.vectors import built, read_targets
 
 BATCH = 6
 USERS = 10 * BATCH + 1
@@ -77,7 +76,7 @@ def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
     if loss == "taught":
         shape |= {"texts": "texts.safetensors", "members": ("members/0", "members/1")}
     return TrainSpec(config=config, model=MODELS[model], arm="distilled", seed=0, fingerprint="f" * 16, folder=job,
-                     targets="targets.safetensors", **shape)
+                     targets="targets.safetensors", vectors="given.safetensors", **shape)
 
 
 class Ranks(LocalSession):
@@ -154,10 +153,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     walks = [[int(item) for item in walk] if len(walk) > 3 else [5, 6, 7, 8] for walk in walks]
     prepared = make_prepared(storage, Sequences.from_lists(walks))
     # Users with an even index only, and few of them: how many are in a batch differs from rank to rank.
-    table = make_targets(storage, prepared, coverage=0.8).read_table("targets.parquet")
-    table = table.filter(table[USER_IDX].to_numpy() % 3 == 0)
-    shape = build_targets(table.select([USER_IDX, ANGLE]), lambda: table.select([VECTOR]).to_batches(),
-                          np.arange(USERS), "distilled", 0, True, root / "targets.safetensors")
+    rows = read_targets(make_targets(storage, prepared, coverage=0.8))
+    few = np.flatnonzero(rows.owners_N % 3 == 0)
+    _, shape = built([(int(rows.owners_N[row]), "overall", rows.vectors_NP[row].tolist()) for row in few],
+                     np.arange(USERS), root, standardize=True)
     (root / "shape.json").write_text(json.dumps({
         "num_items": 40, "profile_dim": shape.profile_dim, "num_angles": shape.num_angles,
         **{name: prepared.relative(f"{name}.arrow") for name in ("train", "validation")},

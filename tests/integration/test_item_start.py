@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,13 +16,13 @@ from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.keys import key
 from pipeline.train.stage import train
 from pipeline.train.teaching_config import TextItemInit
 from tests.builders import make_prepared, make_targets
+from tests.vectors import write_items
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)
@@ -47,8 +46,7 @@ def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
 def item_texts(storage: Storage, rows: np.ndarray, items: list[int]) -> Artifact:
     """A `reduce/items` artifact made by hand."""
     out = artifacts.begin(storage, StageKey("reduce", 1, {"rows": rows.tolist(), "items": items}))
-    width = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).reshape(-1)), rows.shape[1])
-    out.write_table("items.parquet", pa.table({ITEM_IDX: items, VECTOR: width}))
+    write_items(out, items, rows)
     return out.commit({})
 
 

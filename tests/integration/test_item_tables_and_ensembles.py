@@ -31,6 +31,7 @@ from pipeline.train.teaching_config import (
     TextItemInit,
 )
 from tests.builders import make_prepared, read_metrics
+from tests.vectors import write_items
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)
 CONFIG = TrainConfig(epochs=4, distill_epochs=0, batch_size=16, optimizer=OptimizerConfig(lr=0.01),
@@ -89,7 +90,9 @@ def test_a_mapped_table_is_a_linear_map_of_the_texts_folded_at_export(storage: S
 
 def test_a_bounded_change_keeps_every_row_near_its_start(storage: Storage, prepared: Artifact) -> None:
     given = np.random.default_rng(0).normal(size=(40, 16))
-    reduced = vectors(storage, "reduce", "items.parquet", given, [*range(1, 41)])
+    out = artifacts.begin(storage, StageKey("reduce", 1, {"rows": given.tolist()}))
+    write_items(out, range(1, 41), given)
+    reduced = out.commit({})
     tables = []
     for extra in ({"epochs": 1, "optimizer": {"lr": 1e-12}}, {"optimizer": {"lr": 0.1}}):
         config = changed(item_init=TextItemInit().model_dump(), item_table={"kind": "bounded_change", "limit": 0.2},

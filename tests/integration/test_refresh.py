@@ -25,6 +25,7 @@ from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ANGLE, ITEM_ID, ITEMS, PROFILE, USER_ID, USER_IDX, VECTOR
 from tests.tools import TINY, cli_here
+from tests.vectors import read_targets
 
 USERS, ITEMS_COUNT = 150, 90
 
@@ -114,9 +115,7 @@ def reduced(storage: Storage, config: ReduceConfig, vectors: Artifact) -> Artifa
 
 
 def targets(artifact: Artifact) -> np.ndarray:
-    column = artifact.read_table("targets.parquet")[VECTOR].combine_chunks()
-    found: np.ndarray = column.flatten().to_numpy().reshape(len(column), -1)
-    return found
+    return read_targets(artifact).vectors_NP
 
 
 @pytest.mark.parametrize("method", [PCAReducer(components=4), UMAPReducer(components=4, neighbors=8, epochs=30)],
@@ -174,7 +173,8 @@ def test_one_per_cent_more_interactions_change_the_touched_users_alone(raw: Path
               f"train.init_from={old['train/distilled/seed-0'].fingerprint}")
     histories = [table_of(r, "prepare", "histories", ITEMS) for r in (old, new)]
     texts = [table_of(r, "profile", "profiles", PROFILE) for r in (old, new)]
-    vectors = [table_of(r, "reduce", "targets.parquet", VECTOR) for r in (old, new)]
+    reduced = [read_targets(r["reduce"]) for r in (old, new)]
+    vectors = [dict(zip(r.owners_N.tolist(), r.vectors_NP.tolist(), strict=True)) for r in reduced]
     everyone = {*histories[0], *histories[1]}
     assert len(everyone) == USERS + 1
     touched = {u for u in everyone if histories[0].get(u) != histories[1].get(u)}

@@ -40,6 +40,7 @@ from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.stage import train
 from tests.builders import make_prepared, make_sequences, make_targets, read_metrics, train_arm
+from tests.vectors import read_targets
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)
@@ -99,7 +100,7 @@ def test_counts(storage: Storage, prepared: Artifact, targets: Artifact) -> None
         assert counts["num_out"] == (training >= least).sum()
         assert counts["num_rejected"] == (training < least).sum()
         assert counts["num_validation"] == (lengths >= 3).sum()
-        profiled = set(targets.read_table("targets.parquet")["user_idx"].to_pylist())
+        profiled = set(read_targets(targets).owners_N.tolist())
         assert counts["num_profiled"] == len(profiled & set(np.flatnonzero(training >= least)))
 
 

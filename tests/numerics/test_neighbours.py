@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,9 +24,8 @@ from models.distilled import DistilledRecommender
 from models.neighbours import NeighbourStates
 from models.sequences import Batch
 from models.students import build_encoder
-from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
-from pipeline.train.dense_targets import build_targets
 from pipeline.train.neighbours import read_neighbours, write_neighbours
+from tests.vectors import built
 
 USERS, NEAR = torch.tensor([3, 5, 8, 9, 20]), torch.tensor([[1, 2], [0, 4], [3, 1], [2, 4], [0, 1]])
 ITEMS = 20
@@ -110,30 +108,24 @@ def test_neighbours_are_those_of_a_full_matrix(tmp_path: Path) -> None:
     users = np.arange(0, 80, 2)
     vectors = rng.normal(size=(60, 5)).astype(np.float32)
     rows = [(int(u), "a") for u in users] + [(int(u), "b") for u in users[:20]]
-    table = pa.table({USER_IDX: [u for u, _ in rows], ANGLE: [a for _, a in rows],
-                      VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 5)}).sort_by(USER_IDX)
-    build_targets(table.select([USER_IDX, ANGLE]), lambda: table.select([VECTOR]).to_batches(), users, "distilled",
-                  0, False, tmp_path / "t.safetensors")
-    write_neighbours(tmp_path / "t.safetensors", 4, tmp_path / "n.safetensors")
+    given = sorted((u, a, v) for (u, a), v in zip(rows, vectors.tolist(), strict=True))
+    targets, _ = built(given, users, tmp_path)
+    write_neighbours(targets, 4, tmp_path / "n.safetensors")
     found, near = read_neighbours(tmp_path / "n.safetensors")
     mean = np.concatenate([(vectors[:20] + vectors[40:]) / 2, vectors[20:40]]).astype(float)
     unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -2)
     assert np.array_equal(found, users) and np.array_equal(near, np.argsort(-similarity, axis=1)[:, :4])
-    write_neighbours(tmp_path / "t.safetensors", 100, tmp_path / "all.safetensors")
+    write_neighbours(targets, 100, tmp_path / "all.safetensors")
     assert read_neighbours(tmp_path / "all.safetensors")[1].shape == (40, 39)
 
 
 def test_twins_are_neighbours_and_nobody_is_their_own(tmp_path: Path) -> None:
-    table = pa.table({USER_IDX: [0, 1, 2], ANGLE: ["a"] * 3, VECTOR: pa.FixedSizeListArray.from_arrays(
-        pa.array([1.0, 0, 1, 0, 0, 1], pa.float32()), 2)})
+    rows = [(0, "a", [1.0, 0]), (1, "a", [1.0, 0]), (2, "a", [0, 1.0])]
 
     def write(count: int) -> None:
-        few = table.slice(0, count)
-        build_targets(few.select([USER_IDX, ANGLE]), lambda: few.select([VECTOR]).to_batches(), np.arange(3),
-                      "distilled", 0, False, tmp_path / "t.safetensors")
-        write_neighbours(tmp_path / "t.safetensors", 1, tmp_path / "n.safetensors")
+        write_neighbours(built(rows[:count], np.arange(count), tmp_path)[0], 1, tmp_path / "n.safetensors")
 
     write(3)
     near = read_neighbours(tmp_path / "n.safetensors")[1][:, 0]

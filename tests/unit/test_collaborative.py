@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from models.sequences import Sequences
-from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.data import TrainingRows
-from pipeline.train.dense_targets import build_targets
 from pipeline.train.item_vectors import ItemVectors
-from pipeline.train.targets import Targets
 from tests.sequences import generate
+from tests.vectors import built
 
 ITEMS = 60
 
@@ -57,11 +54,9 @@ def test_profiled_users_get_their_place_in_the_matrix_with_the_profiles_spread(t
     users_N = found.rows.users_N
     owners = users_N[[3, 10, 11, 40]]
     vectors = np.random.default_rng(0).normal(4, 3, size=(4, 3)).astype(np.float32)
-    table = pa.table({USER_IDX: owners, ANGLE: ["a"] * 4, VECTOR: pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.reshape(-1)), 3)})
-    build_targets(table.select([USER_IDX, ANGLE]), lambda: table.select([VECTOR]).to_batches(), users_N,
-                  "collaborative", 0, standardize, tmp_path / "t.safetensors", found)
-    given, present = Targets.open(tmp_path / "t.safetensors", users_N).gather(np.arange(60))
+    rows = [(int(user), "a", vector) for user, vector in zip(owners, vectors.tolist(), strict=True)]
+    targets, _ = built(rows, users_N, tmp_path, "collaborative", standardize=standardize, train=found)
+    given, present = targets.gather(np.arange(60))
     assert present[:, 0].nonzero()[:, 0].tolist() == [3, 10, 11, 40]
     got = given[[3, 10, 11, 40], 0].numpy().astype(float)
     raw = found.users(3)[[3, 10, 11, 40]].astype(float)

@@ -22,6 +22,7 @@ from pipeline.reduce.vectors import VectorTable
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
+from tests.vectors import read_targets
 
 RNG = np.random.default_rng(5)
 
@@ -43,9 +44,8 @@ def built(storage: Storage, config: ReduceConfig, source: Artifact) -> Artifact:
 
 
 def targets(artifact: Artifact) -> tuple[list[int], list[str], np.ndarray]:
-    table = artifact.read_table("targets.parquet").combine_chunks()
-    column = table[VECTOR].chunk(0)
-    return table[USER_IDX].to_pylist(), table[ANGLE].to_pylist(), column.flatten().to_numpy().reshape(len(table), -1)
+    rows = read_targets(artifact)
+    return rows.owners_N.tolist(), [artifact.manifest.info["angles"][a] for a in rows.angle_N], rows.vectors_NP
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_no_reduction_passes_the_vectors_through(storage: Storage, source: Artif
 
 def test_artifact_holds_no_pickle(storage: Storage, source: Artifact) -> None:
     artifact = built(storage, ReduceConfig(method=PCAReducer(components=2), whiten=True), source)
-    assert sorted({Path(name).suffix for name in artifact.manifest.files}) == [".json", ".parquet", ".safetensors"]
+    assert sorted({Path(name).suffix for name in artifact.manifest.files}) == [".json", ".safetensors"]
 
 
 def test_vectors_of_another_width_are_refused(storage: Storage, source: Artifact) -> None:
