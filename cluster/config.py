@@ -96,6 +96,12 @@ class Placement(Config):
             raise ValueError(f"{name}: legal are names of custom resources, of which this is none")
         return value
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What a person is told that each of them asks for beside CPUs and GPUs."""
+        kind = (f"a node with {self.accelerator_type}",) if self.accelerator_type else ()
+        return kind + tuple(f"{amount:g} {name}" for name, amount in self.resources.items())
+
     def ray_options(self) -> dict[str, Any]:
         """Of ``ray.remote``; what is not set is left out."""
         return {name: value for name, value in (("accelerator_type", self.accelerator_type),

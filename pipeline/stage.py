@@ -34,6 +34,8 @@ class Resources:
     """Ray is asked only for more rows than this; None: whatever the rows."""
     fewest: int | None = None
     """Replicas that are enough; None: all."""
+    others: tuple[str, ...] = ()
+    """What else a replica asks of its node (``Placement.others``)."""
 
     @property
     def least_cpus(self) -> float:
@@ -44,8 +46,9 @@ class Resources:
         if not self.replicas:
             return "this process"
         gpus = f" + {self.gpus:g} GPU" if self.gpus else ""
+        others = "".join(f" + {other}" for other in self.others)
         replicas = f"{self.replicas}" if self.fewest in (None, self.replicas) else f"{self.fewest} to {self.replicas}"
-        asked = f"{replicas} × ({self.cpus:g} CPU{gpus})"
+        asked = f"{replicas} × ({self.cpus:g} CPU{gpus}{others})"
         return asked if self.above_rows is None else f"this process; above {self.above_rows:,} rows {asked}"
 
 

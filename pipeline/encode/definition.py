@@ -79,7 +79,7 @@ def _steps(config: RunConfig) -> Iterator[Step]:
 
 def _resources(config: RunConfig) -> Resources:
     actors = config.encode.execution
-    return Resources(actors.actors, actors.num_cpus, actors.num_gpus)
+    return Resources(actors.actors, actors.num_cpus, actors.num_gpus, others=actors.others)
 
 
 ENCODE = Stage(

@@ -83,7 +83,7 @@ def _steps(config: RunConfig) -> Iterator[Step]:
 
 def _resources(config: RunConfig) -> Resources:
     tasks = config.evaluate.execution
-    return Resources(tasks.workers, 1.0, float(tasks.use_gpu))
+    return Resources(tasks.workers, 1.0, float(tasks.use_gpu), others=tasks.others)
 
 
 EVALUATE = Stage(

@@ -84,7 +84,7 @@ def _steps(config: RunConfig) -> Iterator[Step]:
 def _resources(config: RunConfig) -> Resources:
     actors = config.reduce.execution
     return Resources(actors.actors, actors.num_cpus, actors.num_gpus,
-                     None if actors.num_gpus else config.reduce.fit_rows)
+                     None if actors.num_gpus else config.reduce.fit_rows, others=actors.others)
 
 
 REDUCE = Stage(

@@ -93,7 +93,7 @@ def _add_with_members(config: RunConfig, arm: str, seed: int, found: dict[str, T
 def _resources(config: RunConfig) -> Resources:
     workers = config.train.execution
     return Resources(workers.most_workers, workers.cpus_per_worker, float(workers.use_gpu),
-                     fewest=workers.fewest_workers)
+                     fewest=workers.fewest_workers, others=workers.others)
 
 
 TRAIN = Stage(

@@ -16,6 +16,7 @@ import pytest
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
+from configs.errors import ResourceError
 from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
@@ -104,6 +105,14 @@ def test_structured_output_is_parsed_and_vllm_reads_the_planned_tokens(storage: 
     texts = artifact.read_table("profiles")[PROFILE].to_pylist()
     assert len(texts) >= 4, info
     assert all(text.startswith("Tastes: ") and "\nSummary: " in text for text in texts)
+
+
+def test_a_gpu_type_that_no_node_has_is_refused_before_vllm_starts(storage: Storage, model: Path) -> None:
+    """Ray would queue the engine for ever."""
+    engine = vllm_engine(model)
+    engine["execution"]["accelerator_type"] = "H100"
+    with pytest.raises(ResourceError, match="profile: no node has a GPU of type H100; there is none of a known type"):
+        build(make_text_prepared(storage, users=4), storage, config_of(engine))
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,8 @@ class VLLMEngine(LLMConfig):
         """The engines; the histories are read before and after them, never beside."""
         ranks = self.execution.tensor_parallel
         return ActorExecution(actors=self.execution.replicas, num_cpus=self.execution.num_cpus * ranks,
-                              num_gpus=self.execution.num_gpus * ranks)
+                              num_gpus=self.execution.num_gpus * ranks,
+                              accelerator_type=self.execution.accelerator_type, resources=self.execution.resources)
 
     @field_validator("model_kwargs")
     @classmethod

@@ -19,7 +19,7 @@ from pipeline.profile.llm.ledger import ANSWERED_AT, FINISH, OUTPUT_TOKENS, PROM
 from pipeline.profile.llm.requests import REQUEST, SEED, TOKENS
 from pipeline.profile.llm.unanswered import HELPERS, Unanswered
 from pipeline.work.hub import ModelFiles
-from pipeline.work.nodes import cpus_each
+from pipeline.work.nodes import cpus_each, require_type
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -70,6 +70,7 @@ class VLLMBackend:
         from ray.data.llm import build_processor
 
         execution = self.config.execution
+        require_type(execution.accelerator_type, "profile")
         num_cpus = cpus_each(execution.num_cpus, execution.replicas * execution.tensor_parallel)
         sampling = self.sampling()
         limit = self.config.sampling.max_tokens
