@@ -24,10 +24,10 @@ _COUNTED_AT_ONCE = 2**22
 class TrainingRows:
     """The users that give the model something to predict."""
 
-    users_N: np.ndarray
-    """int64, internal user indices."""
+    users: np.ndarray
+    """int64, internal user index of each of ``sequences``."""
     index_N: np.ndarray
-    """int64, their places in ``sequences``."""
+    """int32, places in ``sequences``."""
     sequences: Sequences
     max_items: int
     """Most recent items of a row."""
@@ -42,14 +42,22 @@ class TrainingRows:
         """
         users, sequences = training_sequences(path)
         least = shortest_row(encoder)
-        index_N = np.flatnonzero(sequences.lengths >= least)
+        index_N = np.concatenate([start + np.flatnonzero(np.diff(sequences.offsets[start : start + _COUNTED_AT_ONCE + 1]
+                                                                 ) >= least).astype(np.int32)
+                                  for start in range(0, max(len(sequences), 1), _COUNTED_AT_ONCE)])
         if not len(index_N):
             raise DataError(f"no user has {least} or more training items; there is nothing to learn from: check the "
                             "filter and the split of `prepare`")
-        return cls(users[index_N], index_N, sequences, encoder.max_length + 1)
+        return cls(users, index_N, sequences, encoder.max_length + 1)
 
     def __len__(self) -> int:
-        return len(self.users_N)
+        return len(self.index_N)
+
+    @property
+    def users_N(self) -> np.ndarray:
+        """int64, internal user indices."""
+        users_N: np.ndarray = self.users[self.index_N]
+        return users_N
 
     @property
     def num_skipped(self) -> int:
@@ -58,8 +66,12 @@ class TrainingRows:
 
     @property
     def lengths_N(self) -> np.ndarray:
-        """Items of each row, cut to ``max_items``."""
-        return np.minimum(self.sequences.lengths[self.index_N], self.max_items)
+        """int32, items of each row, cut to ``max_items``."""
+        lengths_N = np.empty(len(self), np.int32)
+        for start in range(0, len(self), _COUNTED_AT_ONCE):
+            part = slice(start, start + _COUNTED_AT_ONCE)
+            lengths_N[part] = np.minimum(self.sequences.lengths_of(self.index_N[part]), self.max_items)
+        return lengths_N
 
     def item_counts(self, num_items: int) -> np.ndarray:
         """Occurrences of items 1…n in the training sequences, int64."""
@@ -81,7 +93,7 @@ class TrainingRows:
         """
         index_B = self.index_N[rows_B]
         items_BL = torch.from_numpy(self.sequences.padded(index_B, self.max_items))
-        users_B = torch.from_numpy(self.users_N[rows_B])
+        users_B = torch.from_numpy(self.users[index_B])
         cut = pieces(np.minimum(self.sequences.lengths_of(index_B), self.max_items))
         if self.targets is None or not with_targets:
             return Batch(users_B, items_BL, pieces=cut)

@@ -208,7 +208,7 @@ class _Run:
 
     def _stop(self, values: dict[str, float], rows_B: np.ndarray) -> NoReturn:
         spec, progress = self._spec, self.progress
-        users = np.sort(self._rows.users_N[rows_B])
+        users = np.sort(self._rows.users[self._rows.index_N[rows_B]])
         table = self._storage.read_table(spec.users, [USER_IDX, USER_ID])
         raw = table.filter(np.isin(table[USER_IDX].to_numpy(), users))[USER_ID].to_pylist()
         broken = [name for name, value in values.items() if not np.isfinite(value)]

@@ -19,7 +19,7 @@ class EpochOrder:
     """The global batches of one epoch; any step can be asked for at once."""
 
     rows_N: np.ndarray
-    """int64, every training row once, batch after batch; within a batch in random order."""
+    """int32, every training row once, batch after batch; within a batch in random order."""
     edges: np.ndarray
     """int64 [S + 1]; batch i has ``rows_N[edges[i]:edges[i + 1]]``."""
     lengths_N: np.ndarray
@@ -68,7 +68,7 @@ class Sampler:
     def epoch(self, epoch: int) -> EpochOrder:
         """The order of one epoch (from 0). With a fixed size, rows that fill no whole batch come last."""
         rng = generator(self.seed, Stream.ORDER, epoch)
-        rows_N = rng.permutation(len(self.lengths_N))
+        rows_N = rng.permutation(np.arange(len(self.lengths_N), dtype=np.int32))
         if self.batch_tokens is not None:
             return self._shuffled(rows_N[np.argsort(self.lengths_N[rows_N], kind="stable")], rng)
         return EpochOrder(rows_N, self._edges, self.lengths_N)

@@ -47,7 +47,7 @@ class Targets:
     mean_AP: np.ndarray
     spread_AP: np.ndarray
     row_N: np.ndarray
-    """int64, row of ``place_RA`` of each training row; -1: no profile."""
+    """Row of ``place_RA`` of each training row; -1: no profile."""
 
     @classmethod
     def open(cls, path: Path, vectors: Path, users_N: np.ndarray | None = None) -> Targets:
@@ -58,7 +58,7 @@ class Targets:
         """
         mapped = map_file(path)
         users_R = mapped[USERS]
-        row_N = np.arange(len(users_R)) if users_N is None else places(users_R, users_N)
+        row_N = np.arange(len(users_R)) if users_N is None else places(users_R, users_N).astype(np.int32)
         return cls(users_R, mapped[PLACES], map_file(vectors)[VECTOR], mapped[MEAN], mapped[SPREAD], row_N)
 
     def mean_NP(self) -> np.ndarray:

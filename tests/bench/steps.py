@@ -68,9 +68,10 @@ def run_steps(sequences: Sequences, num_items: int, model: ModelConfig, config: 
     """
     base = _peak_mib()
     encoder = build_encoder(model, num_items, seed)
-    index_N = np.flatnonzero(sequences.lengths >= shortest_row(encoder))
-    targets = None if profiles is None else Targets(profiles[:, None], np.ones((len(profiles), 1), np.bool_), index_N)
-    rows = TrainingRows(index_N, index_N, sequences, encoder.max_length + 1, targets)
+    index_N, everyone = np.flatnonzero(sequences.lengths >= shortest_row(encoder)), np.arange(len(sequences))
+    targets = None if profiles is None else Targets(everyone, everyone[:, None], profiles, np.zeros(
+        (1, profiles.shape[1])), np.ones((1, profiles.shape[1])), index_N)
+    rows = TrainingRows(everyone, index_N, sequences, encoder.max_length + 1, targets)
     counts_V = rows.item_counts(num_items) if samples_by_count(config.loss) else None
     arm: Arm = "plain" if profiles is None else "distilled"
     learner = Learner(encoder, config, arm, seed, torch.device(device), 0 if profiles is None else profiles.shape[1], 1,

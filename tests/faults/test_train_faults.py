@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite(storage: Storage, monkeypatch: pytest.MonkeyP
 
     def poisoned(rows: Any, rows_B: Any, with_targets: bool) -> Any:
         batch = original(rows, rows_B, with_targets)
-        if 7 in rows.users_N[rows_B]:
+        if 7 in rows.users[rows.index_N[rows_B]]:
             monkeypatch.setattr(torch.nn.Embedding, "forward", lambda self, x: self.weight[x] * float("inf"))
         return batch
 

@@ -25,7 +25,7 @@ def matrix(seed: int = 0) -> tuple[TrainingMatrix, np.ndarray]:
     dense_NV = np.zeros((60, ITEMS))
     for row, index in enumerate(index_N):
         dense_NV[row, sequences[int(index)] - 1] = 1
-    return TrainingMatrix(TrainingRows(index_N + 1000, index_N, sequences, 50), ITEMS, seed), dense_NV
+    return TrainingMatrix(TrainingRows(np.arange(120) + 1000, index_N, sequences, 50), ITEMS, seed), dense_NV
 
 
 def test_leading_directions_are_those_of_the_dense_matrix() -> None:
