@@ -22,6 +22,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from cluster.faults import cause
+from cluster.small_files import patient_reader
 from configs.errors import StorageError
 
 NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
@@ -68,7 +69,7 @@ class NodeCopies:
         try:
             if filesystem.get_file_info(source).type == pafs.FileType.Directory:
                 (fresh / _COPY).mkdir()
-            pafs.copy_files(source, str(fresh / _COPY), source_filesystem=filesystem)
+            pafs.copy_files(source, str(fresh / _COPY), source_filesystem=patient_reader(filesystem))
             with suppress(OSError):  # another process of this node was first; its copy is the same
                 fresh.rename(entry)
         except OSError as exc:

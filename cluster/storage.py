@@ -19,10 +19,13 @@ import pyarrow.parquet as pq
 from cluster.config import StorageConfig
 from cluster.faults import explained
 from cluster.node_copies import NodeCopies
+from cluster.small_files import patient_reader
 from configs.errors import StorageError
 
-_S3_ATTEMPTS = 10
-"""Of each request to S3, with growing waits between: of a store that fails every fifth the usual three end a run."""
+_S3_RETRIES = 12
+"""Of each request to S3: of a store that fails every fifth the usual two end a run. The first at once, then after 0.05
+seconds and so on, each wait twice the one before: a request refused now and then costs next to nothing (half a second
+and more by the usual way, minutes in a run), and one that is refused for 102 seconds is still asked again."""
 _S3_SILENCE_S = 60.0
 """After which an answer is given up and asked for again; the usual 3 seconds are short where machines are busy."""
 
@@ -72,6 +75,11 @@ class Storage:
         """Whether paths of this storage are paths of this machine."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
+    @property
+    def reader(self) -> pafs.FileSystem:
+        """The filesystem for whoever only reads: one of S3 that does not stumble over small files."""
+        return patient_reader(self.filesystem)
+
     def path(self, relative: str) -> str:
         """The filesystem's own path of a relative one.
 
@@ -118,13 +126,13 @@ class Storage:
 
     def read_bytes(self, relative: str) -> bytes:
         """A whole file."""
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+        with self.reader.open_input_stream(self.path(relative)) as stream:
             return cast(bytes, stream.read())
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """A whole file, visible only when complete (written beside, then moved)."""
         with self.writing(relative) as path:
-            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            self._make_parent(path)
             if not self.is_local:  # an object appears only once its upload has finished
                 with self.filesystem.open_output_stream(path) as stream:
                     stream.write(data)
@@ -152,9 +160,9 @@ class Storage:
         """A Parquet file or a folder of Parquet files as one table."""
         path = self.path(relative)
         if self._info(path).type != pafs.FileType.File:
-            return pq.read_table(path, columns=columns, filesystem=self.filesystem)
+            return pq.read_table(path, columns=columns, filesystem=self.reader)
         # Without pyarrow.dataset, which imports pandas where that is installed: sixty megabytes in every worker.
-        with self.filesystem.open_input_file(path) as source:
+        with self.reader.open_input_file(path) as source:
             table = pq.ParquetFile(source).read(columns)
         if lacking := set(columns or ()) - set(table.column_names):
             raise pa.ArrowInvalid(f"{path} lacks the columns {', '.join(sorted(lacking))}")
@@ -162,18 +170,18 @@ class Storage:
 
     def read_batches(self, relative: str, columns: list[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
         """The rows of one Parquet file, so many at a time; a row group is in memory at once."""
-        with self.filesystem.open_input_file(self.path(relative)) as source:
+        with self.reader.open_input_file(self.path(relative)) as source:
             yield from pq.ParquetFile(source, pre_buffer=False).iter_batches(rows, columns=columns)
 
     def read_rows(self, relative: str, where: tuple[str, str, object], columns: list[str] | None = None) -> pa.Table:
         """Rows of a Parquet file or folder by a condition, such as ``(column, "in", values)``; other row groups are not
         read."""
-        return pq.read_table(self.path(relative), filesystem=self.filesystem, columns=columns, filters=[where])
+        return pq.read_table(self.path(relative), filesystem=self.reader, columns=columns, filters=[where])
 
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
         with self.writing(relative) as path:
-            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            self._make_parent(path)
             pq.write_table(table, path, filesystem=self.filesystem, **options)
 
     @contextmanager
@@ -181,7 +189,7 @@ class Storage:
         """Writes the tables that it is given, one row group each, into one Parquet file. After an error it holds those
         that came before."""
         with self.writing(relative) as path:
-            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            self._make_parent(path)
             writer = pq.ParquetWriter(path, schema, filesystem=self.filesystem)
 
         def write(table: pa.Table) -> None:
@@ -215,8 +223,18 @@ class Storage:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             with self.writing(relative) as path:
-                self.filesystem.create_dir(path, recursive=True)
+                if not self._is_s3:
+                    self.filesystem.create_dir(path, recursive=True)
                 pafs.copy_files(folder, path, destination_filesystem=self.filesystem)
+
+    @property
+    def _is_s3(self) -> bool:
+        return isinstance(self.filesystem, pafs.S3FileSystem)
+
+    def _make_parent(self, path: str) -> None:
+        """The folder of a file to be. S3 needs none, and would be asked once for each level of its path."""
+        if not self._is_s3:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
 
     def _info(self, where: str | pafs.FileSelector) -> Any:
         try:
@@ -240,7 +258,7 @@ class Storage:
 
 
 def _patient(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    """The same with ``_S3_ATTEMPTS``, which a URI cannot hold, and ``_S3_SILENCE_S`` where it tells nothing else."""
+    """The same with ``_S3_RETRIES``, which a URI cannot hold, and ``_S3_SILENCE_S`` where it tells nothing else."""
     return _of_options(_options(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
 
 
@@ -250,7 +268,7 @@ def _options(filesystem: pafs.S3FileSystem) -> dict[str, Any]:
 
 
 def _of_options(options: dict[str, Any]) -> pafs.S3FileSystem:
-    return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS))
+    return pafs.S3FileSystem(**options, retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=_S3_RETRIES))
 
 
 # Its own pickle forgets how often, and Ray's workers get the filesystem so, with the storage and without.

@@ -18,6 +18,9 @@ from typing import Any
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-of-a-test"}
 """Any will do for the server."""
 BUCKET = "bucket"
+_REFUSAL = ('<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request '
+            f"rate.</Message><RequestId>{'7' * 16}</RequestId><HostId>{'h' * 76}</HostId></Error>").encode()
+"""As long as those of S3: longer than a small file."""
 
 
 def installed() -> bool:
@@ -57,9 +60,10 @@ def refusing_server(busy: Callable[[str, str], bool]) -> Iterator[str]:
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:
         if busy(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
-            environ["wsgi.input"].read()
+            environ["wsgi.input"].read(-1 if environ.get("wsgi.input_terminated")  # else it waits until the client
+                                       else int(environ.get("CONTENT_LENGTH") or 0))  # gives up
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
+            return [_REFUSAL]
         return app(environ, start_response)
 
     server = make_server("127.0.0.1", 0, answer, threaded=True)

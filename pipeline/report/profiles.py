@@ -78,7 +78,7 @@ def profile_samples(count: int, seed: int, profiles: Artifact, prepared: Artifac
 
 def _measured(profiles: Artifact) -> pa.Table:
     """USER_IDX, ANGLE, words, characters of every profile; the texts are read batch by batch."""
-    dataset = pads.dataset(profiles.path("profiles"), format="parquet", filesystem=profiles.storage.filesystem)
+    dataset = pads.dataset(profiles.path("profiles"), format="parquet", filesystem=profiles.storage.reader)
     schema = pa.schema([(USER_IDX, pa.int64()), (ANGLE, pa.string()), ("words", pa.int32()),
                         ("characters", pa.int32())])
     parts = [pa.table([batch[USER_IDX], batch[ANGLE], pc.count_substring_regex(batch[PROFILE], r"\S+"),

@@ -61,7 +61,7 @@ def profile_map(targets: Artifact, items: Items, histories: Histories, seed: int
 
 def _profile_lengths(profiles: Artifact) -> np.ndarray:
     """Characters of every profile, read batch by batch."""
-    dataset = pads.dataset(profiles.path("profiles"), format="parquet", filesystem=profiles.storage.filesystem)
+    dataset = pads.dataset(profiles.path("profiles"), format="parquet", filesystem=profiles.storage.reader)
     lengths = [pc.utf8_length(batch[PROFILE]).to_numpy(zero_copy_only=False)
                for batch in dataset.to_batches(columns=[PROFILE])]
     return np.concatenate(lengths) if lengths else np.zeros(0, np.int64)

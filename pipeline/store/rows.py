@@ -53,7 +53,7 @@ def sorted_parts(out: ArtifactDir, id_column: str, ids: np.ndarray, part_rows: i
     Raises:
         ArtifactError: an id is missing, stands twice, or is none of ``ids``.
     """
-    dataset = pads.dataset(out.path(folder), format="parquet", filesystem=out.storage.filesystem)
+    dataset = pads.dataset(out.path(folder), format="parquet", filesystem=out.storage.reader)
     blocks = list(dataset.get_fragments())
     first_F, last_F = _reach(blocks, id_column)
     for start in range(0, len(ids), part_rows):

@@ -23,6 +23,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 
 from cluster.faults import fault
 from cluster.machine import cpu_count
+from cluster.small_files import read_again
 from cluster.storage import Storage
 from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.train.checkpoint import Outcome, read_outcome
@@ -65,7 +66,7 @@ class RaySession:
     def _fetch(self, checkpoint: Checkpoint) -> Path:
         if isinstance(checkpoint.filesystem, pafs.LocalFileSystem):
             return Path(checkpoint.path)
-        return Path(checkpoint.to_directory(str(self.new_folder())))
+        return Path(read_again(lambda: checkpoint.to_directory(str(self.new_folder()))))
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
         if checkpoint is None:

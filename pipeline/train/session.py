@@ -109,7 +109,7 @@ class LocalSession:
         if self._storage.is_local:
             return Path(path)
         folder = self.new_folder()
-        pafs.copy_files(path, str(folder), source_filesystem=self._storage.filesystem)
+        pafs.copy_files(path, str(folder), source_filesystem=self._storage.reader)
         return folder
 
     def _stored(self) -> list[str]:

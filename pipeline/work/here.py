@@ -30,7 +30,7 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     done = np.array([row for name in names for row in out.storage.read_table(
         out.relative(f"{saved}/{name}"), [id_column])[id_column].to_pylist()], np.int64)
     done.sort()
-    dataset = pads.dataset(storage.path(source), format="parquet", filesystem=storage.filesystem)
+    dataset = pads.dataset(storage.path(source), format="parquet", filesystem=storage.reader)
     wanted = None if only is None else pads.field(id_column).isin(pa.array(only))
     count, number = len(done), len(names)
     with Progress(label, num_rows, unit, done=count) as progress:

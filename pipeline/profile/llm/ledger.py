@@ -135,7 +135,7 @@ class Ledger:
         return f"{self.folder}/parts"
 
     def _open(self, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self.storage.path(f"{self._parts}/{name}"), filesystem=self.storage.filesystem)
+        return pq.ParquetFile(self.storage.path(f"{self._parts}/{name}"), filesystem=self.storage.reader)
 
 
 @dataclass(frozen=True)

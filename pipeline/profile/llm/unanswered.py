@@ -48,7 +48,7 @@ class Unanswered:
 
     def tables(self, batch_rows: int) -> Iterator[pa.Table]:
         """The same, read by this process."""
-        source = pads.dataset(self.out.path(self.folder), format="parquet", filesystem=self.out.storage.filesystem)
+        source = pads.dataset(self.out.path(self.folder), format="parquet", filesystem=self.out.storage.reader)
         wanted = (_keep(pa.Table.from_batches([batch]), self.done) for batch in source.to_batches())
         yield from tables_of((batch for table in wanted for batch in table.to_batches()), batch_rows)
 
