@@ -130,8 +130,9 @@ ROWS = (
     Row("a key that runs out", "the stage ends in the server's words; what was under way is kept",
         ("distributed/test_profile_llm.py::test_a_refused_key_stops_the_stage_and_keeps_what_was_answered",
          "unit/test_llm_client.py::test_what_is_answered_soon_after_the_end_is_saved_in_every_batch")),
-    Row("an object store that is busy", "asked again",
-        ("unit/test_storage.py::test_a_store_that_is_busy_four_times_running_is_asked_again",)),
+    Row("an object store that refuses requests now and then", "asked again; a whole run ends with the same figures",
+        ("unit/test_storage.py::test_a_store_that_is_busy_four_times_running_is_asked_again",
+         "integration/test_s3_run.py::test_a_store_that_refuses_every_fifth_request_changes_no_figure")),
     Row("a driver that is killed while it publishes", "nothing half is read; the same command goes on",
         ("integration/test_s3_run.py::test_a_driver_killed_while_it_publishes_leaves_nothing_to_read_and_the_same_"
          "command_goes_on",)),

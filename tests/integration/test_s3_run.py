@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from pipeline.store.artifacts import open_artifact
-from tests.s3_server import BUCKET, CREDENTIALS
+from tests.s3_server import BUCKET, CREDENTIALS, refusing_server
 from tests.tools import ON_RAY, ROOT, TINY, command
 
 FITTED = ("reduce.fit_rows=90",)
@@ -87,6 +90,31 @@ def test_the_whole_way_on_ray_ends_with_the_figures_of_a_local_folder_and_tells_
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret.decode() not in said
     assert not [file for file in remote.files("") if secret in remote.read_bytes(file)]
+
+
+def test_a_store_that_refuses_every_fifth_request_changes_no_figure(tmp_path: Path, expected: dict[str, Any]) -> None:
+    """Without Ray; what travels to its workers is asked again by the same means (tests/unit/test_storage.py)."""
+    met, refused, one_at_a_time = Counter[str](), Counter[str](), threading.Lock()
+    dice = {method: random.Random(f"{method} 1") for method in ("PUT", "HEAD", "GET", "POST", "DELETE")}
+
+    def busy(method: str, path: str) -> bool:
+        if path.rstrip("/") == f"/{BUCKET}" and method == "PUT":  # the bucket is made by the server itself
+            return False
+        with one_at_a_time:
+            refuses = dice[method].random() < 0.2
+            met[method] += 1
+            refused[method] += refuses
+        return refuses
+
+    with refusing_server(busy) as endpoint:
+        ended(begun(tmp_path, "run", *FITTED, settings(endpoint, "x")))
+        seen = refused.copy()
+        remote = opened(endpoint, "x")
+        assert results(remote) == expected["all"]
+        kept = manifests(remote)
+        assert all(remote.names(f"{address}/attempts") == [kept[address]] for address in kept), "nothing twice"
+    assert min(seen[method] for method in dice) > 0, "requests of every kind were refused"
+    assert seen.total() > 0.15 * met.total()
 
 
 @pytest.mark.parametrize("moment", ["upload", "manifest"])
