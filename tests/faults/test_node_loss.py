@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,13 +22,20 @@ from tests.job_server import environment_for
 from tests.tools import ROOT, TINY, command, epochs_logged, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-USERS, EPOCHS, RANKED = 600, 150, 26_000
+FEW, USERS, EPOCHS, RANKED = 300, 600, 150, 26_000
 RUN = (f"prepare.source.users={USERS}", "train.epochs=60", "train.distill_epochs=20")
 TWO_WORKERS = "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}"
 ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1, resize_every_s: 5}"
 ON_THREE = ("profile.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             "encode.execution={actors: 3, num_cpus: 1, batch_rows: 4, block_rows: 4}",
             TWO_WORKERS, "evaluate.execution.workers=3")
+
+
+SOON_DEAD = {"RAY_health_check_period_ms": "500"}
+"""Five such periods until a node that is gone counts as dead; 3 seconds each by default, for which every test waits.
+One that is only slow has ten seconds for each answer, as ever."""
+BEGUN: list[subprocess.Popen[str]] = []
+"""Commands of the test that runs."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,9 @@ class ThreeNodes:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     environment = environment_for(tmp_path_factory.mktemp("home")) | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "tests.faults.three_nodes"], cwd=ROOT, env=environment, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "tests.faults.three_nodes"], cwd=ROOT, text=True,
+                               env=environment | SOON_DEAD, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL)
     assert process.stdin is not None and process.stdout is not None
     address = process.stdout.readline().strip()
     yield ThreeNodes(process, environment | {"RAY_ADDRESS": address})
@@ -58,15 +67,27 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     process.stdout.close()
 
 
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """No command outlives a test that failed."""
+    yield
+    for process in BEGUN:
+        process.kill()
+        process.wait()
+    BEGUN.clear()
+
+
 def call(environment: dict[str, str], verb: str, folder: Path, *overrides: str) -> subprocess.Popen[str]:
     (folder / "tiny.yaml").write_text(TINY)
-    return subprocess.Popen(command(verb, "-c", str(folder / "tiny.yaml"), *RUN, f"storage.uri={folder / 'storage'}",
-                                    *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command(verb, "-c", str(folder / "tiny.yaml"), *RUN, f"storage.uri={folder / 'storage'}",
+                                       *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    BEGUN.append(process)
+    return process
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + 400
     while not reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "it did not come so far in time"
@@ -80,26 +101,28 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Path) -> None:
+    """Three of them in one run."""
     whole, lossy = tmp_path / "whole", tmp_path / "lossy"
     whole.mkdir()
     lossy.mkdir()
-    ended(call(dict(os.environ), "run", whole, TWO_WORKERS))  # with dropout, their number is part of the address
+    run = ("arms=[distilled]", f"prepare.source.users={FEW}")
+    alone = call(dict(os.environ), "run", whole, *run, TWO_WORKERS)  # with dropout, their number is part of the address
+    process = call(nodes.environment, "run", lossy, *run, *ON_THREE)
     stages = lossy / "storage" / "artifacts"
 
     for stage in ("profile", "encode"):
-        process = call(nodes.environment, stage, lossy, *ON_THREE)
-        until(lambda: nodes.ask("actors") == [1, 1, 1], process)
-        until(lambda stage=stage: saved_blocks(stages / stage) >= 5, process)  # type: ignore[misc]
-        assert nodes.ask("kill") > 0
-        assert process.poll() is None, "the node died in the middle"
-        ended(process)
-    process = call(nodes.environment, "train", lossy, *ON_THREE)
+        until(lambda stage=stage: (saved_blocks(stages / stage) >= 5  # type: ignore[misc]
+                                   and nodes.ask("actors") == [1, 1, 1]), process)
+        assert nodes.ask("lose") > 0
+        assert not any((stages / stage).glob("*/manifest.json")), "the node died in the middle"
+        assert nodes.ask("add") == 3
     until(lambda: any((stages / "train").rglob("checkpoint_manager_snapshot.json")), process)  # Ray Train's own
-    assert nodes.ask("kill") > 0
-    assert process.poll() is None, "the node died in the middle"
+    assert nodes.ask("lose") > 0
+    assert not any((stages / "train").glob("*/manifest.json")), "the node died in the middle"
+    assert nodes.ask("add") == 3
     ended(process)
-    ended(call(nodes.environment, "run", lossy, *ON_THREE))
-    assert users_with_profiles(lossy) == users_with_profiles(whole) == list(range(USERS))
+    ended(alone)
+    assert users_with_profiles(lossy) == users_with_profiles(whole) == list(range(FEW))
     ours, theirs = (json.loads((folder / "storage" / "runs" / "tiny" / "metrics.json").read_text())
                     for folder in (lossy, whole))
     assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
@@ -108,12 +131,12 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
 def test_all_nodes_rank_and_one_that_dies_changes_no_rank(nodes: ThreeNodes, tmp_path: Path) -> None:
     whole, lossy = tmp_path / "whole", tmp_path / "lossy"
     whole.mkdir()
-    lossy.mkdir()
     many = ("arms=[plain]", f"prepare.source.users={RANKED}", "prepare.source.items=8000", "train.epochs=1",
             "train.distill_epochs=0", "train.batch_size=512", "train.loss={kind: sampled_softmax, negatives: 64}",
             "train.validation_users=500", "evaluate.baselines=[popularity]")
-    ended(call(dict(os.environ), "run", whole, *many))
-    ended(call(dict(os.environ), "train", lossy, *many))
+    ended(call(dict(os.environ), "train", whole, *many))
+    shutil.copytree(whole, lossy)
+    alone = call(dict(os.environ), "run", whole, *many)
     process, at_work = call(nodes.environment, "run", lossy, *many, "evaluate.execution.workers=6"), set[int]()
 
     def all_have_ranked() -> bool:
@@ -121,9 +144,11 @@ def test_all_nodes_rank_and_one_that_dies_changes_no_rank(nodes: ThreeNodes, tmp
         return len(at_work) == 3
 
     until(all_have_ranked, process)
-    until(lambda: nodes.ask("kill rank_shards") > 0, process)
+    until(lambda: nodes.ask("lose rank_shards") > 0, process)
     assert process.poll() is None, "the node died in the middle"
+    assert nodes.ask("add") == 3
     ended(process)
+    ended(alone)
     found, expected = (ranks_in(folder) for folder in (lossy, whole))
     assert found == expected and len(found) == 2
     assert all(table[USER_IDX].to_pylist() == list(range(RANKED)) for table in found.values())
@@ -142,7 +167,7 @@ def test_an_elastic_group_goes_on_with_fewer_nodes_and_grows_again(nodes: ThreeN
     whole.mkdir()
     lossy.mkdir()
     training = ("arms=[plain]", "model.dropout=0", f"train.epochs={EPOCHS}", "train.optimizer.lr=1e-4")
-    ended(call(dict(os.environ), "train", whole, *training))
+    single = call(dict(os.environ), "train", whole, *training)
     # Ray may first wait so long for as many workers as before.
     process = call(nodes.environment | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}, "train", lossy, *training,
                    ELASTIC)
@@ -158,6 +183,7 @@ def test_an_elastic_group_goes_on_with_fewer_nodes_and_grows_again(nodes: ThreeN
     assert nodes.ask("add") == 3
     assert process.poll() is None, "the node died, and another came, in the middle"
     output = ended(process)
+    ended(single)
     alone, group = (only_manifest(folder / "storage" / "artifacts" / "train") for folder in (whole, lossy))
     assert group["fingerprint"] == alone["fingerprint"]
     assert (alone["info"]["world_sizes"], group["info"]["world_sizes"]) == ([1], [3, 2, 3]), output

@@ -5,8 +5,7 @@ Prints the address, and then one line of JSON for each line that it reads:
 - ``actors``: how many living actors each of the three has
 - ``at-work TASK``: in how many processes of each of the three such a task runs
 - ``lose``: kills the busiest node; how many of its CPUs were taken, 0: none was killed
-- ``kill``: the same, and starts another in its place
-- ``kill TASK``: of the node with most such tasks; in how many processes they ran
+- ``lose TASK``: of the node with most such tasks; in how many processes they ran
 - ``add``: starts another in the place of the one that was lost
 """
 
@@ -62,14 +61,12 @@ def main() -> None:
         elif line.startswith("at-work "):
             answer = [running(node, line.split()[1]) for node in nodes]
         else:
-            verb, *task = line.split()
+            _, *task = line.split()
             used = [running(node, task[0]) for node in nodes] if task else taken(nodes)
             answer = max(used)
             if answer:
                 lost = used.index(answer)
                 cluster.remove_node(nodes[lost], allow_graceful=False)
-                if verb == "kill":
-                    nodes[lost] = new_node()
         print(json.dumps(answer), file=answers)
     ray.shutdown()
     cluster.shutdown()
