@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import polars as pl
 
 from configs.errors import DataError
@@ -13,6 +14,8 @@ from pipeline.prepare.raw import RAW_ROW, UNTIMED, RawTables
 from pipeline.prepare.times import LEGAL_TIMES
 from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 from pipeline.work.text import shorten
+
+_SHOWN_ROWS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -24,27 +27,32 @@ class Problem:
     legal: str
 
 
+@dataclass(frozen=True)
 class BadRows:
-    """Raw rows that cannot be used, as they are found."""
+    """Raw rows that cannot be used: how many, and which come first."""
 
-    def __init__(self) -> None:
-        self._rows: list[np.ndarray] = []
-        self._problems: list[np.ndarray] = []
+    counts: dict[int, int]
+    """Number of ``code`` → rows with that problem."""
+    first: dict[int, list[int]]
+    """And a few of them, ascending."""
 
-    def add(self, rows: pl.Series, problems: pl.Series | int) -> None:
-        """Rows, ascending and after those before, with a problem each (a number of ``code``), or all with one."""
-        self._rows.append(rows.to_numpy())
-        self._problems.append(np.full(len(rows), problems, np.uint8) if isinstance(problems, int)
-                              else problems.to_numpy())
+    @classmethod
+    def of(cls, rows: pl.Series, problems: pl.Series) -> BadRows:
+        """Rows, ascending, with the number of a problem each."""
+        rows_of = {int(problem): rows.filter(problems == problem) for problem in problems.unique()}
+        return cls({problem: len(found) for problem, found in rows_of.items()},
+                   {problem: found.head(_SHOWN_ROWS).to_list() for problem, found in rows_of.items()})
 
-    @property
-    def rows(self) -> np.ndarray:
-        return np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
-
-    @property
-    def problems(self) -> np.ndarray:
-        """uint8, a number of ``code`` for each row."""
-        return np.concatenate(self._problems) if self._problems else np.zeros(0, np.uint8)
+    @classmethod
+    def joined(cls, found: Iterable[tuple[int, BadRows]]) -> BadRows:
+        """Those of consecutive parts of the raw data, each with the number of rows before the part."""
+        counts, first = Counter[int](), dict[int, list[int]]()
+        for rows_before, bad in found:
+            counts.update(bad.counts)
+            for problem, rows in bad.first.items():
+                shown = first.setdefault(problem, [])
+                shown += [rows_before + row for row in rows[:_SHOWN_ROWS - len(shown)]]
+        return cls(dict(counts), first)
 
 
 _ID: Final = "legal: any text or whole number but an empty one and prepare.source.missing_words"
@@ -61,7 +69,6 @@ PROBLEMS: Final[dict[str, Problem]] = {
 """Reason in ``stats.json`` → what messages say, in the order of checking."""
 _PASSED_OVER: Final = ("user_without_items",)
 """Never an error: dropped and counted."""
-_SHOWN_ROWS = 5
 _SHOWN_WIDTH = 60
 
 
@@ -89,35 +96,33 @@ def code(reason: str) -> int:
     return 1 + list(PROBLEMS).index(reason)
 
 
-def refuse_or_count(raw: RawTables, rows: np.ndarray, problems: np.ndarray, policy: str) -> dict[str, int]:
+def refuse_or_count(raw: RawTables, bad: BadRows, policy: str) -> dict[str, int]:
     """Reason → number of bad rows; raises where there are any and the policy is ``error``."""
-    counts = np.bincount(problems, minlength=len(PROBLEMS) + 1)[1:]
-    found = {reason: int(count) for reason, count in zip(PROBLEMS, counts, strict=True) if count}
+    found = {reason: bad.counts[code(reason)] for reason in PROBLEMS if code(reason) in bad.counts}
     refused = {reason: count for reason, count in found.items() if reason not in _PASSED_OVER}
     if refused and policy == "error":
         reason = next(iter(refused))
         others = {k: v for k, v in refused.items() if k != reason}
-        raise DataError(f"{raw.name}: {_told(refused[reason], reason)}: {_shown(raw, rows, problems, reason)}"
+        raise DataError(f"{raw.name}: {_told(refused[reason], reason)}: {_shown(raw, bad, reason)}"
                         f"{f'; further: {_list(others)}' if others else ''}; {PROBLEMS[reason].legal}; "
                         "mend the file, or set prepare.filter.bad_rows=drop to drop and count them")
     return found
 
 
-def all_bad(raw: RawTables, rows: np.ndarray, problems: np.ndarray, dropped: dict[str, int]) -> DataError:
+def all_bad(raw: RawTables, bad: BadRows, dropped: dict[str, int]) -> DataError:
     """What to raise where no row is left."""
-    reason = next(reason for reason in dropped if (problems == code(reason)).any())
+    reason = next(reason for reason in dropped if code(reason) in bad.counts)
     return DataError(f"{raw.name}: every one of its {sum(dropped.values()):,} rows is bad ({_list(dropped)}), such as "
-                     f"{_shown(raw, rows, problems, reason)}; {PROBLEMS[reason].legal}; check the columns named in "
+                     f"{_shown(raw, bad, reason)}; {PROBLEMS[reason].legal}; check the columns named in "
                      "prepare.source")
 
 
-def _shown(raw: RawTables, rows: np.ndarray, problems: np.ndarray, reason: str) -> str:
+def _shown(raw: RawTables, bad: BadRows, reason: str) -> str:
     """The first rows with a problem and what the file holds there."""
-    bad = rows[problems == code(reason)]
-    first = [int(row) for row in bad[:_SHOWN_ROWS]]
+    first = bad.first[code(reason)]
     values = _values(raw, first, PROBLEMS[reason].column)
     return ", ".join(f"{raw.place(row)}{values.get(row, '')}" for row in first) + (
-        " …" if len(bad) > _SHOWN_ROWS else "")
+        " …" if bad.counts[code(reason)] > _SHOWN_ROWS else "")
 
 
 def _values(raw: RawTables, rows: list[int], column: str) -> dict[int, str]:

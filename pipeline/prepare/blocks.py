@@ -1,28 +1,40 @@
 """Interactions in blocks of consecutive users, so that no more than one block need be in memory.
 
+What is done to blocks is a function of one block, so that whoever does it, this process or Ray tasks, gives the same.
+
 Legend: N interactions of a block.
 """
 
 from __future__ import annotations
 
-import itertools
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import polars as pl
 
-from cluster.faults import storage_errors
 from pipeline.prepare.raw import RAW_ROW, TimeUnit
+from pipeline.prepare.scratch import Scratch, Segment
 from pipeline.prepare.times import PER_SECOND
 from pipeline.store.columns import ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, USER_ID
 from pipeline.work.progress import track
+from pipeline.work.tasks import Workers
 
+T = TypeVar("T")
 _COLUMNS: Final = {"users": USER_ID, "items": ITEM_ID, "times": TIMESTAMP, "signals": SIGNAL, "rows": RAW_ROW,
                    "reviews": REVIEW}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where interactions are while they are prepared, and who works on them."""
+
+    scratch: Scratch
+    """For what does not fit into memory; all workers reach it."""
+    rows_at_once: int
+    """Most rows of a block (a user with more is a block of their own); each worker has about two blocks in memory."""
+    workers: Workers
 
 
 @dataclass(frozen=True)
@@ -76,99 +88,77 @@ class Interactions:
                    reviews=reviews, unit=unit)
 
 
-@dataclass
-class Spill:
-    """Tables of one kind, in the order in which they came: in memory while they are few, else in files."""
-
-    folder: Path
-    rows_at_once: int
-    """More rows are written."""
-    setting: str
-    """What a person sets to have the folder elsewhere."""
-    rows: int = 0
-    _held: list[pl.DataFrame] = field(default_factory=list)
-    _held_rows: int = 0
-    _files: list[Path] = field(default_factory=list)
-
-    def append(self, table: pl.DataFrame) -> None:
-        """One more table."""
-        self._held.append(table)
-        self._held_rows += table.height
-        self.rows += table.height
-        if self._held_rows > self.rows_at_once:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is in memory."""
-        if self._held_rows:
-            self._files.append(self.folder / f"{len(self._files):06d}.arrow")
-            _write(pl.concat(self._held), self._files[-1], self.setting)
-        self._held, self._held_rows = [], 0
-
-    def __iter__(self) -> Iterator[pl.DataFrame]:
-        for file in self._files:
-            yield pl.read_ipc_stream(file)
-        yield from self._held
-
-    def pop(self) -> Iterator[pl.DataFrame]:
-        """The same, each gone once it is given."""
-        for file in self._files:
-            yield pl.read_ipc_stream(file)
-            file.unlink()
-        self._files = []
-        self._held.reverse()
-        while self._held:
-            yield self._held.pop()
-        self._held_rows = self.rows = 0
-
-
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of interactions: one in memory, or several in files of a folder."""
+    """Blocks of interactions: one in memory, or each in a part of one or several files, in their order."""
 
     one: Interactions | None
     unit: TimeUnit
-    files: tuple[Path, ...] = ()
-    setting: str = ""
-    """What a person sets to have the files elsewhere."""
+    place: Place
+    files: tuple[tuple[Segment, ...], ...] = ()
 
     def __iter__(self) -> Iterator[Interactions]:
         if self.one is not None:
             yield self.one
-        for file in self.files:
-            yield Interactions.of(pl.read_ipc_stream(file), self.unit)
+        for segments in self.files:
+            yield _loaded(self.place.scratch, segments, self.unit)
 
-    @classmethod
-    def written(cls, blocks: Iterable[Interactions], total: int, unit: TimeUnit, scratch: Path, setting: str,
-                label: str) -> Blocks:
-        """So many blocks, made one after the other, in files of a new folder below ``scratch``.
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each block."""
+        if self.one is not None:
+            return [len(self.one)]
+        return [sum(segment.rows for segment in segments) for segments in self.files]
 
-        Args:
-            label: names the work in progress lines.
-        """
-        folder = next(path for number in itertools.count() if not (path := scratch / f"blocks-{number}").exists())
-        files = []
-        for number, block in enumerate(track(blocks, f"prepare: {label}", "blocks", total)):
-            files.append(folder / f"{number:06d}.arrow")
-            _write(block.table(), files[-1], setting)
-        return cls(None, unit, tuple(files), setting)
-
-    def map(self, change: Callable[[Interactions], Interactions], label: str) -> Blocks:
-        """Every block changed; what was in files is deleted.
+    def ask(self, question: Callable[..., T], label: str, *shared: Any) -> Iterator[T]:
+        """What ``question(block, *shared)`` says of each block, in their order.
 
         Args:
+            question: a function that can be imported by name.
             label: names the work in progress lines, where there are files.
         """
         if self.one is not None:
-            return Blocks(change(self.one), self.unit)
-        changed = Blocks.written(map(change, self), len(self.files), self.unit, self.files[0].parents[1], self.setting,
-                                 label)
-        shutil.rmtree(self.files[0].parent)
-        return changed
+            yield question(self.one, *shared)
+            return
+        arguments = tuple(map(self.place.workers.share, shared))
+        calls = ((self.place.scratch, segments, self.unit, question, *arguments) for segments in self.files)
+        yield from track(self.place.workers.run(ask_block, calls), f"prepare: {label}", "blocks", len(self.files))
+
+    def map(self, change: Callable[..., tuple[Interactions, T]], label: str, *shared: Any,
+            each: Sequence[Any] | None = None) -> tuple[Blocks, list[T]]:
+        """Every block changed, and what the change says of each; what was in files is deleted.
+
+        Args:
+            change: a function that can be imported by name; given ``(block, *shared)``.
+            label: names the work in progress lines, where there are files.
+            each: a last argument of each block's own.
+        """
+        own = [(value,) for value in each] if each is not None else [()] * len(self.sizes)
+        if self.one is not None:
+            one, said = change(self.one, *shared, *own[0])
+            return Blocks(one, self.unit, self.place), [said]
+        arguments = tuple(map(self.place.workers.share, shared))
+        calls = ((self.place.scratch, segments, self.unit, change, *arguments, *more)
+                 for segments, more in zip(self.files, own, strict=True))
+        changed = list(track(self.place.workers.run(change_block, calls), f"prepare: {label}", "blocks",
+                             len(self.files)))
+        self.place.scratch.delete(segment for segments in self.files for segment in segments)
+        return (Blocks(None, self.unit, self.place, tuple((segment,) for segment, _ in changed)),
+                [said for _, said in changed])
 
 
-def _write(table: pl.DataFrame, path: Path, setting: str) -> None:
-    """A stream, which readers copy into memory: a file of Arrow's other form would stay mapped, and open, once read."""
-    with storage_errors(str(path), setting):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.write_ipc_stream(path)
+def ask_block(scratch: Scratch, segments: Sequence[Segment], unit: TimeUnit, question: Callable[..., T],
+              *arguments: Any) -> T:
+    """What a block in files makes of a question."""
+    return question(_loaded(scratch, segments, unit), *arguments)
+
+
+def change_block(scratch: Scratch, segments: Sequence[Segment], unit: TimeUnit,
+                 change: Callable[..., tuple[Interactions, T]], *arguments: Any) -> tuple[Segment, T]:
+    """A block in files changed, in a new file."""
+    changed, said = change(_loaded(scratch, segments, unit), *arguments)
+    return scratch.write([changed.table()])[0], said
+
+
+def _loaded(scratch: Scratch, segments: Sequence[Segment], unit: TimeUnit) -> Interactions:
+    return Interactions.of(scratch.read(segments), unit)

@@ -97,16 +97,15 @@ def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[K
     if not (found.parts == TRAIN_CODE).any() or not len(found.validation.users) or not len(found.test.users):
         raise DataError("prepare.cold_start: without the chosen items' interactions nothing is left to train on, to "
                         "validate or to test; use more data, or a smaller prepare.cold_start.share")
-    start = 0
+    blocks, _ = kept.blocks.map(left, "removing cold items", number_M.astype(np.int32),
+                                each=[stay_N[place] for place in kept.places()])
+    return replace(kept, blocks=blocks, users=users, user_ids=kept.user_ids.filter(pl.Series(left_M))), found
 
-    def left(block: Interactions) -> Interactions:
-        nonlocal start
-        staying = block.take(stay_N[start:start + len(block)])
-        start += len(block)
-        return replace(staying, users=number_M[staying.users].astype(np.int32))
 
-    return replace(kept, blocks=kept.blocks.map(left, "removing cold items"), users=users,
-                   user_ids=kept.user_ids.filter(pl.Series(left_M))), found
+def left(block: Interactions, number_M: np.ndarray, stay_N: np.ndarray) -> tuple[Interactions, None]:
+    """The rows of a block that stay, with their users' new numbers."""
+    staying = block.take(stay_N)
+    return replace(staying, users=number_M[staying.users]), None
 
 
 def _moved(cases: CaseRows, place_N: np.ndarray, number_M: np.ndarray, users: Users) -> CaseRows:

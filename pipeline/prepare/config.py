@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.config import Placement
 from configs.base import Config
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -250,16 +251,24 @@ class ColdStartConfig(Config):
         return self
 
 
-class PrepareExecution(Config):
+class PrepareExecution(Placement):
     """Never part of a fingerprint."""
 
+    workers: int = Field(default=0, ge=0)
+    """Ray tasks at a time, on all nodes, that read the files and work on blocks of users; 0: this process does it. The
+    artifact is the same, byte for byte. Tasks read several interaction files side by side, or the row groups of Parquet
+    files, at paths that all nodes must have; a single text file is read in this process. What they hand on waits in
+    files of the storage. Splitting and writing stay in this process, a block at a time."""
+    num_cpus: float = Field(default=1.0, gt=0)
+    """CPUs per task."""
     streaming: bool = True
     """Polars' streaming engine."""
     history_rows: int = Field(default=20_000, ge=1)
     """Users per file of training histories (blocks of the profile stage)."""
     rows_at_once: int = Field(default=10_000_000, ge=1)
-    """Most interactions of a block of consecutive users. With more in all, a block and its copy are in memory and the
-    others wait in files: beside what is written, or below TMPDIR where that is an object store."""
+    """Most interactions of a block of consecutive users. With more in all, a block and its copy are in memory, of each
+    task where there are workers, and the others wait in files: beside what is written, or, without workers, below
+    TMPDIR where that is an object store."""
 
 
 class PrepareConfig(Config):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.stage import Columns, Stage, Step
+from pipeline.stage import Columns, Resources, Stage, Step
 from pipeline.store import columns as c
 
 if TYPE_CHECKING:
@@ -60,11 +60,16 @@ class PrepareStep(Step):
         return prepare(self.config.prepare, out)
 
     def needs_ray(self, inputs: Mapping[str, Artifact]) -> bool:
-        return False
+        return self.config.prepare.execution.workers > 0
 
 
 def _steps(config: RunConfig) -> Iterator[Step]:
     yield PrepareStep(config=config)
+
+
+def _resources(config: RunConfig) -> Resources:
+    tasks = config.prepare.execution
+    return Resources(tasks.workers, tasks.num_cpus)
 
 
 PREPARE = Stage(
@@ -73,4 +78,5 @@ PREPARE = Stage(
     needs={"the raw files of prepare.source": ()},
     makes=COLUMNS,
     steps=_steps,
+    resources=_resources,
 )

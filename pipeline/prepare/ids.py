@@ -68,6 +68,22 @@ def merged_ids(ids: pl.Series, what: str) -> tuple[pl.Series, np.ndarray | None]
     return merged, place.rechunk().to_numpy()
 
 
+class IdLists:
+    """Ids of several lists, each once, in the order in which they first come."""
+
+    def __init__(self) -> None:
+        self._kind = pl.Categorical(pl.Categories.random())
+        self._held = pl.Series([], dtype=self._kind)  # categories live as long as a column that has them
+
+    def add(self, ids: pl.Series) -> np.ndarray:
+        """The next list; int32, the place of each of its ids among all."""
+        return ids.cast(self._kind).to_physical().cast(pl.Int32).to_numpy()
+
+    def all(self) -> pl.Series:
+        """String."""
+        return self._held.dtype.categories.to_series()  # type: ignore[attr-defined, no-any-return]
+
+
 def without_point_zero(ids: pl.Expr) -> pl.Expr:
     """``12.0`` as ``12``."""
     return ids.str.replace(r"\.0+$", "")

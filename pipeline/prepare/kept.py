@@ -13,7 +13,7 @@ import polars as pl
 
 from models.ragged import offsets_of
 from pipeline.prepare.blocks import Blocks, Interactions
-from pipeline.prepare.numbering import Numbering
+from pipeline.prepare.numbering import Numbering, Seen
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, Split, Times
 
@@ -41,26 +41,26 @@ class KeptInteractions:
             earlier: raw ids of items that come first.
         """
         of_users, of_items = Numbering(len(user_ids)), Numbering(len(item_ids))
-        for block in blocks:
-            of_users.add(block.users)
-            of_items.add(block.items)
+        for seen_users, seen_items in blocks.ask(seen, "numbering"):
+            of_users.add(seen_users)
+            of_items.add(seen_items)
         users, items = of_users.order(user_ids), of_items.order(item_ids, earlier)
-        number = items.new + np.int32(1)
-
-        def numbered(found: Interactions) -> Interactions:
-            return replace(found, users=users.new[found.users], items=number[found.items])
-
-        return cls(blocks.map(numbered, "numbering"), Users(offsets_of(users.counts_M)), users.ids, items.ids, timeless)
+        blocks, _ = blocks.map(numbered, "numbering", users.new, items.new + np.int32(1))
+        return cls(blocks, Users(offsets_of(users.counts_M)), users.ids, items.ids, timeless)
 
     def __len__(self) -> int:
         return int(self.users.offsets[-1])
 
+    def places(self) -> Iterator[slice]:
+        """Of each block, the places of its rows among all rows."""
+        start = 0
+        for size in self.blocks.sizes:
+            yield slice(start, start + size)
+            start += size
+
     def pieces(self) -> Iterator[tuple[slice, Interactions]]:
         """Each block with the places of its rows among all rows."""
-        start = 0
-        for block in self.blocks:
-            yield slice(start, start + len(block)), block
-            start += len(block)
+        return zip(self.places(), self.blocks, strict=True)
 
     @property
     def times(self) -> Times | None:
@@ -87,3 +87,17 @@ class KeptInteractions:
     def trained_users(self, split: Split) -> np.ndarray:
         """int64 [M]: training interactions of each user."""
         return self.users.sums(split.parts == TRAIN_CODE)
+
+
+def seen(found: Interactions) -> tuple[Seen, Seen]:
+    """The users and items of a block."""
+    return Seen.of(found.users), Seen.of(found.items)
+
+
+def numbered(found: Interactions, users: np.ndarray, items: np.ndarray) -> tuple[Interactions, None]:
+    """A block under other numbers.
+
+    Args:
+        users: of each number the new one, as ``items``.
+    """
+    return replace(found, users=users[found.users], items=items[found.items]), None

@@ -25,18 +25,25 @@ def in_time(encoded: Encoded, seed: int) -> Encoded:
     time, but where ``file_order`` is set: then rows of one time keep their raw order, and a row without a time takes
     that of the user's row before it, at the start that of the row after it.
     """
-    def ordered(found: Interactions) -> Interactions:
-        if found.times is None:
-            return found.take(np.argsort(found.users, kind="stable"))
-        if encoded.file_order:
-            found = replace(found, times=_filled(found.users, found.times, encoded.earliest))
-        assert found.times is not None
-        order = _by_user_and_time(found.users, found.times)
-        if not encoded.file_order:
-            _draw_ties(order, found.users, found.times, found.rows, seed)
-        return found.take(order)
+    blocks, _ = encoded.blocks.map(ordered, "ordering", encoded.file_order, encoded.earliest, seed)
+    return replace(encoded, blocks=blocks)
 
-    return replace(encoded, blocks=encoded.blocks.map(ordered, "ordering"))
+
+def ordered(found: Interactions, file_order: bool, earliest: int, seed: int) -> tuple[Interactions, None]:
+    """A block in raw row order as :func:`in_time` has it.
+
+    Args:
+        earliest: of all times.
+    """
+    if found.times is None:
+        return found.take(np.argsort(found.users, kind="stable")), None
+    if file_order:
+        found = replace(found, times=_filled(found.users, found.times, earliest))
+    assert found.times is not None
+    order = _by_user_and_time(found.users, found.times)
+    if not file_order:
+        _draw_ties(order, found.users, found.times, found.rows, seed)
+    return found.take(order), None
 
 
 def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import polars as pl
@@ -27,6 +28,19 @@ TIME_FRACTION: Final = "time_fraction"
 """What TIMESTAMP leaves over of its unit, Float32 in [0, 1)."""
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """Interactions of one file, or of a part of it."""
+
+    rows: pl.LazyFrame
+    """As ``RawTables.interactions``, without RAW_ROW."""
+    path: Path
+    file_size: int
+    """Bytes of the file."""
+    size: int
+    """Bytes of the part, about."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,9 @@ class RawTables:
 
     locate: Callable[[int], str] | None = None
     """Says where a RAW_ROW stands when the rows come from several files."""
+
+    parts: Callable[[], Sequence[RawPart]] | None = None
+    """The same rows in their order, to be read side by side; None: from one place alone."""
 
     info: dict[str, Any] = field(default_factory=dict)
     """Notes for ``stats.json``, such as the generator's line about its built-in signal."""

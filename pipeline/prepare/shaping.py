@@ -16,7 +16,7 @@ from configs.errors import DataError
 from pipeline.prepare.column_types import Role
 from pipeline.prepare.config import InteractionColumns
 from pipeline.prepare.ids import raw_id
-from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TIME_FRACTION, UNTIMED, RawTables
+from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TIME_FRACTION, UNTIMED, RawPart, RawTables
 from pipeline.prepare.tables import TableReader
 from pipeline.prepare.times import TimeColumn, no_times, times
 from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
@@ -59,9 +59,16 @@ def read_interactions(reader: TableReader, paths: Sequence[Path], columns: Inter
               for frame, column in zip(raw, columns_of_times, strict=True)]
     written = [frame.select(pl.col(name).cast(pl.String, strict=False).alias(role) for role, name in names.items())
                for frame in raw]
+
+    def parts() -> list[RawPart]:
+        return [RawPart(_interactions(rows, names, column, file_order), path, path.stat().st_size, size)
+                for path, frame, column in zip(paths, raw, columns_of_times, strict=True)
+                for rows, size in reader.parts(path, frame)]
+
     return RawTables(
         pl.concat(frames, how="diagonal").with_row_index(RAW_ROW), written=pl.concat(written).with_row_index(RAW_ROW),
-        time_unit=found, timeless=columns.timestamp is None, file_order=file_order, name=str(paths[0]), keep=reader)
+        time_unit=found, timeless=columns.timestamp is None, file_order=file_order, name=str(paths[0]), keep=reader,
+        parts=parts)
 
 
 def _interactions(raw: pl.LazyFrame, names: Mapping[str, str], time: TimeColumn, file_order: bool) -> pl.LazyFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,18 +12,21 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from cluster.faults import STORAGE
 from cluster.storage import Storage
 from pipeline.prepare import cold_start, writing
-from pipeline.prepare.config import PrepareConfig
+from pipeline.prepare.blocks import Place
+from pipeline.prepare.config import PrepareConfig, PrepareExecution
 from pipeline.prepare.definition import COLD_COLUMNS, COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
-from pipeline.prepare.encoding import Place, encode
+from pipeline.prepare.encoding import encode
 from pipeline.prepare.entities import EntityTable, describe, item_text, tag_texts, without_text
 from pipeline.prepare.filters import apply_filters
 from pipeline.prepare.guards import check_written
 from pipeline.prepare.kept import KeptInteractions
 from pipeline.prepare.ordering import in_time, tied
 from pipeline.prepare.raw import FIELD, RawTables
+from pipeline.prepare.scratch import own_scratch, shared_scratch
 from pipeline.prepare.sources import read_source
 from pipeline.prepare.splits import TRAIN_CODE, Split, split
 from pipeline.prepare.stats import statistics
@@ -30,13 +34,16 @@ from pipeline.prepare.times import PER_SECOND
 from pipeline.store import columns as c
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
 from pipeline.work.progress import say, took
+from pipeline.work.tasks import RayTasks, ThisProcess
 
 _FIRST_S: Final = 631_152_000
 """1990-01-01: what ends before it is hardly meant as Unix time."""
+_REMEDY: Final = ("lower prepare.execution.rows_at_once, or let fewer tasks share a node's memory: raise "
+                  "prepare.execution.num_cpus")
 
 
 def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
-    """Build the artifact.
+    """Build the artifact. Ray must be running where ``config.execution.workers`` is set.
 
     Raises:
         DataError: the raw files cannot be used (file, row and remedy are named), or a filter or split leaves nothing.
@@ -44,8 +51,8 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     """
     started = time.perf_counter()
     with out.storage.upload_folder(out.folder) as folder:
-        with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as scratch:
-            stats, item_digest = _build(config, folder, Path(scratch), out.storage)
+        with _place(config.execution, out, folder) as place:
+            stats, item_digest = _build(config, folder, place, out.storage)
         check_written(folder, config.split, stats["boundary"])
     out.write_json(STATS_FILE, stats)
     say(_summary(stats))
@@ -59,11 +66,22 @@ def prepare(config: PrepareConfig, out: ArtifactDir) -> Artifact:
     return out.commit(counts, columns, item_digest, stats)
 
 
-def _build(config: PrepareConfig, folder: Path, scratch: Path, storage: Storage) -> tuple[dict[str, Any], str]:
+@contextmanager
+def _place(execution: PrepareExecution, out: ArtifactDir, folder: Path) -> Iterator[Place]:
+    """This process and a folder of its own, or Ray's tasks and one that all nodes reach."""
+    if not execution.workers:
+        with own_scratch(folder, STORAGE if out.storage.is_local else "TMPDIR") as scratch:
+            yield Place(scratch, execution.rows_at_once, ThisProcess())
+        return
+    tasks = RayTasks("prepare", execution.workers, execution.num_cpus, execution, _REMEDY)
+    with shared_scratch(out) as scratch:
+        yield Place(scratch, execution.rows_at_once, tasks)
+
+
+def _build(config: PrepareConfig, folder: Path, place: Place, storage: Storage) -> tuple[dict[str, Any], str]:
     """Write every table; returns the statistics and the digest of the ordered raw item ids."""
     raw = read_source(config.source)
     earlier = EarlierIds.read(storage, config.extends) if config.extends is not None else None
-    place = Place(scratch, config.execution.rows_at_once, "storage.uri" if storage.is_local else "TMPDIR")
     encoded = in_time(encode(raw, config.filter.bad_rows, place, config.execution.streaming,
                              earlier.users if earlier else None), config.seed)
     blocks, dropped = apply_filters(encoded.blocks, config.filter, raw)

@@ -96,6 +96,14 @@ class TableReader:
                 frame = text.scan()
                 return frame.select(self._present(path, columns, optional, frame.collect_schema().names()))
 
+    def parts(self, path: Path, rows: pl.LazyFrame) -> list[tuple[pl.LazyFrame, int]]:
+        """What ``scan`` gave of one file, in consecutive parts that can be read side by side, with bytes of each."""
+        match self._open(path):
+            case ParquetFile() as parquet:
+                return parquet.parts(rows.collect_schema().names())
+            case _:
+                return [(rows, path.stat().st_size)]
+
     def lines(self, path: Path) -> pl.LazyFrame:
         """A text file's lines as one String column ``line``; null where a line is blank."""
         form = self._form(path)

@@ -1,0 +1,115 @@
+"""One function called many times, in this process or as Ray tasks: the results come in the order of the calls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import starmap
+from typing import Any, Final, Protocol, TypeVar
+
+from cluster.config import Placement
+from configs.errors import ResourceError
+from pipeline.work.mapping import our_errors
+from pipeline.work.nodes import await_gpus, await_nodes, require_type
+
+T = TypeVar("T")
+_AHEAD: Final = 4
+"""Calls of each worker that are begun and whose results were not asked for yet, at most."""
+_ENDING_S: Final = 30.0
+"""What was begun and is not wanted any more has so long to end."""
+
+
+class Workers(Protocol):
+    """Whoever makes the calls."""
+
+    @property
+    def number(self) -> int:
+        """Calls at a time; 0: this process makes them, one after the other."""
+
+    def share(self, value: Any) -> Any:
+        """What to pass in the place of an argument that many calls have, so that it travels once."""
+
+    def run(self, work: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        """The results of ``work`` for each tuple of arguments, in their order; the first failure in that order is
+        raised. A call may be made again, so it must leave nothing that another attempt would trip over."""
+
+
+class ThisProcess:
+    """Calls as they are asked for."""
+
+    number = 0
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def run(self, work: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        return starmap(work, calls)
+
+
+@dataclass(frozen=True)
+class RayTasks:
+    """A task each, so many at a time on all nodes. Ray must be running.
+
+    Results that come before their turn wait in Ray's object store; they are never many.
+    """
+
+    label: str
+    """Names the stage in errors and settings."""
+    number: int
+    num_cpus: float
+    """Of each task."""
+    placement: Placement
+    remedy: str
+    """What to set where tasks want for memory."""
+
+    def __post_init__(self) -> None:
+        """Wait for nodes that an autoscaler brings.
+
+        Raises:
+            ResourceError: the cluster has no node that a task may run on.
+        """
+        wanted = {"CPU": self.num_cpus, **self.placement.resources}
+        require_type(self.placement.accelerator_type, self.label)
+        await_nodes([wanted] * self.number, self.label)
+        await_gpus([wanted], self.label, f"correct {self.label}.execution.resources")  # one at a time is enough
+
+    def share(self, value: Any) -> Any:
+        import ray
+
+        return ray.put(value)
+
+    def run(self, work: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        import ray
+
+        task: Any = ray.remote(work).options(num_cpus=self.num_cpus, **self.placement.ray_options())
+        left, begun, at_work = iter(calls), deque[Any](), set[Any]()
+        call = next(left, None)
+        try:
+            while call is not None or begun:
+                while call is not None and len(at_work) < self.number and len(begun) < _AHEAD * self.number:
+                    begun.append(task.remote(*call))
+                    at_work.add(begun[-1])
+                    call = next(left, None)
+                is_next_done = begun[0] not in at_work
+                if at_work:
+                    at_work -= set(ray.wait(list(at_work), num_returns=len(at_work) if is_next_done else 1,
+                                            timeout=0 if is_next_done else None, fetch_local=False)[0])
+                if is_next_done:
+                    yield self._result(begun.popleft())
+        finally:
+            for reference in begun:
+                ray.cancel(reference, force=True)
+            if begun:
+                ray.wait(list(begun), num_returns=len(begun), timeout=_ENDING_S, fetch_local=False)
+
+    def _result(self, reference: Any) -> Any:
+        import ray
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+        try:
+            with our_errors(self.label):
+                return ray.get(reference)
+        except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as exc:
+            raise ResourceError(f"{self.label}: a task's process died again and again, perhaps for want of memory; "
+                                f"{self.remedy}") from exc
