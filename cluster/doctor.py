@@ -181,7 +181,7 @@ def of_node(node: Node) -> Check:
                      "give a storage.uri that every node reaches, with credentials there")
     if facts.lacks:
         return Check(name, "fail", f"{has}; it lacks {', '.join(facts.lacks)}",
-                     "put it at that path of every node, or name a hub's model or a package")
+                     "put it at that path of every node; a model may also be a hub's or a package's")
     ours = dict(versions())
     other = [f"{package} {facts.versions.get(package, 'absent')} (here {found})" for package, found in ours.items()
              if facts.versions.get(package) != found]

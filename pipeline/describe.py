@@ -13,6 +13,7 @@ from cluster.storage import Storage
 from configs.loader import dump
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
+from pipeline.prepare.files import INTERACTIONS, source_files
 from pipeline.profile.engines import engine_of
 from pipeline.stage import Columns
 from pipeline.stages import STAGES
@@ -28,13 +29,16 @@ def shortage(config: RunConfig, stage: str) -> str | None:
     return f"{stage} asks for {wanted.least_cpus:g} CPUs and the local Ray has {there}"
 
 
-def model_folders(config: RunConfig, stages: Collection[str]) -> list[str]:
-    """Folders of this machine that the stages load models from."""
+def local_folders(config: RunConfig, stages: Collection[str]) -> list[str]:
+    """Folders of this machine that the stages' workers read: of raw files, and of models."""
+    on_ray = "prepare" in stages and config.prepare.execution.workers
+    raw = source_files(config.prepare.source) if on_ray else {}
+    folders = dict.fromkeys(os.path.abspath(path.parent) for path in raw.get(INTERACTIONS, ()))
     named = [config.encode.model] if "encode" in stages else []
     if "profile" in stages:
         named += [str(getattr(config.profile.engine, name, None) or "") for name in ("model", "tokenizer")]
-    return [os.path.abspath(os.path.expanduser(name)) for name in named
-            if name and os.path.isdir(os.path.expanduser(name))]
+    return [*folders, *(os.path.abspath(os.path.expanduser(name)) for name in named
+                        if name and os.path.isdir(os.path.expanduser(name)))]
 
 
 def dry_run(config: RunConfig, until: str | None = None) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ArtifactError
 from pipeline.config import RunConfig
-from pipeline.describe import model_folders, shortage
+from pipeline.describe import local_folders, shortage
 from pipeline.plan import REPORTED, STEPS, PlannedStep, built_audit, plan, run_folder
 from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
@@ -67,7 +67,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
-        ray_started, view = False, OneView(storage, _model_folders(config, planned))
+        ray_started, view = False, OneView(storage, _local_folders(config, planned))
         for item in planned:
             artifact = item.artifact or artifacts.find(storage, item.key)
             if artifact is not None:
@@ -105,10 +105,10 @@ def _write_steps(storage: Storage, folder: str, planned: list[PlannedStep], toke
                               "steps": {item.label: item.key.fingerprint for item in planned}})
 
 
-def _model_folders(config: RunConfig, planned: list[PlannedStep]) -> list[str]:
-    """Folders of this machine that the workers of the steps to build load models from."""
+def _local_folders(config: RunConfig, planned: list[PlannedStep]) -> list[str]:
+    """Folders of this machine that the workers of the steps to build read."""
     on_ray = {item.stage for item in planned if item.artifact is None and STAGES[item.stage].resources(config).replicas}
-    return model_folders(config, on_ray)
+    return local_folders(config, on_ray)
 
 
 def _announce(item: PlannedStep) -> None:

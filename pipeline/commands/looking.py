@@ -34,11 +34,11 @@ def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
 
     run_config = open_run(config, overrides, quiet=quiet, dry_run=dry_run, until="prepare", nameless=True)
     from cluster.doctor import examine, passed
-    from pipeline.describe import model_folders
+    from pipeline.describe import local_folders
     from pipeline.work.text import table
 
     checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray, with_nodes=cluster,
-                          folders=model_folders(run_config, ("profile", "encode"))))
+                          folders=local_folders(run_config, ("prepare", "profile", "encode"))))
     if as_json:
         print(json.dumps([check.__dict__ for check in checks], indent=2))
     else:

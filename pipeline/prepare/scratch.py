@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -118,8 +118,7 @@ def shared_scratch(out: ArtifactDir) -> Iterator[Scratch]:
     storage, folder = out.storage, out.relative(_FOLDER)
     storage.make_dir(folder)
     try:
-        yield Scratch(Storage(storage.filesystem, storage.path(folder), storage.lease_timeout_s, storage.copies),
-                      STORAGE)
+        yield Scratch(replace(storage, base=storage.path(folder)), STORAGE)
     except BaseException:
         with suppress(StorageError, OSError):  # the first error is the one to tell
             storage.delete(folder)

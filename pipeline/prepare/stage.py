@@ -74,6 +74,7 @@ def _place(execution: PrepareExecution, out: ArtifactDir, folder: Path) -> Itera
             yield Place(scratch, execution.rows_at_once, ThisProcess())
         return
     tasks = RayTasks("prepare", execution.workers, execution.num_cpus, execution, _REMEDY)
+    tasks.require_nodes()
     with shared_scratch(out) as scratch:
         yield Place(scratch, execution.rows_at_once, tasks)
 

@@ -16,6 +16,7 @@ from pipeline.work.nodes import await_gpus, await_nodes, require_type
 T = TypeVar("T")
 _AHEAD: Final = 4
 """Calls of each worker that are begun and whose results were not asked for yet, at most."""
+_THREADS: Final = "POLARS_MAX_THREADS"
 _ENDING_S: Final = 30.0
 """What was begun and is not wanted any more has so long to end."""
 
@@ -63,7 +64,7 @@ class RayTasks:
     remedy: str
     """What to set where tasks want for memory."""
 
-    def __post_init__(self) -> None:
+    def require_nodes(self) -> None:
         """Wait for nodes that an autoscaler brings.
 
         Raises:
@@ -82,7 +83,7 @@ class RayTasks:
     def run(self, work: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         import ray
 
-        task: Any = ray.remote(work).options(num_cpus=self.num_cpus, **self.placement.ray_options())
+        task: Any = ray.remote(work).options(num_cpus=self.num_cpus, **self._options())
         left, begun, at_work = iter(calls), deque[Any](), set[Any]()
         call = next(left, None)
         try:
@@ -102,6 +103,12 @@ class RayTasks:
                 ray.cancel(reference, force=True)
             if begun:
                 ray.wait(list(begun), num_returns=len(begun), timeout=_ENDING_S, fetch_local=False)
+
+    def _options(self) -> dict[str, Any]:
+        """Polars would start as many threads in each process as the node has CPUs, with buffers for all."""
+        given = self.placement.runtime_env
+        variables = {_THREADS: str(max(1, round(self.num_cpus))), **given.get("env_vars", {})}
+        return {**self.placement.ray_options(), "runtime_env": {**given, "env_vars": variables}}
 
     def _result(self, reference: Any) -> Any:
         import ray

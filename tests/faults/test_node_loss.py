@@ -1,4 +1,5 @@
-"""Three nodes, all at work; one that dies in the middle of profile, encode, train or evaluate changes no figure."""
+"""Three nodes, all at work; one that dies in the middle of prepare, profile, encode, train or
+evaluate changes no figure."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ import pytest
 
 from pipeline.store.columns import USER_IDX
 from tests.job_server import environment_for
+from tests.raw_files import odd_files
 from tests.tools import ROOT, TINY, command, epochs_logged, saved_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-FEW, USERS, EPOCHS, RANKED = 300, 600, 150, 26_000
+FEW, USERS, EPOCHS, RANKED, PREPARED = 300, 600, 150, 26_000, 600_000
 RUN = (f"prepare.source.users={USERS}", "train.epochs=60", "train.distill_epochs=20")
 TWO_WORKERS = "train.execution={num_workers: 2, cpus_per_worker: 1, threads_per_worker: 1}"
 ELASTIC = "train.execution={num_workers: [2, 3], cpus_per_worker: 2, threads_per_worker: 1, resize_every_s: 5}"
@@ -126,6 +128,43 @@ def test_a_node_dies_in_the_middle_of_each_stage(nodes: ThreeNodes, tmp_path: Pa
     ours, theirs = (json.loads((folder / "storage" / "runs" / "tiny" / "metrics.json").read_text())
                     for folder in (lossy, whole))
     assert ours["arms"] == theirs["arms"] and ours["baselines"] == theirs["baselines"]
+
+
+def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, tmp_path: Path) -> None:
+    """A task takes a whole node. The files' few bad rows are refused in the same words, too."""
+    source = odd_files(tmp_path / "raw", PREPARED)
+    on_three = ("prepare.execution={workers: 3, num_cpus: 2, rows_at_once: 20000}",)
+    wanted = (f"prepare.source={json.dumps(source)}", "prepare.filter={bad_rows: drop, k_core: 3, duplicates: last}")
+
+    def prepare(environment: dict[str, str], name: str, *overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(command("prepare", "name=x", f"storage.uri={tmp_path / name}", *overrides), cwd=ROOT,
+                                env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    here = dict(os.environ)
+    whole, refused = prepare(here, "whole", *wanted), prepare(here, "refused", wanted[0])
+    process, at_work = prepare(nodes.environment, "lossy", *wanted, *on_three), set[int]()
+
+    def all_have_read() -> bool:
+        at_work.update(place for place, tasks in enumerate(nodes.ask("at-work read_part")) if tasks)
+        return len(at_work) == 3
+
+    until(all_have_read, process)
+    until(lambda: nodes.ask("kill read_part") > 0, process)
+    assert process.poll() is None, "the node died in the middle"
+    ended(process)
+    ended(whole)
+    assert prepared(tmp_path / "lossy") == prepared(tmp_path / "whole")
+    told = [process.communicate(timeout=400)[0].splitlines()[-1] for process in (
+        refused, prepare(nodes.environment, "lossy", wanted[0], *on_three))]
+    assert told[0] == told[1] and "rows with a missing user id" in told[0]
+    assert not [path for path in (tmp_path / "lossy").rglob("scratch*")]
+
+
+def prepared(storage: Path) -> dict[str, bytes]:
+    """The files of the only `prepare` artifact that is finished."""
+    (manifest,) = (storage / "artifacts" / "prepare").glob("*/manifest.json")
+    made = manifest.parent / "attempts" / json.loads(manifest.read_text())["attempt"]
+    return {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
 
 
 def test_all_nodes_rank_and_one_that_dies_changes_no_rank(nodes: ThreeNodes, tmp_path: Path) -> None:

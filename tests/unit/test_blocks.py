@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cluster.config import StorageConfig
-from cluster.storage import Storage
 from configs.errors import DataError
-from pipeline.prepare import keys
-from pipeline.prepare.blocks import Blocks, Interactions, Spill
+from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.config import PrepareConfig
-from pipeline.prepare.encoding import Place, encode
+from pipeline.prepare.encoding import encode
+from pipeline.prepare.scratch import Spill
 from pipeline.prepare.sources import read_source
-from pipeline.prepare.stage import prepare
-from pipeline.store import artifacts
+from tests.raw_files import ODD_COLUMNS, odd_rows, place_in, prepared_files
 
-COLUMNS = {"user": "u", "item": "i", "timestamp": "t", "signal": "s", "review": "r"}
 SYNTHETIC = {"kind": "synthetic", "users": 120, "items": 40, "mean_length": 9.0}
-
-
-def odd_rows(path: Path) -> dict[str, Any]:
-    """A table of bad rows, copies, ties, fractions, repeated pairs, reviews, and a user of many rows."""
-    draw = random.Random(5)
-    lines = ["u,i,t,s,r,number,day"]
-    for number in range(3000):
-        user = "whale" if draw.random() < 0.1 else f"u{draw.randrange(150)}"
-        cells = [user, f"i{draw.randrange(60)}", f"{1.5e9 + draw.randrange(9000) / 4:.2f}",
-                 str(draw.randrange(1, 6)), f"text {number}", f"{draw.randrange(90)}{draw.choice(['', '.0'])}",
-                 f"202001{draw.randrange(1, 29):02}"]
-        for column, (share, bad) in enumerate(((0.01, ""), (0.01, "nan"), (0.01, "9000000000"), (0.2, ""))):
-            if draw.random() < share:
-                cells[column] = bad
-        lines += [",".join(cells)] * (2 if draw.random() < 0.02 else 1)
-    path.write_text("\n".join(lines) + "\n")
-    return {"kind": "table", "interactions": str(path), "columns": COLUMNS}
-
-
-def files(values: dict[str, Any], root: Path, rows_at_once: int) -> dict[str, bytes]:
-    """What `prepare` writes, but for its manifest."""
-    config = PrepareConfig.model_validate(values | {"execution": {"rows_at_once": rows_at_once, "history_rows": 50}})
-    artifact = prepare(config, artifacts.begin(Storage.from_config(StorageConfig(uri=str(root))), keys.key(config)))
-    made = artifact.local(".")
-    return {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*")
-            if path.is_file() and path.name != "manifest.json"}
 
 
 @pytest.mark.parametrize("rows_at_once", [40, 900])
@@ -59,7 +28,7 @@ def files(values: dict[str, Any], root: Path, rows_at_once: int) -> dict[str, by
     {"filter": {"bad_rows": "drop", "min_signal": 2.0, "duplicates": "last", "k_core": 4}},
     {"filter": {"bad_rows": "drop"}, "split": {"kind": "global_temporal", "quantile": 0.7}},
     {"source": {"file_order": True}, "filter": {"bad_rows": "drop"}},
-    {"source": {"columns": COLUMNS | {"timestamp": None}}, "filter": {"bad_rows": "drop"}},
+    {"source": {"columns": ODD_COLUMNS | {"timestamp": None}}, "filter": {"bad_rows": "drop"}},
     {"source": {"columns": {"user": "number", "item": "i", "timestamp": "day"}}, "filter": {"bad_rows": "drop"}},
     {"filter": {"bad_rows": "drop"}, "extends": "earlier"},
 ], ids=["core", "sessions", "cold", "odd", "odd temporal", "file order", "timeless", "whole ids and days", "extends"])
@@ -74,8 +43,8 @@ def test_blocks_change_no_byte(tmp_path: Path, values: dict[str, Any], rows_at_o
             pl.DataFrame({f"{column}_idx": range(first, first + len(ids)), f"{column}_id": ids}).write_parquet(
                 tmp_path / "earlier" / f"{name}.parquet")
         values = values | {"extends": str(tmp_path / "earlier")}
-    whole = files(values, tmp_path / "whole", 10**6)
-    blocks = files(values, tmp_path / "blocks", rows_at_once)
+    whole = prepared_files(values, tmp_path / "whole")
+    blocks = prepared_files(values, tmp_path / "blocks", rows_at_once=rows_at_once)
     assert blocks.keys() == whole.keys() and not [name for name in blocks if "scratch" in name]
     assert [name for name in whole if blocks[name] != whole[name]] == []
 
@@ -89,14 +58,14 @@ def test_what_is_refused_is_told_in_the_same_words(tmp_path: Path, settings: dic
     told = []
     for rows_at_once in (10**6, 200):
         with pytest.raises(DataError) as caught:
-            files(values, tmp_path / f"of-{rows_at_once}", rows_at_once)
+            prepared_files(values, tmp_path / f"of-{rows_at_once}", rows_at_once=rows_at_once)
         told.append(str(caught.value))
     assert told[0] == told[1] and message in told[0]
 
 
 def test_a_block_holds_consecutive_users_and_no_more_rows_than_it_may(tmp_path: Path) -> None:
     config = PrepareConfig.model_validate({"source": odd_rows(tmp_path / "odd.csv")})
-    encoded = encode(read_source(config.source), "drop", Place(tmp_path, 200))
+    encoded = encode(read_source(config.source), "drop", place_in(tmp_path, 200))
     seen = -1
     sizes = []
     for block in encoded.blocks:
@@ -110,21 +79,42 @@ def test_a_block_holds_consecutive_users_and_no_more_rows_than_it_may(tmp_path: 
 
 
 def test_tables_wait_in_memory_or_in_files_and_come_in_their_order(tmp_path: Path) -> None:
-    spill = Spill(tmp_path / "spill", 5, "TMPDIR")
+    scratch = place_in(tmp_path, 5).scratch
+    spill = Spill(scratch, 5)
     for start in range(0, 14, 2):
         spill.append(pl.DataFrame({"n": [start, start + 1]}))
-    assert (tmp_path / "spill").is_dir() and spill.rows == 14
-    for _ in range(2):
-        assert pl.concat(spill)["n"].to_list() == list(range(14))
-    assert pl.concat(spill.pop())["n"].to_list() == list(range(14))
-    assert not list((tmp_path / "spill").iterdir()) and not list(spill)
+    assert len(spill.pieces) == len(list(tmp_path.iterdir())) == 2
+    spill.close()
+    assert len(spill.pieces) == 3 and scratch.read(spill.pieces)["n"].to_list() == list(range(14))
+    scratch.delete(spill.pieces)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_in_one_file_are_read_each_by_itself(tmp_path: Path) -> None:
+    scratch = place_in(tmp_path, 1).scratch
+    tables = [pl.DataFrame({"n": [1, 2], "text": ["a", None]}), pl.DataFrame({"n": [3], "text": ["long " * 9]}),
+              pl.DataFrame({"n": [], "text": []}, schema={"n": pl.Int64, "text": pl.String})]
+    segments = scratch.write(tables)
+    assert len(list(tmp_path.iterdir())) == 1 and [segment.rows for segment in segments] == [2, 1, 0]
+    for table, segment in zip(tables, segments, strict=True):
+        assert scratch.read([segment]).equals(table)
+    assert scratch.read(segments[1:2] + segments[:1])["n"].to_list() == [3, 1, 2]
 
 
 def test_a_map_of_blocks_deletes_what_it_read(tmp_path: Path) -> None:
     def block(users: list[int]) -> Interactions:
         return Interactions(np.array(users, np.int32), np.array(users, np.int32), None, None, np.arange(len(users)))
 
-    blocks = Blocks.written([block([0, 0]), block([1])], 2, "s", tmp_path, "TMPDIR", "making")
-    changed = blocks.map(lambda found: found.take(found.users > 0), "changing")
-    assert [found.users.tolist() for found in changed] == [[], [1]]
-    assert [path for path in blocks.files if path.exists()] == []
+    place = place_in(tmp_path, 1)
+    tables = [block(users).table() for users in ([0, 0], [1], [1, 2])]
+    first, second, third = place.scratch.write(tables)
+    blocks = Blocks(None, "s", place, ((first,), (second, third)))
+    assert [found.users.tolist() for found in blocks] == [[0, 0], [1, 1, 2]] and blocks.sizes == [2, 3]
+    changed, said = blocks.map(from_user, "changing", 1, each=["a", "b"])
+    assert [found.users.tolist() for found in changed] == [[], [1, 1, 2]] and said == ["2a", "3b"]
+    assert changed.sizes == [0, 3] and list(changed.ask(len, "counting")) == [0, 3]
+    assert {path.name for path in tmp_path.iterdir()} == {segment.file for own in changed.files for segment in own}
+
+
+def from_user(found: Interactions, first: int, name: str) -> tuple[Interactions, str]:
+    return found.take(found.users >= first), f"{len(found)}{name}"

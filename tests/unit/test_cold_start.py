@@ -25,6 +25,7 @@ from pipeline.prepare.stage import prepare
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases, training_sequences
 from pipeline.store.columns import COUNT, ITEM_IDX
+from tests.raw_files import place_in
 from tests.sequences import generate
 
 ITEMS = 80
@@ -37,7 +38,8 @@ def data(users: int = 300) -> tuple[KeptInteractions, Split]:
     signals_N = np.arange(len(user_N), dtype=np.float32)
     rows = Interactions(user_N, found.values, None, signals_N, np.arange(len(user_N)))
     kept = KeptInteractions(
-        Blocks(rows, "s"), Users(offsets_of(found.lengths)), pl.Series([f"u{u}" for u in range(users)]),
+        Blocks(rows, "s", place_in(Path("not-there"), 10**6)), Users(offsets_of(found.lengths)),
+        pl.Series([f"u{u}" for u in range(users)]),
         pl.Series([f"i{i}" for i in range(1, ITEMS + 1)]), timeless=True)
     return kept, split(LeaveOneOutSplit(), kept.users, None, 0)
 

@@ -23,6 +23,7 @@ def _config(*overrides: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("stage", "override", "expected", "text"),
     [("prepare", [], Resources(), "this process"),
+     ("prepare", ["prepare.execution={workers: 4, num_cpus: 2}"], Resources(4, 2.0), "4 × (2 CPU)"),
      ("profile", ["profile.execution={actors: 3, num_cpus: 0.5}"], Resources(3, 0.5), "3 × (0.5 CPU)"),
      ("encode", ["encode.execution={actors: 1, num_gpus: 0.25}"], Resources(1, 1.0, 0.25), "1 × (1 CPU + 0.25 GPU)"),
      ("reduce", ["reduce.fit_rows=5000"], Resources(1, 1.0, above_rows=5000),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from configs.errors import DataError
 from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.config import FilterConfig
-from pipeline.prepare.filters import apply_filters, k_core
+from pipeline.prepare.filters import apply_filters, core_rows, k_core
 from pipeline.prepare.raw import RawTables
+from tests.raw_files import place_in
 
 RAW = RawTables(pl.LazyFrame(), name="rows.csv")
+PLACE = place_in(Path("not-there"), 10**6)
 
 
 def interactions(rows: list[tuple[int, int, int]], signals: list[float] | None = None,
@@ -24,7 +28,7 @@ def interactions(rows: list[tuple[int, int, int]], signals: list[float] | None =
 
 
 def kept_rows(found: Interactions, config: FilterConfig) -> tuple[list[int], dict[str, int]]:
-    kept, dropped = apply_filters(Blocks(found, "s"), config, RAW)
+    kept, dropped = apply_filters(Blocks(found, "s", PLACE), config, RAW)
     (left,) = kept
     return left.rows.tolist(), dropped
 
@@ -86,7 +90,7 @@ def test_k_core_iterated_goes_on_until_nothing_changes() -> None:
 def test_iterated_k_core_leaves_only_users_and_items_of_k(k: int) -> None:
     rng = np.random.default_rng(k)
     found = interactions([(int(u), int(i), n) for n, (u, i) in enumerate(rng.integers(0, 12, (120, 2)))])
-    mask, = k_core(Blocks(found, "s"), k, iterated=True)
+    mask = core_rows(found, k, *k_core(Blocks(found, "s", PLACE), k, iterated=True))
     for column in (found.users[mask], found.items[mask]):
         counts = np.bincount(column)
         assert (counts[counts > 0] >= k).all()

@@ -15,7 +15,7 @@ from models.ragged import offsets_of
 from pipeline.prepare.config import GlobalTemporalSplit, LeaveOneOutSplit, SessionsSplit
 from pipeline.prepare.encoding import Encoded
 from pipeline.prepare.hashing import draw, hashes
-from pipeline.prepare.numbering import Numbering
+from pipeline.prepare.numbering import Numbering, Seen
 from pipeline.prepare.ordering import Users, in_time, tied
 from pipeline.prepare.raw import RAW_ROW, RawTables
 from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, Times, split, time_at_rank
@@ -52,7 +52,7 @@ def users_of(lengths: list[int]) -> Users:
 def test_numbers_in_order_of_first_appearance_keep_their_ids_and_counts() -> None:
     numbering = Numbering(9)
     for rows in ([7, 3, 7], [], [0, 3]):
-        numbering.add(np.array(rows, np.int32))
+        numbering.add(Seen.of(np.array(rows, np.int32)))
     found = numbering.order(pl.Series([f"id{n}" for n in range(9)]))
     assert found.new[[7, 3, 7, 0, 3]].tolist() == [0, 1, 0, 2, 1] and (found.new[[1, 8]] == -1).all()
     assert found.ids.to_list() == ["id7", "id3", "id0"]
@@ -265,7 +265,7 @@ def test_renaming_raw_ids_changes_no_index(rows: list[tuple[int, int, int]], use
 def first_seen(items: np.ndarray) -> list[int]:
     """Items numbered in the order of their first row."""
     numbering = Numbering(int(items.max()) + 1)
-    numbering.add(items)
+    numbering.add(Seen.of(items))
     found: list[int] = numbering.order(pl.Series([""] * (int(items.max()) + 1))).new[items].tolist()
     return found
 
