@@ -98,8 +98,8 @@ class OneView:
                               "URI such as s3://bucket/prefix with credentials on every node, or a folder that all "
                               "nodes mount")
         if facts.lacks:
-            raise ConfigError(f"{who} does not have {', '.join(facts.lacks)}; put it at that path of every node; a model "
-                              "may also be a hub's or a package's")
+            raise ConfigError(f"{who} does not have {', '.join(facts.lacks)}; put it at that path of every node; a "
+                              "model may also be a hub's or a package's")
 
 
 def look(storage: Storage, folders: Sequence[str] = (), nodes: Sequence[Mapping[str, Any]] | None = None

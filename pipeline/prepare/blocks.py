@@ -110,18 +110,18 @@ class Blocks:
             return [len(self.one)]
         return [sum(segment.rows for segment in segments) for segments in self.files]
 
-    def ask(self, question: Callable[..., T], label: str, *shared: Any) -> Iterator[T]:
-        """What ``question(block, *shared)`` says of each block, in their order.
+    def ask(self, question: Callable[..., T], label: str, *shared: Any, each: Sequence[Any] | None = None
+            ) -> Iterator[T]:
+        """What a question says of each block, in their order; nothing of it changes.
 
         Args:
-            question: a function that can be imported by name.
-            label: names the work in progress lines, where there are files.
+            question: as the ``change`` of :meth:`map`, as all else.
         """
+        own = self._own(each)
         if self.one is not None:
-            yield question(self.one, *shared)
+            yield question(self.one, *shared, *own[0])
             return
-        arguments = tuple(map(self.place.workers.share, shared))
-        calls = ((self.place.scratch, segments, self.unit, question, *arguments) for segments in self.files)
+        calls = self._calls(question, shared, own)
         yield from track(self.place.workers.run(ask_block, calls), f"prepare: {label}", "blocks", len(self.files))
 
     def map(self, change: Callable[..., tuple[Interactions, T]], label: str, *shared: Any,
@@ -133,18 +133,25 @@ class Blocks:
             label: names the work in progress lines, where there are files.
             each: a last argument of each block's own.
         """
-        own = [(value,) for value in each] if each is not None else [()] * len(self.sizes)
+        own = self._own(each)
         if self.one is not None:
             one, said = change(self.one, *shared, *own[0])
             return Blocks(one, self.unit, self.place), [said]
-        arguments = tuple(map(self.place.workers.share, shared))
-        calls = ((self.place.scratch, segments, self.unit, change, *arguments, *more)
-                 for segments, more in zip(self.files, own, strict=True))
+        calls = self._calls(change, shared, own)
         changed = list(track(self.place.workers.run(change_block, calls), f"prepare: {label}", "blocks",
                              len(self.files)))
         self.place.scratch.delete(segment for segments in self.files for segment in segments)
         return (Blocks(None, self.unit, self.place, tuple((segment,) for segment, _ in changed)),
                 [said for _, said in changed])
+
+    def _own(self, each: Sequence[Any] | None) -> Sequence[tuple[Any, ...]]:
+        return [(value,) for value in each] if each is not None else [()] * (len(self.files) or 1)
+
+    def _calls(self, work: Callable[..., Any], shared: Sequence[Any], own: Sequence[tuple[Any, ...]]
+               ) -> Iterator[tuple[Any, ...]]:
+        arguments = tuple(map(self.place.workers.share, shared))
+        return ((self.place.scratch, segments, self.unit, work, *arguments, *more)
+                for segments, more in zip(self.files, own, strict=True))
 
 
 def ask_block(scratch: Scratch, segments: Sequence[Segment], unit: TimeUnit, question: Callable[..., T],

@@ -67,8 +67,8 @@ def rows_that_stay(cold: ColdItems, kept: KeptInteractions, parts: Split, seed: 
     """bool [N]: all rows but those that the chosen items lose in the training part; which ones is drawn."""
     left_V = np.full(len(kept.item_ids) + 1, len(kept), np.int64)
     left_V[cold.items_C] = cold.left_C
-    found = [(place.start + here, block.items[here]) for place, block in kept.pieces()
-             for here in [np.flatnonzero((parts.parts[place] == TRAIN_CODE) & np.isin(block.items, cold.items_C))]]
+    asked = kept.blocks.ask(rows_of_items, "finding cold items", cold.items_C, each=kept.trained(parts))
+    found = [(place.start + rows, items) for place, (rows, items) in zip(kept.places(), asked, strict=True)]
     rows, items = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((hashes(rows, seed, "cut rows"), items))
     rows, items = rows[order], items[order]
@@ -76,6 +76,12 @@ def rows_that_stay(cold: ColdItems, kept: KeptInteractions, parts: Split, seed: 
     stay = np.ones(len(kept), bool)
     stay[rows[place >= left_V[items]]] = False
     return stay
+
+
+def rows_of_items(block: Interactions, items_C: np.ndarray, chosen_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the chosen rows of a block, places and items of those whose item is one of some."""
+    rows = np.flatnonzero(chosen_N & np.isin(block.items, items_C))
+    return rows, block.items[rows]
 
 
 def without(kept: KeptInteractions, parts: Split, stay_N: np.ndarray) -> tuple[KeptInteractions, Split]:

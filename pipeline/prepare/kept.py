@@ -5,8 +5,9 @@ Legend: N interactions, M users, V items, C chosen rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.numbering import Numbering, Seen
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, Split, Times
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,25 +67,31 @@ class KeptInteractions:
 
     @property
     def times(self) -> Times | None:
-        """The times of all rows, block by block, in the blocks' unit; None: timeless."""
-        if self.timeless:
-            return None
-        return lambda: (block.times for block in self.blocks if block.times is not None)
+        """Of all rows, block by block, in the blocks' unit; None: timeless."""
+        return None if self.timeless else self._ask_times
+
+    def _ask_times(self, question: Callable[..., T], *arguments: Any) -> Iterator[T]:
+        return self.blocks.ask(of_times, "looking at times", question, *arguments)
 
     def items_of(self, rows_C: np.ndarray) -> np.ndarray:
         """int32 [C]: the items of rows that are given by their places."""
         items_C = np.zeros(len(rows_C), np.int32)
-        for place, block in self.pieces():
-            here = (rows_C >= place.start) & (rows_C < place.stop)
-            items_C[here] = block.items[rows_C[here] - place.start]
+        here = [np.flatnonzero((rows_C >= place.start) & (rows_C < place.stop)) for place in self.places()]
+        inside = [rows_C[found] - place.start for found, place in zip(here, self.places(), strict=True)]
+        for found, items in zip(here, self.blocks.ask(items_at, "looking at targets", each=inside), strict=True):
+            items_C[found] = items
         return items_C
 
     def trained_items(self, split: Split) -> np.ndarray:
         """int64 [V + 1]: training interactions of each item; entry 0 is padding and nothing else."""
         counts = np.zeros(len(self.item_ids) + 1, np.int64)
-        for place, block in self.pieces():
-            counts += np.bincount(block.items[split.parts[place] == TRAIN_CODE], minlength=len(counts))
+        for more in self.blocks.ask(counts_of_items, "counting training rows", each=self.trained(split)):
+            counts[:len(more)] += more
         return counts
+
+    def trained(self, split: Split) -> list[np.ndarray]:
+        """bool [N] for each block: which rows are of the training part."""
+        return [split.parts[place] == TRAIN_CODE for place in self.places()]
 
     def trained_users(self, split: Split) -> np.ndarray:
         """int64 [M]: training interactions of each user."""
@@ -92,6 +101,21 @@ class KeptInteractions:
 def seen(found: Interactions) -> tuple[Seen, Seen]:
     """The users and items of a block."""
     return Seen.of(found.users), Seen.of(found.items)
+
+
+def of_times(found: Interactions, question: Callable[..., T], *arguments: Any) -> T:
+    """A question about the times of a block that has some."""
+    return question(found.times, *arguments)
+
+
+def items_at(found: Interactions, rows_C: np.ndarray) -> np.ndarray:
+    """int32 [C]: items of some rows of a block."""
+    return found.items[rows_C]
+
+
+def counts_of_items(found: Interactions, chosen_N: np.ndarray) -> np.ndarray:
+    """int64, for each item up to the block's last: its rows among the chosen ones."""
+    return np.bincount(found.items[chosen_N])
 
 
 def numbered(found: Interactions, users: np.ndarray, items: np.ndarray) -> tuple[Interactions, None]:

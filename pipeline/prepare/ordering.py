@@ -46,6 +46,12 @@ def ordered(found: Interactions, file_order: bool, earliest: int, seed: int) -> 
     return found.take(order), None
 
 
+def tied_rows(found: Interactions) -> np.ndarray:
+    """bool [N]: which rows of a sorted block with times share theirs with another of their user."""
+    assert found.times is not None
+    return tied(found.users, found.times)
+
+
 def tied(users_N: np.ndarray, times_N: np.ndarray) -> np.ndarray:
     """bool [N], of sorted rows: another row of the same user has the same time."""
     same_as_next = (users_N[1:] == users_N[:-1]) & (times_N[1:] == times_N[:-1])

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from pipeline.prepare.hashing import Purpose, draw
 from pipeline.prepare.ordering import Users
 
 TRAIN_CODE, VALIDATION_CODE, TEST_CODE = 0, 1, 2
+T = TypeVar("T")
 _RANGES = 1 << 16
 
 
@@ -48,8 +50,11 @@ class Split:
     """Users that would be cases but have no history: reason → count."""
 
 
-Times = Callable[[], Iterator[np.ndarray]]
-"""Anew at each call: int64 times of sorted rows, block by block."""
+class Times(Protocol):
+    """int64 times of sorted rows, block by block."""
+
+    def __call__(self, question: Callable[..., T], *arguments: Any) -> Iterator[T]:
+        """What ``question(times, *arguments)`` says of each block; a function that can be imported by name."""
 
 
 def split(config: SplitConfig, users: Users, times: Times | None, seed: int, per_second: int = 1) -> Split:
@@ -96,7 +101,7 @@ def _leave_one_out(users: Users) -> Split:
 
 def _global_temporal(config: GlobalTemporalSplit, users: Users, times: Times, seed: int, per_second: int) -> Split:
     boundary = _boundary(config, times, int(users.offsets[-1]), per_second)
-    after = np.concatenate([block > boundary for block in times()])
+    after = np.concatenate(list(times(later_than, boundary)))
     before_M = users.lengths - users.sums(after)
     drawn = _held_out(np.flatnonzero(before_M >= 2), config.validation_users * np.count_nonzero(before_M), seed,
                       "validation users")
@@ -121,17 +126,32 @@ def _boundary(config: GlobalTemporalSplit, times: Times, num_rows: int, per_seco
 
 def time_at_rank(times: Times, rank: int) -> int:
     """The time that ``rank`` others come before when all are sorted: by counting, range by smaller range."""
-    low = min(int(block.min()) for block in times() if len(block))
-    high = max(int(block.max()) for block in times() if len(block))
+    spans = [found for found in times(span) if found is not None]
+    low, high = min(first for first, _ in spans), max(last for _, last in spans)
     while low < high:
         width = -(-(high - low + 1) // _RANGES)
         counts = np.zeros(_RANGES, np.int64)
-        for block in times():
-            counts += np.bincount((block[(block >= low) & (block <= high)] - low) // width, minlength=_RANGES)
+        for more in times(counts_in_ranges, low, high, width):
+            counts += more
         place = int(np.searchsorted(np.cumsum(counts), rank, side="right"))
         rank -= int(counts[:place].sum())
         low, high = low + place * width, min(high, low + (place + 1) * width - 1)
     return low
+
+
+def span(times_N: np.ndarray) -> tuple[int, int] | None:
+    """First and last; None: there are none."""
+    return (int(times_N.min()), int(times_N.max())) if len(times_N) else None
+
+
+def counts_in_ranges(times_N: np.ndarray, low: int, high: int, width: int) -> np.ndarray:
+    """int64: of the times from ``low`` to ``high``, those in each range of this width."""
+    return np.bincount((times_N[(times_N >= low) & (times_N <= high)] - low) // width, minlength=_RANGES)
+
+
+def later_than(times_N: np.ndarray, boundary: int) -> np.ndarray:
+    """bool [N]."""
+    return np.asarray(times_N > boundary)
 
 
 def _seconds(time: int, per_second: int) -> int | float:

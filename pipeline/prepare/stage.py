@@ -24,7 +24,7 @@ from pipeline.prepare.entities import EntityTable, describe, item_text, tag_text
 from pipeline.prepare.filters import apply_filters
 from pipeline.prepare.guards import check_written
 from pipeline.prepare.kept import KeptInteractions
-from pipeline.prepare.ordering import in_time, tied
+from pipeline.prepare.ordering import in_time, tied_rows
 from pipeline.prepare.raw import FIELD, RawTables
 from pipeline.prepare.scratch import own_scratch, shared_scratch
 from pipeline.prepare.sources import read_source
@@ -95,8 +95,7 @@ def _build(config: PrepareConfig, folder: Path, place: Place, storage: Storage) 
         counts["rows_without_time"] = encoded.untimed
     del encoded, blocks
     parts = split(config.split, kept.users, kept.times, config.seed, PER_SECOND[kept.blocks.unit])
-    tied_N = None if kept.timeless else np.concatenate(
-        [tied(block.users, block.times) for block in kept.blocks if block.times is not None])
+    tied_N = None if kept.timeless else np.concatenate(list(kept.blocks.ask(tied_rows, "finding ties")))
     if config.cold_start is not None:
         cold = cold_start.choose(config.cold_start, kept, parts, config.seed)
         stay_N = cold_start.rows_that_stay(cold, kept, parts, config.seed)

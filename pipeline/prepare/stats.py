@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.prepare.blocks import Interactions
 from pipeline.prepare.config import SplitConfig
 from pipeline.prepare.kept import KeptInteractions
 from pipeline.prepare.ordering import Users
-from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, CaseRows, Split
+from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, CaseRows, Split, span
 
 
 def statistics(kept: KeptInteractions, split: Split, config: SplitConfig, tied_N: np.ndarray | None) -> dict[str, Any]:
@@ -60,8 +61,7 @@ def _of_cases(kept: KeptInteractions, cases: CaseRows, trained: np.ndarray, trai
 
 def _span(kept: KeptInteractions) -> tuple[int, int] | tuple[None, None]:
     """First and last Unix second."""
-    spans = [(int(seconds.min()), int(seconds.max())) for block in kept.blocks
-             if (seconds := block.seconds) is not None and len(seconds)]
+    spans = [found for found in kept.blocks.ask(seconds_of, "looking at times") if found is not None]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (None, None)
 
 
@@ -72,10 +72,21 @@ def _repeated(kept: KeptInteractions, cases: CaseRows) -> np.ndarray:
     end_M = np.zeros(len(kept.users), np.int64)
     end_M[cases.users] = cases.targets
     repeats_M = np.zeros(len(kept.users), bool)
-    for place, block in kept.pieces():
-        here = np.flatnonzero(block.items == target_M[block.users])
-        repeats_M[block.users[here[place.start + here < end_M[block.users[here]]]]] = True
+    starts = [place.start for place in kept.places()]
+    for users in kept.blocks.ask(users_who_repeat, "looking at targets", target_M, end_M, each=starts):
+        repeats_M[users] = True
     return repeats_M[cases.users]
+
+
+def seconds_of(found: Interactions) -> tuple[int, int] | None:
+    """First and last Unix second of a block; None: it has none."""
+    return None if found.seconds is None else span(found.seconds)
+
+
+def users_who_repeat(found: Interactions, target_M: np.ndarray, end_M: np.ndarray, start: int) -> np.ndarray:
+    """Of a block whose first row is ``start``: users with their target item in a row before ``end_M``."""
+    here = np.flatnonzero(found.items == target_M[found.users])
+    return np.unique(found.users[here[start + here < end_M[found.users[here]]]])
 
 
 def _began_before(users: Users, split: Split) -> dict[str, Any]:

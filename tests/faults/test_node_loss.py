@@ -134,15 +134,17 @@ def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, 
     """A task takes a whole node. The files' few bad rows are refused in the same words, too."""
     source = odd_files(tmp_path / "raw", PREPARED)
     on_three = ("prepare.execution={workers: 3, num_cpus: 2, rows_at_once: 20000}",)
-    wanted = (f"prepare.source={json.dumps(source)}", "prepare.filter={bad_rows: drop, k_core: 3, duplicates: last}")
+    (tmp_path / "odd.yaml").write_text(json.dumps({"name": "odd", "prepare": {"source": source}}))
+    wanted = "prepare.filter={bad_rows: drop, k_core: 3, duplicates: last}"
 
     def prepare(environment: dict[str, str], name: str, *overrides: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(command("prepare", "name=x", f"storage.uri={tmp_path / name}", *overrides), cwd=ROOT,
-                                env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command("prepare", "-c", str(tmp_path / "odd.yaml"), f"storage.uri={tmp_path / name}",
+                                        *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT)
 
     here = dict(os.environ)
-    whole, refused = prepare(here, "whole", *wanted), prepare(here, "refused", wanted[0])
-    process, at_work = prepare(nodes.environment, "lossy", *wanted, *on_three), set[int]()
+    whole, refused = prepare(here, "whole", wanted), prepare(here, "refused")
+    process, at_work = prepare(nodes.environment, "lossy", wanted, *on_three), set[int]()
 
     def all_have_read() -> bool:
         at_work.update(place for place, tasks in enumerate(nodes.ask("at-work read_part")) if tasks)
@@ -155,7 +157,7 @@ def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, 
     ended(whole)
     assert prepared(tmp_path / "lossy") == prepared(tmp_path / "whole")
     told = [process.communicate(timeout=400)[0].splitlines()[-1] for process in (
-        refused, prepare(nodes.environment, "lossy", wanted[0], *on_three))]
+        refused, prepare(nodes.environment, "lossy", *on_three))]
     assert told[0] == told[1] and "rows with a missing user id" in told[0]
     assert not [path for path in (tmp_path / "lossy").rglob("scratch*")]
 

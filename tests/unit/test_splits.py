@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from pipeline.prepare.splits import TEST_CODE, TRAIN_CODE, VALIDATION_CODE, Time
 from pipeline.store.columns import ITEM_ID, SIGNAL, TIMESTAMP, USER_ID
 from tests.raw_files import encode_all, only_block
 
+R = TypeVar("R")
 T, V, X = TRAIN_CODE, VALIDATION_CODE, TEST_CODE
 
 
@@ -39,7 +41,14 @@ def ordered(rows: Sequence[tuple[str, str, int | None]], seed: int = 0, timeless
 
 def at(times: np.ndarray) -> Times:
     """Times in two blocks."""
-    return lambda: iter(np.array_split(times, 2))
+    return in_blocks(np.array_split(times, 2))
+
+
+def in_blocks(blocks: Sequence[np.ndarray]) -> Times:
+    def ask(question: Callable[..., R], *arguments: Any) -> Iterator[R]:
+        return (question(block, *arguments) for block in blocks)
+
+    return ask
 
 
 def users_of(lengths: list[int]) -> Users:
@@ -276,4 +285,4 @@ def first_seen(items: np.ndarray) -> list[int]:
 def test_the_time_at_a_rank_is_that_of_sorted_times(blocks: list[list[int]], rank: int) -> None:
     times = sorted(time for block in blocks for time in block)
     rank %= len(times)
-    assert time_at_rank(lambda: (np.array(block, np.int64) for block in blocks), rank) == times[rank]
+    assert time_at_rank(in_blocks([np.array(block, np.int64) for block in blocks]), rank) == times[rank]
