@@ -102,6 +102,20 @@ def room_for(bundle: Resources) -> int:
                for node in ray.nodes() if node["Alive"])
 
 
+def require_room(bundle: Resources, label: str, remedy: str) -> None:
+    """Work that no node has room for, be it idle, would wait in silence; an autoscaler may bring one that has. Ray must
+    be running.
+
+    Raises:
+        ResourceError: there is no such node and no autoscaler.
+    """
+    import ray._private.state
+
+    if ray._private.state.state.get_max_resources_from_cluster_config() is None and not room_for(bundle):
+        shown = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+        raise ResourceError(f"{label}: no node has {shown}; {remedy}")
+
+
 def require_type(accelerator_type: str | None, label: str) -> None:
     """Work for a GPU type that never comes would wait in silence; an autoscaler may bring it. Ray must be running.
 

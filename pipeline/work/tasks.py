@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from cluster.config import Placement
 from configs.errors import ResourceError
 from pipeline.work.mapping import our_errors
-from pipeline.work.nodes import await_gpus, await_nodes, require_type
+from pipeline.work.nodes import await_gpus, await_nodes, require_room, require_type
 
 T = TypeVar("T")
 _AHEAD: Final = 4
@@ -68,12 +68,13 @@ class RayTasks:
         """Wait for nodes that an autoscaler brings.
 
         Raises:
-            ResourceError: the cluster has no node that a task may run on.
+            ResourceError: no node has what a task asks for, and it would wait in silence.
         """
         wanted = {"CPU": self.num_cpus, **self.placement.resources}
         require_type(self.placement.accelerator_type, self.label)
         await_nodes([wanted] * self.number, self.label)
         await_gpus([wanted], self.label, f"correct {self.label}.execution.resources")  # one at a time is enough
+        require_room(wanted, self.label, f"lower {self.label}.execution.num_cpus")
 
     def share(self, value: Any) -> Any:
         import ray
@@ -99,9 +100,9 @@ class RayTasks:
                 if is_next_done:
                     yield self._result(begun.popleft())
         finally:
-            for reference in begun:
-                ray.cancel(reference, force=True)
-            if begun:
+            if begun and ray.is_initialized():
+                for reference in begun:
+                    ray.cancel(reference, force=True)
                 ray.wait(list(begun), num_returns=len(begun), timeout=_ENDING_S, fetch_local=False)
 
     def _options(self) -> dict[str, Any]:
