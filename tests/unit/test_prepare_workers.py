@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import DataError
 from pipeline.prepare import keys, parquet_batches, stage
@@ -25,6 +26,7 @@ from pipeline.prepare.scratch import shared_scratch
 from pipeline.prepare.stage import prepare
 from pipeline.store import artifacts
 from tests.raw_files import ODD_COLUMNS, odd_files, odd_rows, prepared_files
+from tests.s3_server import BUCKET, CREDENTIALS
 
 WORKERS = 3
 
@@ -197,3 +199,20 @@ def test_numbers_of_parts_are_counted_as_those_of_the_whole() -> None:
     found, expected = parts.order(names), whole.order(names)
     assert found.ids.equals(expected.ids) and np.array_equal(found.new, expected.new)
     assert np.array_equal(found.counts_M, expected.counts_M)
+
+
+def test_in_an_object_store_nothing_is_left_beside_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               s3_endpoint: str) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    values = {"source": odd_files(tmp_path / "raw", 300), "filter": {"bad_rows": "drop"}}
+    config = PrepareConfig.model_validate(values | {"execution": {"workers": WORKERS, "history_rows": 50}})
+    remote = Storage.from_config(StorageConfig(uri=f"s3://{BUCKET}/{tmp_path.name}", endpoint=s3_endpoint,
+                                               region="us-east-1"))
+    made = prepare(config, artifacts.begin(remote, keys.key(config)))
+    found = {file.removeprefix(f"{made.folder}/"): remote.read_bytes(file) for file in remote.files(made.folder)}
+    assert found == prepared_files(values, tmp_path / "local")
+    with pytest.raises(DataError, match="missing user id"):
+        refused = PrepareConfig.model_validate(values | {"filter": {}, "execution": {"workers": WORKERS}})
+        prepare(refused, artifacts.begin(remote, keys.key(refused)))
+    assert not [file for file in remote.files("") if "scratch" in file]
