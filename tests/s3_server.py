@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +83,6 @@ def _make_bucket(endpoint: str) -> None:
         try:
             urllib.request.urlopen(request, timeout=5).close()
             return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # not there yet, or slow to begin
             time.sleep(0.2)
     raise TimeoutError("the S3 server did not answer within two minutes")

@@ -170,11 +170,11 @@ def test_fractions_order_and_split(tmp_path: Path) -> None:
     assert found.seconds.tolist() == [SECOND + u for u in range(4) for _ in range(4)]  # type: ignore[union-attr]
     users = Users(offsets_of([4] * 4))
     parts = split(GlobalTemporalSplit(boundary=SECOND + 3.4, validation_users=0.3), users,
-                  lambda: iter([found.times]), 0, MICROS)
+                  lambda question, *given: iter([question(found.times, *given)]), 0, MICROS)
     assert parts.boundary == SECOND + 3.4
     assert np.flatnonzero(parts.parts == 2).tolist() == [14, 15]
     quantile = split(GlobalTemporalSplit(quantile=0.9, validation_users=0.3), users,
-                     lambda: iter([found.times]), 0, MICROS)
+                     lambda question, *given: iter([question(found.times, *given)]), 0, MICROS)
     assert quantile.boundary == SECOND + 3.5  # the 15th of 16
 
 
