@@ -260,7 +260,7 @@ class PrepareExecution(Placement):
     files, at paths that all nodes must have; a single text file is read in this process. What they hand on waits in
     files of the storage. Splitting and writing stay in this process, a block at a time."""
     num_cpus: float = Field(default=1.0, gt=0)
-    """CPUs per task."""
+    """CPUs per task, and threads that it reads with."""
     streaming: bool = True
     """Polars' streaming engine."""
     history_rows: int = Field(default=20_000, ge=1)

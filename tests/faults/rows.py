@@ -24,6 +24,7 @@ ROWS = (
          "distributed/test_train_ray.py::test_a_killed_worker_changes_nothing")),
     Row("a node dies in profile, encode, train, evaluate", "every user once, the same figures",
         ("faults/test_node_loss.py::test_a_node_dies_in_the_middle_of_each_stage",
+         "faults/test_node_loss.py::test_all_nodes_prepare_and_one_that_dies_changes_no_byte",
          "faults/test_node_loss.py::test_all_nodes_rank_and_one_that_dies_changes_no_rank")),
     Row("fewer nodes than workers for long",
         "an elastic group shrinks, and grows when nodes come; one of a fixed size waits, and says so",
