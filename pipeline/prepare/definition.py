@@ -69,7 +69,7 @@ def _steps(config: RunConfig) -> Iterator[Step]:
 
 def _resources(config: RunConfig) -> Resources:
     tasks = config.prepare.execution
-    return Resources(tasks.workers, tasks.num_cpus) if tasks.workers else Resources()
+    return Resources(tasks.workers, tasks.num_cpus, others=tasks.others) if tasks.workers else Resources()
 
 
 PREPARE = Stage(

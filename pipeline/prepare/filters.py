@@ -111,7 +111,6 @@ def of_users(found: Interactions, config: FilterConfig, name: str) -> tuple[Inte
     return found, tally
 
 
-
 def of_core(found: Interactions, k: int, counted_V: np.ndarray | None, left_V: np.ndarray | None, setting: str
             ) -> tuple[Interactions, Tally]:
     """The rows of a block that :func:`core_rows` leaves."""

@@ -1,5 +1,5 @@
-"""Three nodes, all at work; one that dies in the middle of prepare, profile, encode, train or
-evaluate changes no figure."""
+"""Three nodes, all at work; one that dies in the middle of prepare, profile, encode, train or evaluate changes
+nothing."""
 
 from __future__ import annotations
 
@@ -138,9 +138,10 @@ def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, 
     wanted = "prepare.filter={bad_rows: drop, k_core: 3, duplicates: last}"
 
     def prepare(environment: dict[str, str], name: str, *overrides: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(command("prepare", "-c", str(tmp_path / "odd.yaml"), f"storage.uri={tmp_path / name}",
-                                        *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT)
+        BEGUN.append(subprocess.Popen(
+            command("prepare", "-c", str(tmp_path / "odd.yaml"), f"storage.uri={tmp_path / name}", *overrides),
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        return BEGUN[-1]
 
     here = dict(os.environ)
     whole, refused = prepare(here, "whole", wanted), prepare(here, "refused")
@@ -151,8 +152,9 @@ def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, 
         return len(at_work) == 3
 
     until(all_have_read, process)
-    until(lambda: nodes.ask("kill read_part") > 0, process)
+    until(lambda: nodes.ask("lose read_part") > 0, process)
     assert process.poll() is None, "the node died in the middle"
+    assert nodes.ask("add") == 3
     ended(process)
     ended(whole)
     assert prepared(tmp_path / "lossy") == prepared(tmp_path / "whole")
