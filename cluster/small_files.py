@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-SMALL_BYTES = 2**20
+_SMALL_BYTES = 2**20
 _DID_NOT_FIT = "AWS Error INTERNAL_FAILURE"
 _WAITS_S = tuple(0.05 * 2**n for n in range(11))
 """The same patience as the SDK's own, see ``storage._S3_RETRIES``."""
@@ -51,7 +51,7 @@ class _SmallWhole(pafs.FileSystemHandler):  # type: ignore[misc]
     def open_input_file(self, path: str) -> pa.NativeFile:
         file = self._inner.open_input_file(path)
         size = file.size()
-        if size > SMALL_BYTES:
+        if size > _SMALL_BYTES:
             return file
         with file:
             return pa.BufferReader(read_again(lambda: file.read_at(size, 0)) if size else b"")

@@ -132,7 +132,7 @@ class Storage:
     def write_bytes(self, relative: str, data: bytes) -> None:
         """A whole file, visible only when complete (written beside, then moved)."""
         with self.writing(relative) as path:
-            self._make_parent(path)
+            self._make_folder(path.rsplit("/", 1)[0])
             if not self.is_local:  # an object appears only once its upload has finished
                 with self.filesystem.open_output_stream(path) as stream:
                     stream.write(data)
@@ -181,7 +181,7 @@ class Storage:
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
         with self.writing(relative) as path:
-            self._make_parent(path)
+            self._make_folder(path.rsplit("/", 1)[0])
             pq.write_table(table, path, filesystem=self.filesystem, **options)
 
     @contextmanager
@@ -189,7 +189,7 @@ class Storage:
         """Writes the tables that it is given, one row group each, into one Parquet file. After an error it holds those
         that came before."""
         with self.writing(relative) as path:
-            self._make_parent(path)
+            self._make_folder(path.rsplit("/", 1)[0])
             writer = pq.ParquetWriter(path, schema, filesystem=self.filesystem)
 
         def write(table: pa.Table) -> None:
@@ -223,18 +223,13 @@ class Storage:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             with self.writing(relative) as path:
-                if not self._is_s3:
-                    self.filesystem.create_dir(path, recursive=True)
+                self._make_folder(path)
                 pafs.copy_files(folder, path, destination_filesystem=self.filesystem)
 
-    @property
-    def _is_s3(self) -> bool:
-        return isinstance(self.filesystem, pafs.S3FileSystem)
-
-    def _make_parent(self, path: str) -> None:
-        """The folder of a file to be. S3 needs none, and would be asked once for each level of its path."""
-        if not self._is_s3:
-            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    def _make_folder(self, path: str) -> None:
+        """For files to be. S3 needs none, and would be asked once for each level of its path."""
+        if not isinstance(self.filesystem, pafs.S3FileSystem):
+            self.filesystem.create_dir(path, recursive=True)
 
     def _info(self, where: str | pafs.FileSelector) -> Any:
         try:

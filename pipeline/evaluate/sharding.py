@@ -6,7 +6,6 @@ shape and order of summation wherever it is computed.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +26,11 @@ from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.nodes import await_gpus, await_nodes, require_type
 from pipeline.work.progress import Progress, waiting
+from pipeline.work.tasks import in_order
 from pipeline.work.threads import torch_threads
 
-_TASKS_PER_WORKER, _SHARDS_PER_TASK, _AHEAD = 8, 16, 4
-"""Tasks of each worker, at least, where there are so many shards; shards of a task, at most; tasks of each worker that
-are begun and not yet written, at most."""
+_TASKS_PER_WORKER, _SHARDS_PER_TASK = 8, 16
+"""Tasks of each worker, at least, where there are so many shards; shards of a task, at most."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,7 @@ def rank_shards(config: EvaluateConfig, prepared: Artifact, model: TrainedModel 
 
 def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject, starts: Sequence[int],
                    num_cases: int, progress: Progress) -> Iterator[Ranks]:
-    """Some shards per task, so that the model is not loaded for each; ``workers`` tasks at a time.
-
-    Answers that come before their turn wait in Ray's object store; they are never many.
-    """
+    """Some shards per task, so that the model is not loaded for each; ``workers`` tasks at a time."""
     import ray
 
     workers = config.execution.workers
@@ -129,20 +125,22 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
     shared: Any = subject
     if isinstance(subject, BaselineModel):  # fitted by a worker, so that the driver never holds it
         shared = ray.remote(BaselineModel.scorer).options(num_cpus=1, **placed).remote(subject)
-    todo, begun, users_of, users = deque(tasks), deque[Any](), dict[Any, int](), 0
+    users_of, users = dict[Any, int](), 0
+
+    def begin() -> Iterator[Any]:
+        for start, stop in tasks:
+            reference = rank.remote(config, prepared, shared, start, stop)
+            users_of[reference] = stop - start
+            yield reference
+
+    def ended(reference: Any) -> None:
+        nonlocal users
+        users += users_of.pop(reference)
+        progress.update(users)
+
     try:
-        while todo or begun:
-            while todo and len(users_of) < workers and len(begun) < _AHEAD * workers:
-                start, stop = todo.popleft()
-                begun.append(rank.remote(config, prepared, shared, start, stop))
-                users_of[begun[-1]] = stop - start
-            next_is_done = begun[0] not in users_of
-            if users_of:
-                for done in ray.wait(list(users_of), timeout=0 if next_is_done else None, fetch_local=False)[0]:
-                    users += users_of.pop(done)
-                    progress.update(users)
-            if next_is_done:
-                yield from ray.get(begun.popleft())
+        for reference in in_order(begin(), workers, ended):
+            yield from ray.get(reference)
     except ray.exceptions.RayTaskError as exc:
         if isinstance(exc.cause, MentorecError):
             raise exc.cause from exc

@@ -121,7 +121,7 @@ class _Dense:
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each angle and dimension over the users that have it, fp64 [A, P]."""
         counts_A1 = np.maximum(self.present_RA.sum(axis=0), 1)[:, None]
-        mean_AP, variance_AP = self.no_scale()[0], self.no_scale()[0]
+        mean_AP, variance_AP = (np.zeros((self.place_RA.shape[1], self.width)) for _ in range(2))
         for _, block_BAP in self.blocks():
             mean_AP += block_BAP.sum(axis=0, dtype=np.float64)
         mean_AP /= counts_A1

@@ -50,10 +50,7 @@ class ThisProcess:
 
 @dataclass(frozen=True)
 class RayTasks:
-    """A task each, so many at a time on all nodes. Ray must be running.
-
-    Results that come before their turn wait in Ray's object store; they are never many.
-    """
+    """A task each, so many at a time on all nodes. Ray must be running."""
 
     label: str
     """Names the stage in errors and settings."""
@@ -85,25 +82,8 @@ class RayTasks:
         import ray
 
         task: Any = ray.remote(work).options(num_cpus=self.num_cpus, **self._options())
-        left, begun, at_work = iter(calls), deque[Any](), set[Any]()
-        call = next(left, None)
-        try:
-            while call is not None or begun:
-                while call is not None and len(at_work) < self.number and len(begun) < _AHEAD * self.number:
-                    begun.append(task.remote(*call))
-                    at_work.add(begun[-1])
-                    call = next(left, None)
-                is_next_done = begun[0] not in at_work
-                if at_work:
-                    at_work -= set(ray.wait(list(at_work), num_returns=len(at_work) if is_next_done else 1,
-                                            timeout=0 if is_next_done else None, fetch_local=False)[0])
-                if is_next_done:
-                    yield self._result(begun.popleft())
-        finally:
-            if begun and ray.is_initialized():
-                for reference in begun:
-                    ray.cancel(reference, force=True)
-                ray.wait(list(begun), num_returns=len(begun), timeout=_ENDING_S, fetch_local=False)
+        for reference in in_order((task.remote(*call) for call in calls), self.number):
+            yield self._result(reference)
 
     def _options(self) -> dict[str, Any]:
         """Polars would start as many threads in each process as the node has CPUs, with buffers for all."""
@@ -121,3 +101,39 @@ class RayTasks:
         except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as exc:
             raise ResourceError(f"{self.label}: a task's process died again and again, perhaps for want of memory; "
                                 f"{self.remedy}") from exc
+
+
+def in_order(begin: Iterator[Any], number: int, ended: Callable[[Any], None] = lambda _: None) -> Iterator[Any]:
+    """References of Ray tasks that have ended, in the order in which ``begin`` starts them, one with each ``next``.
+
+    So many run at a time. Answers that come before their turn wait in Ray's object store; they are never many. What is
+    begun and not wanted any more is cancelled.
+
+    Args:
+        ended: told of each as it ends, whatever its turn.
+    """
+    import ray
+
+    begun, at_work, more = deque[Any](), set[Any](), True
+    try:
+        while more or begun:
+            while more and len(at_work) < number and len(begun) < _AHEAD * number:
+                reference = next(begin, None)
+                more = reference is not None
+                if more:
+                    begun.append(reference)
+                    at_work.add(reference)
+            is_next_done = bool(begun) and begun[0] not in at_work
+            if at_work:
+                done, _ = ray.wait(list(at_work), num_returns=len(at_work) if is_next_done else 1,
+                                   timeout=0 if is_next_done else None, fetch_local=False)
+                at_work -= set(done)
+                for reference in done:
+                    ended(reference)
+            if is_next_done:
+                yield begun.popleft()
+    finally:
+        if begun and ray.is_initialized():
+            for reference in begun:
+                ray.cancel(reference, force=True)
+            ray.wait(list(begun), num_returns=len(begun), timeout=_ENDING_S, fetch_local=False)

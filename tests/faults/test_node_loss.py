@@ -79,13 +79,16 @@ def none_left() -> Iterator[None]:
     BEGUN.clear()
 
 
+def begun(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    BEGUN.append(subprocess.Popen(command(*arguments), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT))
+    return BEGUN[-1]
+
+
 def call(environment: dict[str, str], verb: str, folder: Path, *overrides: str) -> subprocess.Popen[str]:
     (folder / "tiny.yaml").write_text(TINY)
-    process = subprocess.Popen(command(verb, "-c", str(folder / "tiny.yaml"), *RUN, f"storage.uri={folder / 'storage'}",
-                                       *overrides), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-    BEGUN.append(process)
-    return process
+    return begun(environment, verb, "-c", str(folder / "tiny.yaml"), *RUN, f"storage.uri={folder / 'storage'}",
+                 *overrides)
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -94,6 +97,20 @@ def until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "it did not come so far in time"
         time.sleep(0.05)
+
+
+def loses_a_node_at_work(nodes: ThreeNodes, process: subprocess.Popen[str], task: str) -> None:
+    """Once each of the three has run such tasks, the one with most of them dies, and another comes."""
+    at_work = set[int]()
+
+    def all_have_worked() -> bool:
+        at_work.update(place for place, tasks in enumerate(nodes.ask(f"at-work {task}")) if tasks)
+        return len(at_work) == 3
+
+    until(all_have_worked, process)
+    until(lambda: nodes.ask(f"lose {task}") > 0, process)
+    assert process.poll() is None, "the node died in the middle"
+    assert nodes.ask("add") == 3
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -138,23 +155,13 @@ def test_all_nodes_prepare_and_one_that_dies_changes_no_byte(nodes: ThreeNodes, 
     wanted = "prepare.filter={bad_rows: drop, k_core: 3, duplicates: last}"
 
     def prepare(environment: dict[str, str], name: str, *overrides: str) -> subprocess.Popen[str]:
-        BEGUN.append(subprocess.Popen(
-            command("prepare", "-c", str(tmp_path / "odd.yaml"), f"storage.uri={tmp_path / name}", *overrides),
-            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        return BEGUN[-1]
+        return begun(environment, "prepare", "-c", str(tmp_path / "odd.yaml"), f"storage.uri={tmp_path / name}",
+                     *overrides)
 
     here = dict(os.environ)
     whole, refused = prepare(here, "whole", wanted), prepare(here, "refused")
-    process, at_work = prepare(nodes.environment, "lossy", wanted, *on_three), set[int]()
-
-    def all_have_read() -> bool:
-        at_work.update(place for place, tasks in enumerate(nodes.ask("at-work read_part")) if tasks)
-        return len(at_work) == 3
-
-    until(all_have_read, process)
-    until(lambda: nodes.ask("lose read_part") > 0, process)
-    assert process.poll() is None, "the node died in the middle"
-    assert nodes.ask("add") == 3
+    process = prepare(nodes.environment, "lossy", wanted, *on_three)
+    loses_a_node_at_work(nodes, process, "read_part")
     ended(process)
     ended(whole)
     assert prepared(tmp_path / "lossy") == prepared(tmp_path / "whole")
@@ -180,16 +187,8 @@ def test_all_nodes_rank_and_one_that_dies_changes_no_rank(nodes: ThreeNodes, tmp
     ended(call(dict(os.environ), "train", whole, *many))
     shutil.copytree(whole, lossy)
     alone = call(dict(os.environ), "run", whole, *many)
-    process, at_work = call(nodes.environment, "run", lossy, *many, "evaluate.execution.workers=6"), set[int]()
-
-    def all_have_ranked() -> bool:
-        at_work.update(place for place, tasks in enumerate(nodes.ask("at-work rank_shards")) if tasks)
-        return len(at_work) == 3
-
-    until(all_have_ranked, process)
-    until(lambda: nodes.ask("lose rank_shards") > 0, process)
-    assert process.poll() is None, "the node died in the middle"
-    assert nodes.ask("add") == 3
+    process = call(nodes.environment, "run", lossy, *many, "evaluate.execution.workers=6")
+    loses_a_node_at_work(nodes, process, "rank_shards")
     ended(process)
     ended(alone)
     found, expected = (ranks_in(folder) for folder in (lossy, whole))
