@@ -1,7 +1,7 @@
 """`make bench-large`: the stages at half a million and at five million users, a million items: how they grow.
 
-Generated sessions as in ``bench-m2``; the generator's latents stand in the place of the encoder's vectors. Finished
-stages are not measured again.
+Generated sessions as in ``bench-m2``. `encode` is measured with an encoder of one narrow layer, the stage without a
+model's time; the stages after it go on from the generator's latents. Finished stages are not measured again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.bench.m2 import GB, SETTINGS, STAGES, Bench, Sizes
 from tests.bench.pages import RESULTS, check_parts, table, verdict
 
 USERS, ITEMS, TEST_SHARE = (500_000, 5_000_000), 1_000_000, 0.1
-MEASURED = ("prepare", "profile", "vectors", "reduce", "train-distilled", "evaluate")
+MEASURED = ("prepare", "profile", "encode", "vectors", "reduce", "train-distilled", "evaluate")
 GROWING = {"train-distilled": "first_epoch_s", "evaluate": "rank_s"}
 """The seconds that are compared, without Ray's start; of other stages all."""
 BEYOND = 100_000_000
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="*", default=USERS, metavar="N")
     parser.add_argument("--items", type=int, default=ITEMS, metavar="N")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "mentorec-bench-large",
-                        metavar="FOLDER", help="keeps the artifacts between calls: 30 GB")
+                        metavar="FOLDER", help="keeps the artifacts between calls: 40 GB")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--again", action="store_true", help="measure finished stages anew")
     given = parser.parse_args()
@@ -73,7 +73,9 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
     return "\n\n".join([
         "## Five million users, a million items",
         f"Generated sessions, {items:,} items, sampled softmax, two cores; each stage is the real command in a process "
-        "of its own. Of `train` the first epoch is shown, which distils, of `evaluate` the ranking of "
+        "of its own. `encode` has an encoder of one narrow layer: the stage is measured and no model; `vectors` are "
+        "the generator's latents in the place of a real encoder's. Of `train` the first epoch is shown, which "
+        "distils, of `evaluate` the ranking of "
         f"{TEST_SHARE:.0%} of the users. Driver: resident peak; all: it and all below it, shared pages divided (PSS). "
         "The exponent is the slope between the two sizes in logarithms; what a million items cost whatever the users, "
         "and Ray's start, are in the seconds of the other stages. The last two columns go on along a straight line "

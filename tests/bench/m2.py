@@ -24,6 +24,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.encode import keys as encode_keys
+from pipeline.encode.sources import locate
 from pipeline.plan import keys, steps
 from pipeline.prepare import keys as prepare_keys
 from pipeline.prepare.config import SyntheticSource
@@ -36,6 +37,7 @@ from tests.bench.pages import RESULTS, check_parts, table, verdict
 from tests.bench.peers.driver import Driver, own_python
 from tests.bench.watch import watched
 from tests.bench.workshop import watching
+from tests.small_encoder import make_encoder
 from tests.tools import ROOT, command, epochs_logged
 
 USERS, ITEMS, INTERACTIONS, TEST_USERS = 616_502, 334_060, 3_651_542, 100_000
@@ -162,6 +164,14 @@ def profile(bench: Bench) -> dict[str, Any]:
     return bench.stage("profile", label="profile")
 
 
+def encode(bench: Bench) -> dict[str, Any]:
+    """By an encoder of one narrow layer: what the stage itself takes, beside which any real encoder's time stands."""
+    folder = bench.scratch / "encoder"
+    if not folder.exists():
+        make_encoder(folder, Path(locate(bench.config.encode, "").name_or_path))
+    return bench.stage("encode", f"encode.model={folder}", label="encode")
+
+
 def vectors(bench: Bench) -> dict[str, Any]:
     """The generator's latents in the place of the encoder's vectors; no stage of ours, measured for the record."""
     found = bench.fingerprints()
@@ -223,9 +233,9 @@ def full_softmax(bench: Bench) -> dict[str, Any]:
 
 
 STAGES: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "prepare": prepare, "profile": profile, "vectors": vectors, "reduce": reduce, "reduce-umap": reduce_umap,
-    "train-distilled": partial(train, "distilled"), "train-plain": partial(train, "plain"), "evaluate": evaluate,
-    "full-softmax": full_softmax}
+    "prepare": prepare, "profile": profile, "encode": encode, "vectors": vectors, "reduce": reduce,
+    "reduce-umap": reduce_umap, "train-distilled": partial(train, "distilled"), "train-plain": partial(train, "plain"),
+    "evaluate": evaluate, "full-softmax": full_softmax}
 
 
 class _EpochLog:
@@ -280,6 +290,7 @@ def _write(ledger: Ledger) -> None:
                   ("driver_bytes", "tree_bytes", "tree_unique_bytes")]
         counts = each.get("counts", {})
         own = {"prepare": ", ".join(f"{counts.get(key, 0):,} {what}" for key, what in COUNTS.items()),
+               "encode": "by an encoder of one narrow layer, without a model's time",
                "evaluate": f"ranking {each.get('rank_s', 0):.1f} s",
                "full-softmax": f"an epoch on one thread: {each.get('epoch_wall_s', 0):.0f} s, from "
                                f"{100 * each.get('share', 0):.1f} % of it"}.get(name, "")
