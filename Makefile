@@ -48,7 +48,7 @@ help:
 	@echo "make bench-scale         set up, growth with users and items: a few minutes"
 	@echo "make bench-losses        set up, sampled losses beside the full softmax, trained to the end: an"
 	@echo "                         hour"
-	@echo "make bench-large         set up, the stages at 500,000 and 5,000,000 users, a million items: hours, 30 GB"
+	@echo "make bench-large         set up, the stages at 500,000 and 5,000,000 users, a million items: hours, 40 GB"
 	@echo "make bench-m2            set up, every stage at the size of Amazon-M2: a quarter of an hour and"
 	@echo "                         UMAP's time"
 	@echo "make setup               only the environment, in $(VENV)"
