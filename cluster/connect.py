@@ -95,7 +95,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     try:
         _knock()
         arguments = _arguments(config)
-        with _own_handler(), _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
+        with own_handler(), _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
             start(arguments)
     except ResourceError:
         raise
@@ -126,8 +126,9 @@ def start(arguments: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _own_handler() -> Iterator[None]:
-    """Whoever handles SIGTERM does so after Ray has started too; Ray's own handler ends the process with its frames."""
+def own_handler() -> Iterator[None]:
+    """Whoever handles SIGTERM does so after the block too: each ``ray.init`` puts a handler of Ray's there, even where
+    Ray runs already, which ends the process with its frames."""
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield

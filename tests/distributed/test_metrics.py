@@ -33,10 +33,11 @@ def test_done_and_total_and_tokens(ray_cluster: None, monkeypatch: pytest.Monkey
             progress.update(10)
             time.sleep(1)
         with AnswerProgress("profile: pass 1", 8) as answers:
-            answers.add(2, 500, 60, [])
+            answers.add(2, 500, 60, [], time.time())
             deadline = time.monotonic() + 90  # Ray collects now and then
             while value("output_tokens_per_second", "profile: pass 1") is None and time.monotonic() < deadline:
                 time.sleep(0.5)
     assert (value("done", "encode"), value("total", "encode")) == (10, 40)
     assert (value("done", "profile: pass 1"), value("total", "profile: pass 1")) == (2, 8)
     assert (value("prompt_tokens_per_second", "profile: pass 1") or 0) > 0
+    assert (value("per_second", "profile: pass 1") or 0) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,7 +59,14 @@ def vllm_engine(model: Path, **changes: Any) -> dict[str, Any]:
 
 
 def build(prepared: Artifact, storage: Storage, config: ProfileConfig) -> Artifact:
-    return profile(config, prepared, artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True))
+    """Whoever handles SIGTERM does so all the while: a command ends in its own words."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        built = profile(config, prepared, artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True))
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return built
 
 
 def check_conserved(artifact: Artifact, users: int, angles: tuple[str, ...] = ("overall",)) -> None:

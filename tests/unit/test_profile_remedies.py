@@ -37,17 +37,35 @@ def test_a_running_pass_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "time", lambda: 5_000 + now[0])
     told = AnswerProgress("profile: pass 1", 1000)
     now[0] += 35
     assert told.line() == "profile: pass 1: no answer yet after 35 s"
-    told.add(10, 9_000, 1_000, ["HTTP 500"])
+    told.add(0, 0, 0, ["HTTP 500"], None)
+    assert told.line() == "profile: pass 1: no answer yet after 35 s; 1 without an answer (HTTP 500: 1)"
+    told.add(10, 9_000, 1_000, [], 5_115.0)
     assert capsys.readouterr().err == "profile: pass 1: first answer after 35 s\n"
+    assert told.tokens_per_second is None, "too few"
     now[0] += 65
-    told.add(128, 91_000, 19_000, ["HTTP 500", "a" * 100])
+    told.add(128, 91_000, 19_000, ["HTTP 500", "a" * 100], 5_120.0)
     assert told.line() == ("profile: pass 1: 138 of 1,000 answered, 1,000 prompt and 200 output tokens/s, "
-                           f"7 min 10 s to go; 3 without an answer (HTTP 500: 2, {'a' * 80}: 1)")
+                           f"8 min 38 s to go; 3 without an answer (HTTP 500: 2, {'a' * 80}: 1)")
     assert told.summary().startswith("profile: pass 1: 138 answers in 100.0 s, 1,000 prompt and 200 output tokens/s; 3")
-    assert told.tokens_per_second == pytest.approx(110_000 / 65), "without the start and what came first"
+    assert told.tokens_per_second == pytest.approx(120_000 / 85), "without the engine's start"
+
+
+@pytest.mark.parametrize("clock", [-3600.0, 3600.0])
+def test_a_node_whose_clock_is_wrong_makes_no_nonsense_of_the_speed(monkeypatch: pytest.MonkeyPatch, clock: float
+                                                                    ) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "time", lambda: 5_000 + now[0])
+    told = AnswerProgress("profile: pass 1", 1000)
+    now[0] += 50
+    told.add(50, 9_000, 1_000, [], 5_110.0 + clock)
+    now[0] += 50
+    told.add(50, 9_000, 1_000, [], 5_160.0 + clock)
+    assert told.tokens_per_second == pytest.approx(20_000 / (100 if clock < 0 else 50))
 
 
 def test_a_plan_takes_the_speed_that_was_measured_where_none_is_set(storage: Storage) -> None:

@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import ResourceError
-from pipeline.profile.llm.ledger import ATTEMPT, OUTPUT_TOKENS, PROMPT_TOKENS, SCHEMA, Index, Ledger, heads_of
+from pipeline.profile.llm.ledger import (
+    ATTEMPT,
+    OUTPUT_TOKENS,
+    PROMPT_TOKENS,
+    SCHEMA,
+    STARTED_AT,
+    Index,
+    Ledger,
+    heads_of,
+)
 from pipeline.profile.llm.progress import AnswerProgress
 from pipeline.profile.llm.requests import REQUEST
 from pipeline.profile.llm.unanswered import Unanswered
@@ -85,7 +94,8 @@ class AnswerSaver:
     attempt: str
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns of the ledger's SCHEMA but ATTEMPT, and ERROR → one row: how many answers, their tokens, errors."""
+        """Columns of the ledger's SCHEMA but ATTEMPT, and ERROR → one row: how many answers, their tokens, errors, and
+        when the first of them was asked for."""
         good, bad = batch.filter(pc.is_null(batch[ERROR])), batch.filter(pc.is_valid(batch[ERROR]))
         if good.num_rows:
             good = good.append_column(ATTEMPT, pa.array([self.attempt] * good.num_rows, pa.string()))
@@ -93,6 +103,7 @@ class AnswerSaver:
         if bad.num_rows:
             self.failures.write(bad)
         return pa.table({_ANSWERED: [good.num_rows], _ERRORS: pa.array([bad[ERROR].to_pylist()], pa.list_(pa.string())),
+                         STARTED_AT: pa.array([pc.min(good[STARTED_AT]).as_py()], pa.float64()),
                          **{name: [pc.sum(good[name]).as_py() or 0] for name in (PROMPT_TOKENS, OUTPUT_TOKENS)}})
 
 
@@ -122,7 +133,7 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
             saver = AnswerSaver(ledger, failures, out.attempt)
             for saved in backend.answers(Unanswered(out, source, done), saver):
                 for row in saved.to_pylist():
-                    progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS])
+                    progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS], row[STARTED_AT])
     finally:
         if (speed := progress.tokens_per_second) is not None:
             ledger.remember_speed(speed)

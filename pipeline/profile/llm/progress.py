@@ -28,11 +28,11 @@ class AnswerProgress:
             total: requests that are to be answered.
         """
         self._label, self._total = label, total
-        self._answered = self._failed = self._before_rate = self._tokens_before_rate = 0
+        self._answered = self._failed = 0
         self._prompt_tokens = self._output_tokens = 0
         self._errors: Counter[str] = Counter()
         self._started = time.monotonic()
-        self._first: float | None = None
+        self._asked: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
@@ -46,25 +46,32 @@ class AnswerProgress:
         self._over.set()
         self._thread.join()
 
-    def add(self, answered: int, prompt_tokens: int, output_tokens: int, errors: Sequence[str]) -> None:
-        """A batch is saved."""
+    def add(self, answered: int, prompt_tokens: int, output_tokens: int, errors: Sequence[str],
+            started_at: float | None) -> None:
+        """A batch is saved.
+
+        Args:
+            started_at: the earliest that one of its answers was asked for, in seconds since 1970; None: no answers.
+        """
         self._answered += answered
         self._failed += len(errors)
         self._prompt_tokens += prompt_tokens
         self._output_tokens += output_tokens
         self._errors.update(error[:_SHOWN_CHARS] for error in errors)
-        if answered and self._first is None:
-            self._first, self._before_rate = time.monotonic(), self._answered + self._failed
-            self._tokens_before_rate = self._prompt_tokens + self._output_tokens
-            say(f"{self._label}: first answer after {self._first - self._started:.0f} s")
+        if started_at is None:
+            return
+        now = time.monotonic()
+        asked = max(self._started, now - max(0.0, time.time() - started_at))
+        if self._asked is None:
+            say(f"{self._label}: first answer after {now - self._started:.0f} s")
+        self._asked = asked if self._asked is None else min(self._asked, asked)
 
     def line(self) -> str:
         """How far it is."""
         now = time.monotonic()
-        if self._first is None:
+        if self._asked is None:
             return f"{self._label}: no answer yet after {duration(now - self._started)}{self._failures()}"
-        done, working = self._answered + self._failed, now - self._first
-        rate = (done - self._before_rate) / working if working else 0.0
+        done, rate = self._answered + self._failed, self._per_second(now)
         left = f", {duration((self._total - done) / rate)} to go" if rate else ""
         return (f"{self._label}: {self._answered:,} of {self._total:,} answered, {self._speed(now)}{left}"
                 f"{self._failures()}")
@@ -72,10 +79,8 @@ class AnswerProgress:
     def figures(self) -> Figures:
         """How far it is."""
         now = time.monotonic()
-        working = 0.0 if self._first is None else now - self._first
-        done, seconds = self._answered + self._failed, max(now - self._started, 1e-3)
-        return Figures(self._label, "requests", done, self._total,
-                       (done - self._before_rate) / working if working else 0.0,
+        seconds = max(now - self._started, 1e-3)
+        return Figures(self._label, "requests", self._answered + self._failed, self._total, self._per_second(now),
                        {"prompt_tokens": self._prompt_tokens / seconds, "output_tokens": self._output_tokens / seconds})
 
     def summary(self) -> str:
@@ -86,11 +91,15 @@ class AnswerProgress:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Prompt and output tokens since the first answers came; None: too few answers to tell."""
-        if self._first is None or self._answered + self._failed - self._before_rate < _ENOUGH_ANSWERS:
+        """Prompt and output tokens since the first answer was asked for, without the engine's start; None: too few
+        answers to tell."""
+        if self._asked is None or self._answered + self._failed < _ENOUGH_ANSWERS:
             return None
-        tokens = self._prompt_tokens + self._output_tokens - self._tokens_before_rate
-        return tokens / max(time.monotonic() - self._first, 1e-3)
+        return (self._prompt_tokens + self._output_tokens) / max(time.monotonic() - self._asked, 1e-3)
+
+    def _per_second(self, now: float) -> float:
+        """Requests that are done since the first answer was asked for."""
+        return 0.0 if self._asked is None else (self._answered + self._failed) / max(now - self._asked, 1e-3)
 
     def _speed(self, now: float) -> str:
         """Since the start, the engine's own start included."""

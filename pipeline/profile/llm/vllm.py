@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from cluster.connect import own_handler
 from cluster.machine import cpu_count
 from pipeline.profile.llm import cpu
 from pipeline.profile.llm.config import VLLMEngine
@@ -85,9 +86,10 @@ class VLLMBackend:
                     OUTPUT_TOKENS: row["num_generated_tokens"], STARTED_AT: now - row["time_taken_llm"],
                     ANSWERED_AT: now}
 
-        processor = build_processor(self.processor_config(num_cpus), preprocess=preprocess, postprocess=postprocess,
-                                    preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
-                                    postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
+        with own_handler():  # it calls ray.init
+            processor = build_processor(self.processor_config(num_cpus), preprocess=preprocess, postprocess=postprocess,
+                                        preprocess_map_kwargs={"num_cpus": _STAGE_CPUS},
+                                        postprocess_map_kwargs={"num_cpus": _STAGE_CPUS})
         processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_task_retries"] = _MAX_TASK_RETRIES
         return processor(requests.dataset(execution.batch_size)).map_batches(
             lambda batch: save(_uniform(batch)), batch_format="pyarrow", batch_size=None, num_cpus=_STAGE_CPUS,
