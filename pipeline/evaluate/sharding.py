@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from configs.errors import MentorecError, ResourceError
+from configs.errors import ResourceError
 from models.ranking import SHARD_USERS, rank_users
 from models.scoring import EncoderScorer, Ranks, Scorer
 from models.sequences import Cases
@@ -26,11 +26,12 @@ from pipeline.train.item_vectors import ItemVectors
 from pipeline.work.memory import keep_freed_memory
 from pipeline.work.nodes import await_gpus, await_nodes, require_type
 from pipeline.work.progress import Progress, waiting
-from pipeline.work.tasks import in_order
+from pipeline.work.tasks import in_order, result
 from pipeline.work.threads import torch_threads
 
 _TASKS_PER_WORKER, _SHARDS_PER_TASK = 8, 16
 """Tasks of each worker, at least, where there are so many shards; shards of a task, at most."""
+_REMEDY = "lower evaluate.execution.batch_users, item_chunk or workers and run again"
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,8 @@ def _rank_with_ray(config: EvaluateConfig, prepared: Artifact, subject: Subject,
         users += users_of.pop(reference)
         progress.update(users)
 
-    try:
-        for reference in in_order(begin(), workers, ended):
-            yield from ray.get(reference)
-    except ray.exceptions.RayTaskError as exc:
-        if isinstance(exc.cause, MentorecError):
-            raise exc.cause from exc
-        raise
+    for reference in in_order(begin(), workers, ended):
+        yield from result(reference, "evaluate", _REMEDY)
 
 
 def _wants_gpu(subject: Subject) -> bool:

@@ -83,7 +83,7 @@ class RayTasks:
 
         task: Any = ray.remote(work).options(num_cpus=self.num_cpus, **self._options())
         for reference in in_order((task.remote(*call) for call in calls), self.number):
-            yield self._result(reference)
+            yield result(reference, self.label, self.remedy)
 
     def _options(self) -> dict[str, Any]:
         """Polars would start as many threads in each process as the node has CPUs, with buffers for all."""
@@ -91,16 +91,27 @@ class RayTasks:
         variables = {_THREADS: str(max(1, round(self.num_cpus))), **given.get("env_vars", {})}
         return {**self.placement.ray_options(), "runtime_env": {**given, "env_vars": variables}}
 
-    def _result(self, reference: Any) -> Any:
-        import ray
-        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-        try:
-            with our_errors(self.label):
-                return ray.get(reference)
-        except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as exc:
-            raise ResourceError(f"{self.label}: a task's process died again and again, perhaps for want of memory; "
-                                f"{self.remedy}") from exc
+def result(reference: Any, label: str, remedy: str) -> Any:
+    """What a task gave.
+
+    Args:
+        label: names the stage in errors.
+        remedy: what to set where its process died for want of memory.
+
+    Raises:
+        MentorecError: what the task raised.
+        ResourceError: its process died again and again.
+    """
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    try:
+        with our_errors(label):
+            return ray.get(reference)
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as exc:
+        raise ResourceError(f"{label}: a task's process died again and again, perhaps for want of memory; {remedy}"
+                            ) from exc
 
 
 def in_order(begin: Iterator[Any], number: int, ended: Callable[[Any], None] = lambda _: None) -> Iterator[Any]:
