@@ -57,10 +57,11 @@ class Encoder:
             torch.set_num_threads(max(1, round(config.execution.num_cpus)))
         try:
             model = SentenceTransformer(files.name_or_path, revision=files.commit, device="cuda" if on_gpu else "cpu",
-                                        trust_remote_code=False, model_kwargs={"use_safetensors": True})
+                                        trust_remote_code=False, local_files_only=True,
+                                        model_kwargs={"use_safetensors": True})
         except (OSError, ValueError, KeyError) as exc:
             raise ConfigError(f"encode.model: {config.model!r} cannot be loaded as a sentence-transformers model with "
-                              f"safetensors weights: {' '.join(str(exc).split())[:300]}") from exc
+                              f"safetensors weights{files.to_fetch}: {' '.join(str(exc).split())[:300]}") from exc
         self._model = model.to(getattr(torch, _DTYPES[config.precision])).eval()
         self._config = config
         self._forward_texts = config.execution.batch_rows if on_gpu else _CPU_FORWARD_TEXTS

@@ -103,7 +103,7 @@ def _file(path: Path, folder: Path | None) -> Iterator[str]:
 
 def _hub(model: str, folder: Path | None, revision: str | None) -> Iterator[str]:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         with storage_errors(str(folder or "the hub's cache"), PLACE):
@@ -115,7 +115,9 @@ def _hub(model: str, folder: Path | None, revision: str | None) -> Iterator[str]
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise ConfigError(f"MODEL: the hub has no model {model!r} with revision {revision or 'main'!r} that this "
                           "machine may read; check the name, or log in (hf auth login)") from exc
-    except (HfHubHTTPError, OSError, ValueError) as exc:
+    except MentorecError:
+        raise
+    except Exception as exc:  # a proxy's or a lost connection's derive from nothing that names them
         raise ResourceError(f"MODEL: {model!r} cannot be brought from the hub ({type(exc).__name__}); check the "
                             "network (HF_ENDPOINT, HF_HUB_OFFLINE), or take a package: mentorec fetch --list") from exc
     if not any(Path(place).glob("*.safetensors")):

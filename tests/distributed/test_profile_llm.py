@@ -183,6 +183,27 @@ def test_a_price_above_the_limit_needs_a_yes(storage: Storage, tokenizer: Path) 
             profile(config, prepared, out)
         assert not server.asked
         out.release()
+        right = config_of(server.url, tokenizer, max_cost_without_confirm=1.0,
+                          execution={"tokens_per_second": 10.0, "price_per_hour": 0.003})
+        out = artifacts.begin(storage, keys.key(right, prepared.fingerprint), resume=True)
+        assert out.resumed
+        with pytest.raises(ResourceError, match=r"above profile.max_cost_without_confirm=1; give --yes"):
+            profile(config, prepared, out)
+        assert not server.asked
+        out.release()
+        out = artifacts.begin(storage, keys.key(right, prepared.fingerprint), resume=True)
+        assert out.resumed and profile(right, prepared, out).manifest.counts["num_out"] == 20, "at the corrected price"
+
+
+def test_a_price_that_is_agreed_to_goes_on(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=20, textless=0)
+    with scripted_server() as server:
+        config = config_of(server.url, tokenizer, max_cost_without_confirm=1.0)
+        out = artifacts.begin(storage, keys.key(config, prepared.fingerprint))
+        with pytest.raises(ResourceError, match="no price is known"):
+            profile(config, prepared, out)
+        assert not server.asked
+        out.release()
         out = artifacts.begin(storage, keys.key(config, prepared.fingerprint), resume=True)
         assert out.resumed and profile(config, prepared, out, confirmed=True).manifest.counts["num_out"] == 20
 
@@ -223,9 +244,9 @@ def test_no_server_stops_the_stage_and_what_failed_is_asked_again(storage: Stora
     prepared = make_text_prepared(storage, users=20, textless=0)
     down = {"now": True}
     with scripted_server(lambda asked: Reply(status=503) if down["now"] and asked.chance < 0.5 else Reply()) as server:
-        config = config_of(server.url, tokenizer, max_rejected_fraction=0.1, execution={"retries": 0},
+        config = config_of(server.url, tokenizer, max_rejected_fraction=0.9, execution={"retries": 0},
                            engine={"gate": {"retries": 0, "language": False}})
-        with pytest.raises(DataError, match="no answer: HTTP 503 after 1 attempts"):
+        with pytest.raises(DataError, match="got no answer .*no answer: HTTP 503 after 1 attempts"):
             build(prepared, storage, config)
         down["now"] = False
         artifact = build(prepared, storage, config)

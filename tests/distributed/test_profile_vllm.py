@@ -48,7 +48,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(engine: dict[str, Any], **changes: Any) -> ProfileConfig:
     base: dict[str, Any] = {"gate": {"enabled": False, "retries": 1}, "sampling": {"max_tokens": 24},
                             "max_model_len": 4096}
-    return ProfileConfig(**{"engine": base | engine, "execution": ACTORS, "max_rejected_fraction": 0.9, **changes})
+    return ProfileConfig(**{"engine": base | engine, "execution": ACTORS, "max_rejected_fraction": 0.9,
+                            "max_unanswered_fraction": 0.9, **changes})
 
 
 def vllm_engine(model: Path, **changes: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -226,6 +227,31 @@ def test_a_gguf_file_becomes_a_folder_that_loads(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut.gguf: transformers cannot read it"):
         list(fetch(str(tmp_path / "cut.gguf"), tmp_path / "other", None))
     assert not (tmp_path / "other").exists()
+
+
+class LostError(Exception):
+    """As an HTTP client's own."""
+
+
+def test_a_connection_that_is_lost_on_the_way_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> str:
+        raise LostError("peer closed connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lost)
+    with pytest.raises(ResourceError, match=r"'google/gemma' cannot be brought from the hub \(LostError\)"):
+        list(fetch("google/gemma", None, None))
+
+
+@pytest.mark.parametrize(("model", "says"), [
+    ("$MENTOREC_TEST_MODEL", "'google/gemma-2-9b-it' is not in the local cache"),
+    ("a--b", "got 'a--b'; legal: .*a hub id such as"), ("x.git", "got 'x.git'; legal: .*a hub id such as")])
+def test_odd_hub_ids_are_told_in_one_line(model: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                          ) -> None:
+    monkeypatch.setenv("MENTOREC_TEST_MODEL", "google/gemma-2-9b-it")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises((ConfigError, ResourceError), match=says):
+        hub.identity("profile.engine.model", model, None)
 
 
 def test_relative_folders_of_the_hubs_cache_count_from_the_first_working_folder(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -202,6 +205,38 @@ def test_what_no_request_gets_past_ends_the_stage_with_the_servers_words(status:
     said = str(raised.value)
     assert words in said and remedy in said and "what was answered is kept" in said
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("status", [403, 422])
+def test_a_server_that_has_answered_refuses_one_request_and_not_the_stage(status: int) -> None:
+    """Moderation, or a limit of its own: 403 is what some give for a flagged prompt."""
+    def script(asked: ReceivedRequest) -> Reply:
+        return Reply(status=status, body="flagged", wait_s=0.5) if asked.seed == 1 else Reply("good")
+
+    with scripted_server(script) as server:
+        rows = ask(server, 3)
+    assert [row[TEXT] for row in rows] == ["good", None, "good"] and rows[1][ERROR] == f"HTTP {status}: flagged"
+    assert len(server.asked) == 3
+
+
+def test_a_host_that_takes_no_connection_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "_CONNECT_S", 0.3)
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # fill the queue; what comes after is left without a word
+            knock = waiting.enter_context(socket.socket())
+            knock.setblocking(False)
+            knock.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        with pytest.raises(ResourceError, match="does not answer .*start the server"):
+            ask(SimpleNamespace(url=url), retries=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80000/v1", "http://h:x/v1", "http://h:0/v1", "h/v1", "ftp://h/v1"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="takes a URL such as"):
+        OpenAIEngine(base_url=url, model="m", tokenizer="/t")
 
 
 def test_a_server_that_sends_on_is_told_with_the_address() -> None:

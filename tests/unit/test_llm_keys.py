@@ -145,6 +145,20 @@ def test_small_parts_are_gathered_while_others_read(ledger: Ledger, monkeypatch:
     assert ledger.gather("a") == 50
 
 
+def test_parts_that_another_run_gathers_meanwhile(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.write(answers(range(10)))
+    there, calls = Ledger.parts, []
+
+    def before_it_was_gathered(self: Ledger) -> list[str]:
+        calls.append(len(calls))
+        return [*there(self), "gone.parquet"] if len(calls) <= 2 else there(self)
+
+    monkeypatch.setattr(Ledger, "parts", before_it_was_gathered)
+    assert len(Index.build(ledger)) == 10 and len(calls) == 3
+    calls.clear()
+    assert ledger.gather("a") == 10
+
+
 def test_two_halves_of_a_key_are_compared(ledger: Ledger) -> None:
     ledger.write(answers(range(1)))
     twin = key(0)[:16] + "0" * 16

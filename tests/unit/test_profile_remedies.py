@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.storage import Storage
+from configs.errors import DataError, ResourceError
+from pipeline.profile.config import ProfileConfig
 from pipeline.profile.llm import progress
 from pipeline.profile.llm.config import OpenAIEngine, OpenAIExecution, VLLMEngine
 from pipeline.profile.llm.cost import Estimate
@@ -14,6 +16,7 @@ from pipeline.profile.llm.ledger import Ledger
 from pipeline.profile.llm.progress import AnswerProgress
 from pipeline.profile.llm.requests import Author
 from pipeline.profile.remedies import rejected, remedy
+from pipeline.profile.stage import check_rejected
 
 
 @pytest.mark.parametrize(("reasons", "helps"), [
@@ -75,12 +78,47 @@ def test_a_plan_takes_the_speed_that_was_measured_where_none_is_set(storage: Sto
     engine = OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t")
     measured = replace(Estimate.nothing(engine, ledger.speed), asked=1000, asked_tokens=450_000)
     assert list(measured.lines())[-1].startswith("at most 2.93 hours at 412 tokens/s, as the latest answers came; ")
-    for num_gpus, hours in ((1, "5.86 GPU-hours"), (0, "2.93 hours")):  # two engines, on GPUs or on the machine's CPUs
+    for num_gpus, hours in ((1, "2.93 GPU-hours"), (0, "1.47 hours")):  # two engines, on GPUs or on the machine's CPUs
         vllm = VLLMEngine(model="m", execution={"replicas": 2, "num_gpus": num_gpus})
         planned = replace(Estimate.nothing(vllm, ledger.speed), asked=1000, asked_tokens=450_000)
-        assert list(planned.lines())[-1].startswith(f"at most {hours} at 412 tokens/s")
+        assert list(planned.lines())[-1].startswith(f"at most {hours} at 825 tokens/s")
     unknown = Estimate.nothing(engine)
     assert list(unknown.lines())[-1].startswith("hours: known after the first answers")
     told = Estimate.nothing(engine.model_copy(update={"execution": OpenAIExecution(tokens_per_second=7)}), ledger.speed)
     assert (told.tokens_per_second, told.measured) == (7, False)
+
+
+def test_a_limit_is_kept_where_tokens_are_paid_for_and_refused_where_no_price_is_known() -> None:
+    engine = OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t", sampling={"max_tokens": 100}, execution={
+        "price_per_million_prompt_tokens": 0.6, "price_per_million_output_tokens": 2})
+    planned = Estimate.nothing(engine).counting({"asked": 1000, "asked_tokens": 450_000})
+    assert planned.price == pytest.approx(3 * (0.45 * 0.6 + 0.1 * 2)), "each may be asked three times"
+    assert list(planned.lines())[-1] == "price 1.41"
+    planned.demand_confirmation(1.5)
+    with pytest.raises(ResourceError, match=r"at most 1.41, above profile.max_cost_without_confirm=1.2; give --yes"):
+        planned.demand_confirmation(1.2)
+    unknown = Estimate.nothing(OpenAIEngine(base_url="http://h/v1", model="m", tokenizer="/t"))
+    unknown.demand_confirmation(None)
+    with pytest.raises(ResourceError, match="=10 cannot be kept, as no price is known: set .*price_per_hour"):
+        unknown.demand_confirmation(10)
+
+
+@pytest.mark.parametrize(("prices", "says"), [
+    ({"price_per_million_prompt_tokens": 1}, "are set together"),
+    ({"price_per_million_prompt_tokens": 1, "price_per_million_output_tokens": 1, "price_per_hour": 1}, "not both")])
+def test_prices_that_do_not_go_together(prices: dict[str, float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        OpenAIExecution(**prices)
+
+
+def test_silence_of_a_server_is_not_taken_for_rejects() -> None:
+    config = ProfileConfig(max_unanswered_fraction=0.01)
+    stats = {"counts": {"num_in": 200, "num_rejected": 22},
+             "rejected_by_reason": {"too short": 20, "no answer: HTTP 429 after 6 attempts": 2}}
+    check_rejected(config, stats)
+    stats["rejected_by_reason"] = {"too short": 19, "no answer: HTTP 429 after 6 attempts": 3}
+    with pytest.raises(DataError, match=r"3 of 200 profiles got no answer \(1.5%; no answer: HTTP 429 .*: 3\), more "
+                                        "than profile.max_unanswered_fraction=0.01; see what the server"):
+        check_rejected(config, stats)
+    check_rejected(config.model_copy(update={"max_unanswered_fraction": 0.05}), stats)
 

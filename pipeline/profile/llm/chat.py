@@ -27,10 +27,10 @@ class ChatTokenizer:
         transformers.logging.set_verbosity_error()
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                files.name_or_path, revision=files.commit, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as exc:
-            raise ConfigError(f"{setting}: {files.name_or_path!r} has no tokenizer that can be loaded: "
-                              f"{' '.join(str(exc).split())[:300]}") from exc
+                files.name_or_path, revision=files.commit, trust_remote_code=False, local_files_only=True)
+        except Exception as exc:  # of a broken tokenizer.json a bare one
+            raise ConfigError(f"{setting}: {files.name_or_path!r} has no tokenizer that can be loaded"
+                              f"{files.to_fetch}: {' '.join(str(exc).split())[:300]}") from exc
         if not getattr(self._tokenizer, "chat_template", None):
             raise ConfigError(f"{setting}: the tokenizer of {files.name_or_path!r} has no chat template; take the "
                               "instruction-tuned model, whose name often ends in -it, -Instruct or -chat")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,14 @@ _OURS = frozenset({"model", "tokenizer", "revision", "tokenizer_revision", "dtyp
 _CHANGES_ANSWERS = frozenset({"quantization", "kv_cache_dtype", "rope_scaling", "hf_overrides", "speculative_config",
                               "load_format", "chat_template", "generation_config", "override_generation_config"})
 """Engine arguments that change what is written."""
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is one, or the scheme's."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class SamplingConfig(Config):
@@ -58,6 +66,16 @@ class CostConfig(Config):
     def gpus(self) -> float:
         """That are counted: none of an endpoint."""
         return 0.0
+
+    @property
+    def engines(self) -> int:
+        """That share the work; an endpoint is one."""
+        return 1
+
+    @property
+    def price_per_token(self) -> tuple[float, float] | None:
+        """Of a prompt's and an answer's token; None: tokens are not what is paid for."""
+        return None
 
 
 class LLMConfig(Config):
@@ -123,6 +141,10 @@ class VLLMExecution(CostConfig, Placement):
         return self.replicas * self.tensor_parallel * self.num_gpus
 
     @property
+    def engines(self) -> int:
+        return self.replicas
+
+    @property
     def in_flight(self) -> int:
         """Most requests that are with the engines, or done and not yet saved."""
         return 2 * self.replicas * self.concurrent_batches * self.batch_size
@@ -178,6 +200,10 @@ class OpenAIExecution(CostConfig):
     again comes on top by chance, so that requests do not come back together."""
     timeout_s: float = Field(default=600.0, gt=0)
     """An answer that takes longer counts as lost."""
+    price_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    """Where tokens are paid for, in the place of `price_per_hour`."""
+    price_per_million_output_tokens: float | None = Field(default=None, ge=0)
+    """Goes with the other."""
 
     @field_validator("api_key_env")
     @classmethod
@@ -185,6 +211,20 @@ class OpenAIExecution(CostConfig):
         if value is not None and not _ENV_NAME.fullmatch(value):
             raise ValueError("takes the NAME of an environment variable, never the key itself")
         return value
+
+    @model_validator(mode="after")
+    def _one_price(self) -> OpenAIExecution:
+        of_tokens = (self.price_per_million_prompt_tokens, self.price_per_million_output_tokens)
+        if (of_tokens[0] is None) != (of_tokens[1] is None):
+            raise ValueError("price_per_million_prompt_tokens and price_per_million_output_tokens are set together")
+        if of_tokens[0] is not None and self.price_per_hour is not None:
+            raise ValueError("set price_per_hour or the prices of tokens, not both")
+        return self
+
+    @property
+    def price_per_token(self) -> tuple[float, float] | None:
+        prompt, output = self.price_per_million_prompt_tokens, self.price_per_million_output_tokens
+        return None if prompt is None or output is None else (prompt / 1e6, output / 1e6)
 
     @property
     def in_flight(self) -> int:
@@ -197,7 +237,8 @@ class OpenAIEngine(LLMConfig):
 
     kind: Literal["openai"] = "openai"
     base_url: str
-    """Up to and including the version: `http://127.0.0.1:8000/v1`."""
+    """Up to and including the version: `http://127.0.0.1:8000/v1`. It says whose answers they are: another address,
+    the same model moved to another port included, is asked anew."""
     model: str
     """As the server names it."""
     revision: str | None = None
@@ -221,7 +262,7 @@ class OpenAIEngine(LLMConfig):
     @classmethod
     def _url(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError("takes a URL such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError("holds no user, password or query: keys go into the variable named by "

@@ -30,6 +30,8 @@ class Estimate:
     price_per_hour: float | None
     gpus: float
     """0: none is counted, hours are those of the endpoint or the machine."""
+    price_per_token: tuple[float, float] | None
+    """Of prompts and of answers, where tokens are paid for."""
     first: int = 0
     """Requests of the first pass."""
     first_known: int = 0
@@ -50,12 +52,13 @@ class Estimate:
         """No user yet.
 
         Args:
-            measured: prompt and output tokens per second, for where the configuration tells none.
+            measured: prompt and output tokens per second of one engine, for where the configuration tells none.
         """
         execution = llm.execution
         speed = execution.tokens_per_second
-        return cls(llm.gate.retries, llm.sampling.max_tokens, speed or measured, speed is None,
-                   execution.price_per_hour, execution.gpus)
+        known = None if measured is None else measured * execution.engines
+        return cls(llm.gate.retries, llm.sampling.max_tokens, speed or known, speed is None, execution.price_per_hour,
+                   execution.gpus, execution.price_per_token)
 
     def plus(self, users: pa.Table, requests: pa.Table) -> Estimate:
         """With the users of a part of a pass (columns of USAGE) and the requests that they are the first to want."""
@@ -70,9 +73,13 @@ class Estimate:
         return replace(self, **{name: getattr(self, name) + count for name, count in of_users.items()},
                        asked=self.asked + asked, asked_tokens=self.asked_tokens + asked_tokens)
 
-    def values(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return dict(self.__dict__)
+    def counts(self) -> dict[str, int]:
+        """What users add, for :meth:`counting`."""
+        return {name: getattr(self, name) for name in (*_OF_USERS, "asked", "asked_tokens")}
+
+    def counting(self, counts: Mapping[str, Any]) -> Estimate:
+        """With what was counted before, at this estimate's speed and prices."""
+        return replace(self, **counts)
 
     @property
     def requests_bound(self) -> int:
@@ -98,7 +105,10 @@ class Estimate:
 
     @property
     def price(self) -> float | None:
-        """At most."""
+        """At most; None: not known."""
+        if self.price_per_token is not None:
+            of_prompt, of_output = self.price_per_token
+            return self.prompt_bound * of_prompt + self.output_bound * of_output
         if self.hours is None or self.price_per_hour is None:
             return None
         return self.hours * self.price_per_hour
@@ -109,10 +119,12 @@ class Estimate:
                f"{self.asked:,} requests, {self.asked_tokens:,} prompt tokens")
         yield (f"at most, with merges and {self.retries} retries of each: {self.requests_bound:,} requests, "
                f"{self.prompt_bound:,} prompt tokens, {self.output_bound:,} output tokens")
+        money = "price: set engine.execution.price_per_hour" if self.price is None else f"price {self.price:,.2f}"
         if self.hours is None:
             yield "hours: known after the first answers, or set engine.execution.tokens_per_second"
+            if self.price is not None:
+                yield money
             return
-        money = "price: set engine.execution.price_per_hour" if self.price is None else f"price {self.price:,.2f}"
         source = ", as the latest answers came" if self.measured else ""
         unit = "GPU-hours" if self.gpus else "hours"
         yield f"at most {self.hours:,.2f} {unit} at {self.tokens_per_second:,.0f} tokens/s{source}; {money}"
@@ -120,9 +132,16 @@ class Estimate:
     def demand_confirmation(self, limit: float | None) -> None:
         """
         Raises:
-            ResourceError: the price is above the limit.
+            ResourceError: the price is above the limit, or there is a limit and no price.
         """
-        if limit is not None and self.price is not None and self.price > limit:
+        if limit is None:
+            return
+        if self.price is None:
+            raise ResourceError(f"profile: profile.max_cost_without_confirm={limit:g} cannot be kept, as no price is "
+                                "known: set profile.engine.execution.price_per_hour and tokens_per_second (of an "
+                                "endpoint that counts tokens price_per_million_prompt_tokens and "
+                                "price_per_million_output_tokens), or give --yes to go on without a limit")
+        if self.price > limit:
             raise ResourceError(f"profile: the plan's price is at most {self.price:,.2f}, above "
                                 f"profile.max_cost_without_confirm={limit:g}; give --yes to go on, or see the plan "
                                 "with `mentorec profile --dry-run`")

@@ -50,6 +50,10 @@ class Backend(Protocol):
         """What a person should know before the first answer comes."""
 
     @property
+    def engines(self) -> int:
+        """That share the work."""
+
+    @property
     def in_flight(self) -> int:
         """Most requests that are under way, or answered and not yet saved."""
 
@@ -136,7 +140,7 @@ def infer(backend: Backend, out: ArtifactDir, folder: str, ledger: Ledger, failu
                     progress.add(row[_ANSWERED], row[PROMPT_TOKENS], row[OUTPUT_TOKENS], row[_ERRORS], row[STARTED_AT])
     finally:
         if (speed := progress.tokens_per_second) is not None:
-            ledger.remember_speed(speed)
+            ledger.remember_speed(speed / backend.engines)
     say(progress.summary())
 
 

@@ -44,6 +44,8 @@ GROUP_ROWS = 1000
 """Answers read at once when one of them is looked up."""
 _PART_ROWS = 50_000
 _GROUPS_KEPT = 32
+_READINGS = 5
+"""Tries to read a ledger that others change."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Ledger:
 
     @property
     def speed(self) -> float | None:
-        """Prompt and output tokens per second when the author was last asked; None: not known."""
+        """Prompt and output tokens per second of one engine when the author was last asked; None: not known."""
         known = self.storage.read_json(self._speed) if self.storage.exists(self._speed) else {}
         return known.get(_TOKENS_PER_SECOND)
 
@@ -107,8 +109,11 @@ class Ledger:
         asked = rows = 0
         waiting: list[str] = []
         for name in self.parts():
-            with self._open(name) as file:
-                attempts = file.read(columns=[ATTEMPT])[ATTEMPT]
+            try:
+                with self._open(name) as file:
+                    attempts = file.read(columns=[ATTEMPT])[ATTEMPT]
+            except FileNotFoundError:  # another run's, which gathers its own
+                continue
             ours = pc.sum(pc.equal(attempts, attempt)).as_py() or 0
             asked += ours
             if ours == len(attempts) and ours < _PART_ROWS:
@@ -155,7 +160,16 @@ class Index:
 
     @classmethod
     def build(cls, ledger: Ledger) -> Index:
-        """Read the keys of a whole ledger."""
+        """Read the keys of a whole ledger; once more where another run puts small parts into a large one meanwhile."""
+        for _ in range(_READINGS):
+            try:
+                return cls._read(ledger)
+            except FileNotFoundError:
+                continue
+        return cls._read(ledger)
+
+    @classmethod
+    def _read(cls, ledger: Ledger) -> Index:
         parts = ledger.parts()
         heads, owners, groups = [], [], []
         for number, name in enumerate(parts):

@@ -58,6 +58,10 @@ class OpenAIBackend:
     """JSON schema of the answer."""
 
     @property
+    def engines(self) -> int:
+        return self.config.execution.engines
+
+    @property
     def in_flight(self) -> int:
         return self.config.execution.in_flight
 
@@ -292,11 +296,12 @@ class Client:
                 raw = await response.read()
                 if response.status != 200:
                     raise refusal(self._url, response.status, self._shown(raw.decode(errors="replace")),
-                                  response.headers, self._shown(response.headers.get("Location", "nowhere")))
+                                  response.headers, self._shown(response.headers.get("Location", "nowhere")),
+                                  has_answered=self._answered)
                 return read_completion(raw)
         except OddAnswerError as exc:
             raise odd_answer(self._url, self._shown(str(exc))) from exc
-        except aiohttp.ClientConnectorError as exc:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise NoServerError(type(exc).__name__) from exc
         except TimeoutError as exc:
             raise RetryableError(f"no answer within {self._execution.timeout_s:g} s") from exc

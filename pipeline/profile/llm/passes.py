@@ -74,7 +74,7 @@ class Passes:
             if number:
                 self._tell_verdicts(number, len(pending), totals, refusals + Counter(split["refused_so_far"]))
             else:
-                estimate = Estimate(**split["estimate"])
+                estimate = Estimate.nothing(self.builder.llm, ledger.speed).counting(split["estimate"])
                 self._tell_plan(estimate, split, pending)
                 if len(pending) and not self.confirmed:
                     estimate.demand_confirmation(self.builder.config.max_cost_without_confirm)
@@ -119,10 +119,13 @@ class Passes:
 
     def _known(self, folder: str, ledger: Ledger, failures: Failures) -> AnswerSnapshot:
         inside = f"{folder}/known"
-        if not self.out.storage.exists(self.out.relative(f"{inside}/{FAILURES_FILE}")):
+        marker = self.out.relative(f"{inside}.json")
+        if not self.out.storage.exists(marker):
             with self.out.storage.upload_folder(self.out.relative(inside)) as local:
-                Index.build(ledger).save(local / INDEX_FILE)
-                write_arrow(local / FAILURES_FILE, failures.table())
+                index, failed = Index.build(ledger), failures.table()
+                index.save(local / INDEX_FILE)
+                write_arrow(local / FAILURES_FILE, failed)
+            self.out.storage.write_json(marker, {"answers": len(index), "failures": failed.num_rows})
         return AnswerSnapshot(ledger, self.out.relative(inside))
 
     def _tell_plan(self, estimate: Estimate, split: Mapping[str, Any], pending: np.ndarray) -> None:

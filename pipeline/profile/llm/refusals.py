@@ -20,6 +20,8 @@ _FOR_ALL: Final = {
     422: "the server takes no such request: see engine.send_seed, engine.structured_output and engine.sampling",
 }
 """Statuses that every further request would get too, and what helps."""
+_OF_ONE: Final = frozenset({403, 422})
+"""Of them, what a server that has answered others says of one request: its moderation, its limits."""
 _NO_MONEY = re.compile(r"insufficient[_ ](?:quota|balance|funds|credits?)|billing_hard_limit", re.IGNORECASE)
 KEPT: Final = "what was answered is kept"
 """Ends each error that ends the stage."""
@@ -41,18 +43,20 @@ class RefusedError(Exception):
     """A request that the server will never answer."""
 
 
-def refusal(url: str, status: int, said: str, headers: Mapping[str, str], location: str) -> Exception:
+def refusal(url: str, status: int, said: str, headers: Mapping[str, str], location: str, has_answered: bool
+            ) -> Exception:
     """What a status other than 200 means.
 
     Args:
         said, location: the answer's words and where it sends the request, without secrets.
+        has_answered: whether this server has answered another request.
     """
     words = f"HTTP {status}: {said}"
     if status == 402 or _NO_MONEY.search(words):
         return _used_up(url, words)
     if status in _AGAIN or status >= 500:
         return RetryableError(f"HTTP {status}", retry_after_s(headers.get("Retry-After")))
-    if status in _FOR_ALL:
+    if status in _FOR_ALL and not (has_answered and status in _OF_ONE):
         return ConfigError(f"profile: {url}: {words}; {_FOR_ALL[status]}; {KEPT}")
     if 300 <= status < 400:
         return ConfigError(f"profile: {url}: HTTP {status}: the server sends requests on to {location}; set "

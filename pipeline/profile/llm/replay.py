@@ -16,8 +16,7 @@ from pipeline.profile.llm.requests import Answer, Author, Failure, Prompt, Reque
 from pipeline.profile.prompts.gate import Gate
 from pipeline.profile.prompts.prompt_set import PromptSet
 from pipeline.profile.prompts.user_facts import UserFacts
-
-NO_ANSWER = "no answer"
+from pipeline.profile.remedies import NO_ANSWER
 
 
 @dataclass

@@ -67,7 +67,7 @@ def split_pass(out: ArtifactDir, folder: str, users_N: np.ndarray, estimate: Est
             rows.write_part(out, FIRST_PASS, place, part.select([USER_IDX, ANGLE, HISTORY, LEAVES]))
     out.write_table(f"{folder}/{PENDING}", pa.table({USER_IDX: np.concatenate([*pending, np.zeros(0, np.int64)])}))
     return {"settled": dict(usage), "refusals": dict(refusals), "refused_so_far": dict(refused_so_far),
-            "requests": len(requests_met), "estimate": estimate.values(),
+            "requests": len(requests_met), "estimate": estimate.counts(),
             "pending": sum(map(len, pending))}
 
 

@@ -33,7 +33,8 @@ _MAX_TASK_RETRIES = 100
 """Ray spends several on an engine whose node is dead before it notices; a batch that ends its engine so often is at
 fault itself."""
 _SLOW_BF16 = "this CPU has no products in bfloat16, profile.engine.dtype=float32 is several times faster here"
-_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+           "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class VLLMBackend:
     files: ModelFiles
     schema: dict[str, Any] | None
     """JSON schema of the answer."""
+
+    @property
+    def engines(self) -> int:
+        return self.config.execution.engines
 
     @property
     def in_flight(self) -> int:
