@@ -11,19 +11,26 @@ from cluster.config import ActorExecution
 from cluster.storage import Storage
 from pipeline.reduce.reducer import Reducer
 from pipeline.reduce.vectors import VectorTable
+from pipeline.work.mapping import our_errors
 from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import track
 
+_ATTEMPTS = 4
+"""An actor that dies is made again so often, on another node where its own is lost, and its span is done again."""
+
 
 class TransformActor:
-    """Holds a reducer in a worker process."""
+    """Holds a reducer in a worker process, loaded for the first span: an error of its constructor would end the actor
+    without a word."""
 
     def __init__(self, storage: Storage, folder: str, table: VectorTable) -> None:
-        self._reducer = Reducer.load(storage, folder)
-        self._table = table
+        self._where, self._table = (storage, folder), table
+        self._reducer: Reducer | None = None
 
     def transform(self, rows: np.ndarray) -> np.ndarray:
         """Targets of some rows of the table, fp32 [len(rows), P]."""
+        if self._reducer is None:
+            self._reducer = Reducer.load(*self._where)
         return self._reducer.transform(self._table.gather(rows))
 
 
@@ -39,7 +46,7 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
         execution: number and size of the actors.
 
     Raises:
-        ResourceError: the cluster has fewer GPUs than the actors ask for.
+        ResourceError: the cluster has fewer GPUs than the actors ask for, or an actor died again and again.
     """
     if not spans:
         return
@@ -53,12 +60,14 @@ def transform_spans(storage: Storage, folder: str, table: VectorTable, spans: Se
     from ray.util import ActorPool
 
     used = execution.model_copy(update={"actors": min(execution.actors, len(spans))})
-    remote: Any = ray.remote(**actor_resources(used, "reduce"))(TransformActor)
+    remote: Any = ray.remote(max_restarts=_ATTEMPTS, max_task_retries=_ATTEMPTS, **actor_resources(used, "reduce"))(
+        TransformActor)
     shared = ray.put(table)
     actors = [remote.remote(storage, folder, shared) for _ in range(used.actors)]
     results = ActorPool(actors).map(lambda actor, rows: actor.transform.remote(rows), list(spans))
     try:
-        yield from track(results, label, "rows", total, len)
+        with our_errors("reduce"):
+            yield from track(results, label, "rows", total, len)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -1,6 +1,6 @@
 """Later vectors under a reducer that is fitted already: who has not changed keeps the target, the others are placed.
 
-Legend: N rows of the table, K kept rows, P reduced width.
+Legend: N rows of the earlier table, K kept rows, P reduced width.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _ROWS = 20_000
 
 
 def fitted_before(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: str
-                  ) -> tuple[Reducer, np.ndarray, np.ndarray]:
-    """The earlier reducer, the rows whose vector is the same as then (int64 [K]), and their targets (fp32 [K, P]).
+                  ) -> tuple[Reducer, np.ndarray, np.ndarray, np.ndarray]:
+    """The earlier reducer, the rows whose vector is the same as then (int64 [K]), the targets of then (fp32 [N, P],
+    memory-mapped), and which of them are theirs (int64 [K]).
 
     Args:
         table: the later vectors.
@@ -58,7 +59,7 @@ def fitted_before(config: ReduceConfig, table: VectorTable, vectors: Artifact, f
         (np.abs(table.gather(rows[s]) - before.gather(old[s])) <= _SAME).all(axis=1)
         for s in (slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)))])
     targets_NP = VectorRows.open(earlier.local(file), table.owner).vectors_NP  # in the order of `before`
-    return reducer, rows[same], targets_NP[old[same]]
+    return reducer, rows[same], targets_NP, old[same]
 
 
 def _encoder(vectors: Artifact) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """`reduce`: the encoder's vectors → low-dimensional teacher targets, fitted on training users; likewise of item texts.
 
-Legend: N rows (one per user and angle, or one per item), E encoder width, P reduced width.
+Legend: N rows (one per user and angle, or one per item), F fitted rows, K known targets, E encoder
+width, P reduced width.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipeline.store.columns import ITEM_IDX
 from pipeline.store.vectors import vector_writer
 from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import say, took, waiting
+from pipeline.work.tasks import result
 
 QUALITY = "quality.json"
 _LEAST_ROWS = {"umap": 3, "pca": 2, "none": 0}
@@ -40,7 +42,10 @@ class Fit:
     """A fitted reducer, the fitted rows' own targets, and how it came about."""
 
     reducer: Reducer
-    targets_FP: np.ndarray
+    targets_KP: np.ndarray
+    """fp32, the fitted rows' among others."""
+    place_F: np.ndarray
+    """int64: where each fitted row's stands."""
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,12 +79,12 @@ def _reduce(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: s
         say(f"reduce: fitting {config.method.kind} on {len(fit_rows)} of {len(table)} rows")
         fitted = _fit_where_the_gpu_is(config, table, fit_rows)
     else:
-        reducer, fit_rows, targets_FP = fitted_before(config, table, vectors, file)
-        fitted = Fit(reducer, targets_FP, {"fitted_by": config.fitted_by, "kept_rows": len(fit_rows)})
+        reducer, fit_rows, targets_KP, place_F = fitted_before(config, table, vectors, file)
+        fitted = Fit(reducer, targets_KP, place_F, {"fitted_by": config.fitted_by, "kept_rows": len(fit_rows)})
         say(f"reduce: {len(fit_rows)} of {len(table)} vectors are as {config.fitted_by} has them and keep their "
             f"targets; {len(table) - len(fit_rows)} are transformed")
     fitted.reducer.save(out.storage, out.relative(FOLDER))
-    quality = _quality(config, table, fit_rows, fitted.targets_FP, rng)
+    quality = _quality(config, table, fit_rows, fitted, rng)
     quality |= _write_targets(config, table, fit_rows, fitted, file, out).summary()
     out.write_json(QUALITY, quality)
     seconds = time.perf_counter() - started
@@ -124,7 +129,7 @@ def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
         scaling = whitening(targets_FP)
         maps.append(scaling)
         targets_FP = scaling.apply(targets_FP)
-    return Fit(Reducer(tuple(maps), width, config.transform_rows), targets_FP, info)
+    return Fit(Reducer(tuple(maps), width, config.transform_rows), targets_FP, np.arange(len(rows)), info)
 
 
 def _check_rows(config: ReduceConfig, vectors_FE: np.ndarray) -> None:
@@ -151,17 +156,17 @@ def _fit_where_the_gpu_is(config: ReduceConfig, table: VectorTable, rows: np.nda
             one = config.execution.model_copy(update={"actors": 1})
             task = ray.remote(**actor_resources(one, "reduce"))(fit)
             with waiting("reduce: fitting where the GPU is"):
-                result: Fit = ray.get(task.remote(config, table, rows))
-            return result
+                fitted: Fit = result(task.remote(config, table, rows), "reduce", "lower reduce.fit_rows")
+            return fitted
     return fit(config, table, rows)
 
 
-def _quality(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, targets_FP: np.ndarray,
-             rng: np.random.Generator) -> dict[str, Any]:
+def _quality(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, rng: np.random.Generator
+             ) -> dict[str, Any]:
     chosen = np.sort(rng.choice(len(fit_rows), min(config.quality_rows, len(fit_rows)), replace=False))
     metric = config.method.metric if isinstance(config.method, UMAPReducer) else "cosine"
     vectors_SE = table.gather(fit_rows[chosen]) if len(chosen) else np.empty((0, 0), np.float32)
-    return {"metric": metric, **neighborhoods(vectors_SE, targets_FP[chosen], metric)}
+    return {"metric": metric, **neighborhoods(vectors_SE, fitted.targets_KP[fitted.place_F[chosen]], metric)}
 
 
 def _write_targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fitted: Fit, file: str,
@@ -181,7 +186,7 @@ def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fit
              ) -> Iterator[np.ndarray]:
     step = config.transform_rows * _SPAN_BATCHES
     place_N = np.full(len(table), -1, np.int64)
-    place_N[fit_rows] = np.arange(len(fit_rows))
+    place_N[fit_rows] = fitted.place_F
     rest = np.flatnonzero(place_N < 0)
     spans = [rest[start : start + step] for start in range(0, len(rest), step)]
     transformed = transform_spans(out.storage, out.relative(FOLDER), table, spans, config.execution)
@@ -192,7 +197,7 @@ def _targets(config: ReduceConfig, table: VectorTable, fit_rows: np.ndarray, fit
         while len(ready) < (~known).sum():
             ready = np.concatenate([ready, next(transformed)])
         targets_BP = np.empty((len(rows), fitted.reducer.width), np.float32)
-        targets_BP[known] = fitted.targets_FP[place_N[rows][known]]
+        targets_BP[known] = fitted.targets_KP[place_N[rows][known]]
         targets_BP[~known] = ready[: (~known).sum()]
         ready = ready[(~known).sum() :]
         yield targets_BP

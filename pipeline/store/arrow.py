@@ -44,8 +44,10 @@ def row_lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def by_name(column: pa.ChunkedArray) -> tuple[tuple[str, ...], np.ndarray]:
-    """The different strings of a column without nulls, sorted, and each row's place among them, int64 [N]."""
-    encoded = one_array(column).dictionary_encode()
-    names = encoded.dictionary.to_pylist()
+    """The different strings of a column of at least one chunk and without nulls, sorted, and each row's place among
+    them, int64 [N]."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    names = encoded.chunk(0).dictionary.to_pylist()  # the texts in one array might not fit into it
     place = np.argsort(np.array(names, dtype=object))
-    return tuple(names[i] for i in place), np.argsort(place)[numbers(encoded.indices)]
+    return tuple(names[i] for i in place), np.argsort(place)[np.concatenate([
+        numbers(chunk.indices) for chunk in encoded.chunks])]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -113,3 +116,27 @@ def test_rows_outside_the_sample_are_the_same_on_ray_actors_as_in_this_process(
     storage.delete(f"artifacts/reduce/{on_ray.fingerprint}")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert targets(built(storage, config, encode))[2].tobytes() == vectors.tobytes()
+
+
+class Deadly(VectorTable):
+    """Ends the first process that reads of it, but for the one that is named."""
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        if os.getpid() != self.storage.read_json("driver.json") and not self.storage.exists("ended.json"):
+            self.storage.write_json("ended.json", os.getpid())
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().gather(rows)
+
+
+def test_an_actor_that_dies_is_made_again_and_its_span_done_again(storage: Storage, ray_cluster: None,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ReduceConfig(method=PCAReducer(components=3), fit_rows=150, transform_rows=4,
+                          execution={"actors": 2, "num_cpus": 0.5})
+    encode = source(storage)
+    whole = built(storage, config, encode)
+    vectors = targets(whole)[2]
+    storage.delete(f"artifacts/reduce/{whole.fingerprint}")
+    storage.write_json("driver.json", os.getpid())
+    monkeypatch.setattr("pipeline.reduce.stage.VectorTable", Deadly)
+    assert targets(built(storage, config, encode))[2].tobytes() == vectors.tobytes()
+    assert storage.exists("ended.json")
