@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from pipeline.work.attempts import UNLIMITED, Attempts
 from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import actor_resources, cpus_held
 from pipeline.work.progress import Progress, complain, say
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 _HELPER_CPUS = 0.25
 """CPUs of a reading or writing task: they wait for storage, not for a core."""
@@ -86,7 +89,7 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
                                               num_cpus=_HELPER_CPUS)
         with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
             warnings.simplefilter("ignore", DeprecationWarning)
-            dataset = dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
+            dataset = in_blocks(dataset, block_rows, _HELPER_CPUS).map_batches(
                 _DeferredActor, fn_constructor_kwargs={
                     "actor": actor, "arguments": dict(arguments), "attempts": attempts, "id_column": id_column,
                     "label": label},
@@ -95,6 +98,17 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
                 max_task_retries=UNLIMITED, **resources)
         dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
                               ray_remote_args={"num_cpus": _HELPER_CPUS})
+
+
+def in_blocks(dataset: Dataset, rows: int, num_cpus: float) -> Dataset:
+    """Blocks of so many rows.
+
+    Cutting asks for a whole CPU where nothing else is said, and no parameter says it: where actors leave just one, a
+    reader that waits until its rows are cut would hold a part of it for ever.
+    """
+    cut = dataset.repartition(target_num_rows_per_block=rows)
+    cut._logical_plan.dag.ray_remote_args["num_cpus"] = num_cpus  # type: ignore[attr-defined]
+    return cut
 
 
 def quiet_context() -> Any:

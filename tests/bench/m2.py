@@ -44,6 +44,7 @@ USERS, ITEMS, INTERACTIONS, TEST_USERS = 616_502, 334_060, 3_651_542, 100_000
 EPOCH_TARGET_S, RANK_TARGET_S, MEMORY_TARGET_GB, DRIVER_TARGET_GB = 120.0, 60.0, 8.0, 1.5
 FULL_SHARE = 0.02
 UMAP_FIT_ROWS = 20_000
+SHORT_TOKENS = 16
 SETTINGS = {"batch": "128", "loss": '{"kind": "sampled_softmax", "negatives": 512}',
             "optimizer": '{"lr": 1e-3, "table": "rowwise"}',
             "reduce": '{"method": {"kind": "pca", "components": 64}, "fit_rows": 50000}'}
@@ -165,11 +166,12 @@ def profile(bench: Bench) -> dict[str, Any]:
 
 
 def encode(bench: Bench) -> dict[str, Any]:
-    """By an encoder of one narrow layer: what the stage itself takes, beside which any real encoder's time stands."""
+    """By an encoder of one narrow layer, of texts' first tokens: what the stage itself takes, beside which any real
+    encoder's time stands."""
     folder = bench.scratch / "encoder"
     if not folder.exists():
         make_encoder(folder, Path(locate(bench.config.encode, "").name_or_path))
-    return bench.stage("encode", f"encode.model={folder}", label="encode")
+    return bench.stage("encode", f"encode.model={folder}", f"encode.max_tokens={SHORT_TOKENS}", label="encode")
 
 
 def vectors(bench: Bench) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.profile.llm.requests import REQUEST
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.ascending import held
 from pipeline.work.here import tables_of
+from pipeline.work.mapping import in_blocks
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -44,7 +45,7 @@ class Unanswered:
         if len(self.done):
             dataset = dataset.map_batches(_without, fn_args=[ray.put(self.done)], batch_format="pyarrow",
                                           num_cpus=_HELPER_CPUS, compute=ray.data.TaskPoolStrategy(size=HELPERS))
-        return dataset.repartition(target_num_rows_per_block=batch_rows)
+        return in_blocks(dataset, batch_rows, _HELPER_CPUS)
 
     def tables(self, batch_rows: int) -> Iterator[pa.Table]:
         """The same, read by this process."""
