@@ -119,7 +119,8 @@ class TableSource(FileSource):
 
     kind: Literal["table"] = "table"
     interactions: str
-    """File, folder of files, or a glob. In folders and globs, files that begin with `_` or `.` are passed over."""
+    """File, folder of files, or a glob. In folders and globs, files that begin with `_` or `.` are passed over; links
+    are followed, and no folder is read twice."""
     columns: InteractionColumns = InteractionColumns()
     file_order: bool = False
     """Whether the file's order counts where times do not decide: a user's rows of one time keep it (else their order is

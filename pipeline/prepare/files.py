@@ -120,32 +120,50 @@ def _file(path: str, kind: str) -> Path:
 
 
 def _files(pattern: str) -> tuple[Path, ...]:
-    """The file of a path, the files of a folder, or those that match a glob."""
+    """The file of a path, the files of a folder, or those that match a glob; links are followed, no folder twice."""
     expanded = expand(pattern, "table")
     if os.path.isdir(expanded):
-        found = [Path(folder) / name for folder, folders, names in os.walk(expanded) if _keep_visible(folders)
-                 for name in sorted(names) if _is_visible(name)]
+        found = _below(expanded)
         if not found:
             raise DataError(f"prepare.source: the folder {expanded!r} holds no files (those that begin with '_' or '.' "
                             "are passed over); name a folder of parts, or a file")
-        return tuple(found)
+        return found
     if os.path.lexists(expanded) or not glob.has_magic(expanded):
         return (_file(pattern, "table"),)
-    marked = os.path.basename(expanded).startswith(("_", "."))
-    found = [Path(name) for name in sorted(glob.glob(expanded, recursive=True))
-             if os.path.isfile(name) and (marked or _is_visible(os.path.basename(name)))]
+    found = _matching(expanded)
     if not found:
         raise DataError(f"prepare.source: no file matches {expanded!r}; give a path, a folder or a glob of existing "
                         "files")
+    return found
+
+
+def _below(root: str) -> tuple[Path, ...]:
+    """The visible files of a folder, in the order of a sorted walk."""
+    found: list[Path] = []
+    entered = set[str]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(filter(_is_visible, folders))
+        found += (Path(folder) / name for name in sorted(filter(_is_visible, names)))
     return tuple(found)
+
+
+def _matching(pattern: str) -> tuple[Path, ...]:
+    """The visible files that match, sorted; of one that links lead to in several ways the shortest."""
+    marked = os.path.basename(pattern).startswith(("_", "."))
+    names = (name for name in glob.glob(pattern, recursive=True)
+             if os.path.isfile(name) and (marked or _is_visible(os.path.basename(name))))
+    ways: dict[tuple[str, str], str] = {}
+    for name in sorted(names, key=lambda name: (name.count(os.sep), name)):
+        folder, last = os.path.split(name)
+        ways.setdefault((os.path.realpath(folder), last), name)
+    return tuple(map(Path, sorted(ways.values())))
 
 
 def _is_visible(name: str) -> bool:
     """Not a mark such as `_SUCCESS`, nor a hidden checksum."""
     return not name.startswith(("_", "."))
-
-
-def _keep_visible(folders: list[str]) -> bool:
-    """Sorts a walk's further folders and leaves hidden ones out, in place."""
-    folders[:] = sorted(filter(_is_visible, folders))
-    return True

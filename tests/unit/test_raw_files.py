@@ -37,6 +37,20 @@ def test_folders_brackets_and_marks(tmp_path: Path) -> None:
     assert read(plain / "*") == EXPECTED
 
 
+def test_links_are_followed_and_no_folder_is_read_twice(tmp_path: Path) -> None:
+    raw, far = tmp_path / "raw", tmp_path / "far"
+    raw.mkdir()
+    (far / "deep").mkdir(parents=True)
+    (raw / "part-0.csv").write_text(CSV)
+    (far / "deep" / "part-1.csv").write_text(CSV)
+    (raw / "day").symlink_to(far)
+    (far / "deep" / "loop").symlink_to(raw)
+    assert read(raw / "**" / "*.csv") == EXPECTED * 2
+    (raw / "day-again").symlink_to(far)
+    assert read(raw) == EXPECTED * 2
+    assert read(raw / "day*" / "deep" / "*") == EXPECTED
+
+
 @pytest.mark.parametrize(("path", "message"), [
     ("s3://bucket/events.parquet", "got 's3://bucket/events.parquet'; legal: local paths only; copy the files from s3://"),
     ("https://host/events.csv", "legal: local paths only"), ("{}/empty", "holds no files"),
