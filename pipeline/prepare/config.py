@@ -119,8 +119,9 @@ class TableSource(FileSource):
 
     kind: Literal["table"] = "table"
     interactions: str
-    """File, folder of files, or a glob. In folders and globs, files that begin with `_` or `.` are passed over; links
-    are followed, and no folder is read twice."""
+    """File, folder of files, or a glob. Below a folder or a glob's first wildcard, files and folders that begin with
+    `_` or `.` are passed over, but for what the glob itself calls so; links are followed, and no folder is read
+    twice."""
     columns: InteractionColumns = InteractionColumns()
     file_order: bool = False
     """Whether the file's order counts where times do not decide: a user's rows of one time keep it (else their order is

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -132,8 +133,8 @@ def _files(pattern: str) -> tuple[Path, ...]:
         return (_file(pattern, "table"),)
     found = _matching(expanded)
     if not found:
-        raise DataError(f"prepare.source: no file matches {expanded!r}; give a path, a folder or a glob of existing "
-                        "files")
+        raise DataError(f"prepare.source: no file matches {expanded!r} (those that begin with '_' or '.', or lie in "
+                        "such a folder, are passed over); give a path, a folder or a glob of existing files")
     return found
 
 
@@ -154,9 +155,8 @@ def _below(root: str) -> tuple[Path, ...]:
 
 def _matching(pattern: str) -> tuple[Path, ...]:
     """The visible files that match, sorted; of one that links lead to in several ways the shortest."""
-    marked = os.path.basename(pattern).startswith(("_", "."))
     names = (name for name in glob.glob(pattern, recursive=True)
-             if os.path.isfile(name) and (marked or _is_visible(os.path.basename(name))))
+             if os.path.isfile(name) and _is_asked_for(Path(name), Path(pattern)))
     ways: dict[tuple[str, str], str] = {}
     for name in sorted(names, key=lambda name: (name.count(os.sep), name)):
         folder, last = os.path.split(name)
@@ -167,3 +167,14 @@ def _matching(pattern: str) -> tuple[Path, ...]:
 def _is_visible(name: str) -> bool:
     """Not a mark such as `_SUCCESS`, nor a hidden checksum."""
     return not name.startswith(("_", "."))
+
+
+def _is_asked_for(path: Path, pattern: Path) -> bool:
+    """Whether what a glob found is visible from its first wildcard on, but for what it calls hidden itself."""
+    fixed = next(place for place, part in enumerate(pattern.parts) if glob.has_magic(part))
+    folders = all(_is_visible(part) or _matches_any(part, pattern.parts[fixed:-1]) for part in path.parts[fixed:-1])
+    return folders and (_is_visible(path.name) or not _is_visible(pattern.name))
+
+
+def _matches_any(hidden: str, patterns: Sequence[str]) -> bool:
+    return any(not _is_visible(pattern) and fnmatchcase(hidden, pattern) for pattern in patterns)

@@ -51,6 +51,20 @@ def test_links_are_followed_and_no_folder_is_read_twice(tmp_path: Path) -> None:
     assert read(raw / "day*" / "deep" / "*") == EXPECTED
 
 
+def test_a_glob_reads_hidden_files_only_where_it_names_them(tmp_path: Path) -> None:
+    run = tmp_path / "_runs" / "day"
+    for folder in (run, run / "_temporary" / "0", run / ".spark"):
+        folder.mkdir(parents=True)
+        (folder / "part-0.csv").write_text(CSV)
+    (run / "_part-1.csv").write_text(CSV)
+    every = tmp_path / "_runs"
+    assert read(every / "**" / "*.csv") == read(every / "*" / "*.csv") == EXPECTED
+    assert read(every / "*" / "_temp*" / "**" / "*.csv") == EXPECTED
+    assert read(every / "**" / "_part*") == EXPECTED
+    with pytest.raises(DataError, match=r"no file matches '.*' \(those that begin with '_' or '.', or lie in such a"):
+        read(every / "*" / "*" / "0" / "*")
+
+
 @pytest.mark.parametrize(("path", "message"), [
     ("s3://bucket/events.parquet", "got 's3://bucket/events.parquet'; legal: local paths only; copy the files from s3://"),
     ("https://host/events.csv", "legal: local paths only"), ("{}/empty", "holds no files"),
