@@ -35,7 +35,7 @@ USERS: Final = "users"
 TAGS: Final = "tags"
 
 Files = dict[str, tuple[Path, ...]]
-"""Role → the files of that role."""
+"""Role → the files of that role, by absolute paths: Ray's workers have another working folder."""
 
 MOVIELENS_LAYOUTS: Final[tuple[Mapping[str, str], ...]] = (
     {INTERACTIONS: "ratings.csv", ITEMS: "movies.csv", TAGS: "tags.csv"},
@@ -117,7 +117,7 @@ def _file(path: str, kind: str) -> Path:
     if not file.is_file():
         raise DataError(f"prepare.source: no file {file} (from {path!r}); MENTOREC_DATA should name the folder that "
                         f"holds the data sets, it is {os.environ.get('MENTOREC_DATA', 'not set')!r}; {ORIGINS[kind]}")
-    return file
+    return file.absolute()
 
 
 def _files(pattern: str) -> tuple[Path, ...]:
@@ -149,7 +149,7 @@ def _below(root: str) -> tuple[Path, ...]:
             continue
         entered.add(real)
         folders[:] = sorted(filter(_is_visible, folders))
-        found += (Path(folder) / name for name in sorted(filter(_is_visible, names)))
+        found += (Path(folder).absolute() / name for name in sorted(filter(_is_visible, names)))
     return tuple(found)
 
 
@@ -161,7 +161,7 @@ def _matching(pattern: str) -> tuple[Path, ...]:
     for name in sorted(names, key=lambda name: (name.count(os.sep), name)):
         folder, last = os.path.split(name)
         ways.setdefault((os.path.realpath(folder), last), name)
-    return tuple(map(Path, sorted(ways.values())))
+    return tuple(Path(name).absolute() for name in sorted(ways.values()))
 
 
 def _is_visible(name: str) -> bool:

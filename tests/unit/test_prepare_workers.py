@@ -5,6 +5,7 @@ The workers are of this process here, and each call is made twice, as where a wo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,24 @@ def test_a_node_that_has_other_files_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(stage, "RayTasks", Elsewhere)
     with pytest.raises(DataError, match=message):
         prepared_files({"source": odd_files(tmp_path / "raw")}, tmp_path / "storage", workers=WORKERS)
+
+
+@pytest.mark.parametrize("path", ["raw", "raw/*", "raw/2.parquet"])
+def test_workers_have_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    class Elsewhere(Careless):
+        def run(self, work: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+            calls = list(calls)
+            os.chdir("/")
+            yield from super().run(work, calls)
+            os.chdir(tmp_path)
+
+    source = odd_files(tmp_path / "raw", 900)
+    values = {"source": source | {"interactions": path}, "filter": {"bad_rows": "drop"}}
+    monkeypatch.chdir(tmp_path)
+    here = prepared_files(values, tmp_path / "here")
+    monkeypatch.setattr(stage, "RayTasks", Elsewhere)
+    assert prepared_files(values, tmp_path / "there", workers=WORKERS) == here
+    assert "read_part" in Careless.made
 
 
 def test_what_a_killed_process_left_goes_with_its_attempt(tmp_path: Path, storage: Storage) -> None:
