@@ -18,7 +18,7 @@ from pipeline.prepare.config import InteractionColumns
 from pipeline.prepare.ids import raw_id
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TIME_FRACTION, UNTIMED, RawPart, RawTables
 from pipeline.prepare.tables import TableReader
-from pipeline.prepare.times import TimeColumn, no_times, times
+from pipeline.prepare.times import TimeColumn, has_times, no_times, times
 from pipeline.store.columns import CATEGORY, ITEM_ID, REVIEW, SIGNAL, TIMESTAMP, TITLE, USER_ID
 
 _ROLES: Final[dict[str, Role]] = {USER_ID: "id", ITEM_ID: "id", TIMESTAMP: "time", SIGNAL: "number", REVIEW: "text"}
@@ -40,7 +40,7 @@ def read_interactions(reader: TableReader, paths: Sequence[Path], columns: Inter
     """The interactions of one or several files, in their order.
 
     Raises:
-        DataError: a file is damaged, lacks a column, or has its times in another form than the first.
+        DataError: a file is damaged, lacks a column, or has its times in another form than those before.
     """
     names = {role: str(column) for role, column in (
         (USER_ID, columns.user), (ITEM_ID, columns.item), (TIMESTAMP, columns.timestamp), (SIGNAL, columns.signal),
@@ -49,12 +49,8 @@ def read_interactions(reader: TableReader, paths: Sequence[Path], columns: Inter
     for role, name in names.items():
         needed_for.setdefault(name, _ROLES[role])
     raw = [reader.scan(path, needed_for) for path in paths]
-    columns_of_times = [times(frame, names[TIMESTAMP], unit) if TIMESTAMP in names else no_times() for frame in raw]
-    found = columns_of_times[0].unit
-    for path, column in zip(paths, columns_of_times, strict=True):
-        if column.unit != found:
-            raise DataError(f"{path}: its times are not in the form of {paths[0]} (ISO dates in one, numbers in the "
-                            "other); bring them to one form")
+    columns_of_times = _in_one_form(
+        [times(frame, names[TIMESTAMP], unit) if TIMESTAMP in names else no_times() for frame in raw], raw, paths)
     frames = [_interactions(frame, names, column, file_order)
               for frame, column in zip(raw, columns_of_times, strict=True)]
     written = [frame.select(pl.col(name).cast(pl.String, strict=False).alias(role) for role, name in names.items())
@@ -67,8 +63,22 @@ def read_interactions(reader: TableReader, paths: Sequence[Path], columns: Inter
 
     return RawTables(
         pl.concat(frames, how="diagonal").with_row_index(RAW_ROW), written=pl.concat(written).with_row_index(RAW_ROW),
-        time_unit=found, timeless=columns.timestamp is None, file_order=file_order, name=str(paths[0]), keep=reader,
-        parts=parts)
+        time_unit=columns_of_times[0].unit, timeless=columns.timestamp is None, file_order=file_order,
+        name=str(paths[0]), keep=reader, parts=parts)
+
+
+def _in_one_form(columns: Sequence[TimeColumn], raw: Sequence[pl.LazyFrame], paths: Sequence[Path]
+                 ) -> Sequence[TimeColumn]:
+    """The files' columns of times in one unit: a file in which no row has a time takes that of the others."""
+    if len({column.unit for column in columns}) == 1:
+        return columns
+    timed = [place for place, column in enumerate(columns) if has_times(raw[place], column)] or [0]
+    form = columns[timed[0]].unit
+    for place in timed:
+        if columns[place].unit != form:
+            raise DataError(f"{paths[place]}: its times are not in the form of {paths[timed[0]]} (ISO dates in one, "
+                            "numbers in the other); bring them to one form")
+    return [column if column.unit == form else no_times(form) for column in columns]
 
 
 def _interactions(raw: pl.LazyFrame, names: Mapping[str, str], time: TimeColumn, file_order: bool) -> pl.LazyFrame:

@@ -41,9 +41,15 @@ class TimeColumn:
     """Float32 in [0, 1) of ``unit``; None: the form has no fractions."""
 
 
-def no_times() -> TimeColumn:
-    """The time column of a source that has none."""
-    return TimeColumn(pl.lit(None, pl.Int64), "s")
+def no_times(unit: TimeUnit = "s") -> TimeColumn:
+    """The time column of a source, or of a file, that has none."""
+    return TimeColumn(pl.lit(None, pl.Int64), unit)
+
+
+def has_times(frame: pl.LazyFrame, column: TimeColumn) -> bool:
+    """Whether any row has a time that can be read: by the first rows, by all where those have none."""
+    return any(rows.select(column.whole.is_not_null().any()).collect(engine="streaming").item()
+               for rows in (frame.head(_SAMPLE_ROWS), frame))
 
 
 def times(frame: pl.LazyFrame, name: str, unit: str) -> TimeColumn:

@@ -84,6 +84,23 @@ def test_workers_change_no_byte(tmp_path: Path, values: dict[str, Any], rows_at_
     assert Careless.made.count("read_part") > 5 and Careless.made.count("change_block") > 5
 
 
+@pytest.mark.parametrize("file_order", [False, True])
+def test_files_without_a_time_are_read_alike(tmp_path: Path, file_order: bool) -> None:
+    raw = tmp_path / "raw"
+    source = odd_files(raw, 900)
+    for path in [raw / "0.csv", *raw.glob("[45678]*")]:
+        path.unlink()
+    dates = pl.read_parquet(raw / "2.parquet").with_columns(
+        t=pl.col("day").str.replace("(....)(..)", "${1}-${2}-"))
+    dates.write_parquet(raw / "2.parquet", row_group_size=18)
+    dates.with_columns(t=pl.lit(None)).write_parquet(raw / "4-null.parquet")
+    dates.with_columns(t=pl.lit(float("nan"))).head(20).write_parquet(raw / "0-no-numbers.parquet")
+    dates.with_columns(t=pl.lit("soon")).head(5).write_csv(raw / "3-other-order.csv")
+    values = {"source": source | {"file_order": file_order}, "filter": {"bad_rows": "drop"}}
+    here, shared = both(values, tmp_path)
+    assert here == shared and "read_part" in Careless.made
+
+
 @pytest.mark.parametrize("source", [{"kind": "synthetic", "users": 60, "items": 30}, {"kind": "sequences"}, {}])
 def test_what_has_no_parts_is_read_here(tmp_path: Path, source: dict[str, Any]) -> None:
     lines = tmp_path / "lines.txt"

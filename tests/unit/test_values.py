@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,39 @@ def test_what_is_no_time_is_shown(tmp_path: Path, times: list[str], shown: str) 
 def test_nanoseconds_stay_whole(tmp_path: Path) -> None:
     found = in_time(encoded(csv_table(tmp_path, [f"u,i0,{SECOND}000000002", f"u,i1,{SECOND}000000001"])), 0)
     assert only_block(found).unit == "ns" and only_block(found).rows.tolist() == [1, 0]
+
+
+def part(times: list[Any], dtype: Any = None) -> Callable[[Path], None]:
+    """Writes a Parquet file of rows of ``c`` with these times."""
+    rows = pl.DataFrame({"user_id": ["c"] * len(times), "item_id": ["z"] * len(times)}, schema=dict.fromkeys(
+        ("user_id", "item_id"), pl.String)).with_columns(pl.Series("timestamp", times, dtype))
+    return lambda path: rows.write_parquet(path)
+
+
+def lines(*rows: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["0", "9"])
+@pytest.mark.parametrize(("write", "bad"), [
+    (lines(), 0), (lines("c,z,", "c,z, "), 2), (lines("c,z,soon"), 1), (part([None], pl.Null), 1),
+    (part([], pl.String), 0), (part([], pl.Int64), 0), (part([float("nan"), None], pl.Float64), 2),
+], ids=["no rows", "missing", "unreadable", "null column", "no strings", "no numbers", "NaN"])
+def test_a_file_that_has_no_time_takes_the_form_of_the_others(tmp_path: Path, write: Callable[[Path], object],
+                                                              bad: int, name: str) -> None:
+    lines("a,x,2020-09-13T12:26:40", "b,y,2020-09-13")(tmp_path / "5.csv")
+    write(tmp_path / name)
+    found = encoded(TableSource(interactions=str(tmp_path)), "drop")
+    assert found.dropped == ({"no_time": bad} if bad else {}) and only_block(found).unit == "us"
+    assert only_block(found).seconds.tolist() == [SECOND, 1_599_955_200]  # type: ignore[union-attr]
+
+
+def test_numbers_beside_dates_are_refused_whatever_stands_before(tmp_path: Path) -> None:
+    lines()(tmp_path / "0.csv")
+    lines("a,x,2020-09-13")(tmp_path / "1.csv")
+    lines(*["b,y,"] * 1001, f"b,y,{SECOND}")(tmp_path / "2.csv")
+    with pytest.raises(DataError, match=r"2\.csv: its times are not in the form of \S+/1\.csv \(ISO dates in one"):
+        encoded(TableSource(interactions=str(tmp_path)))
 
 
 def test_times_of_32_bit_floats_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
