@@ -12,3 +12,14 @@ def offsets_of(lengths_N: ArrayLike) -> np.ndarray:
     offsets = np.zeros(len(lengths_N) + 1, np.int64)
     np.cumsum(lengths_N, out=offsets[1:])
     return offsets
+
+
+def bounds(lengths_N: np.ndarray, most: int) -> np.ndarray:
+    """First rows of consecutive groups whose lengths sum to ``most`` at most, int64; a longer row is a group alone."""
+    ends_N = offsets_of(lengths_N)[1:]
+    first, before, found = 0, 0, []
+    while first < len(ends_N):
+        found.append(first)
+        first = max(first + 1, int(np.searchsorted(ends_N, before + most, side="right")))
+        before = int(ends_N[first - 1])
+    return np.array(found, np.int64)

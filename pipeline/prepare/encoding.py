@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from configs.errors import DataError
+from models.ragged import bounds
 from pipeline.prepare.bad_rows import BadRows, all_bad, refuse_or_count
 from pipeline.prepare.blocks import Blocks, Interactions, Place
 from pipeline.prepare.ids import IdLists, merged_ids
@@ -185,7 +186,7 @@ def _by_user(read: _Read, form: TimeForm | None, numbers: Callable[[_Part], Numb
         return Blocks(Interactions.of(pl.concat(tables), unit), unit, place)
     if place.workers.number:
         each = max(1, min(each, -(-rows // (place.workers.number * _BLOCKS_PER_WORKER))))
-    first_users = _bounds(counts_M, each)
+    first_users = bounds(counts_M, each)
     files: list[list[Segment]] = [[] for _ in first_users]
     for _, piece, shares in _each_piece(place, "bringing users together", share_piece, read.parts, lambda part: (
             form, place.workers.share(numbers(part)), first_users)):
@@ -193,14 +194,3 @@ def _by_user(read: _Read, form: TimeForm | None, numbers: Callable[[_Part], Numb
             files[block].append(segment)
         place.scratch.delete([piece])
     return Blocks(None, unit, place, tuple(map(tuple, files)))
-
-
-def _bounds(counts_M: np.ndarray, most: int) -> np.ndarray:
-    """First users of blocks of at most ``most`` rows; a user with more is a block of their own."""
-    ends = np.cumsum(counts_M)
-    first, before, found = 0, 0, []
-    while first < len(counts_M):
-        found.append(first)
-        first = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
-        before = int(ends[first - 1])
-    return np.array(found, np.int64)

@@ -172,7 +172,7 @@ def check_histories(written: WrittenInteractions) -> None:
     rows = _Rows(written.training(USER_IDX, ITEM_IDX, TIMESTAMP, SIGNAL))
     same = True
     for part in sorted(folder.iterdir()):
-        histories = pq.read_table(part)
+        histories = pq.read_table(part, columns=[USER_IDX, ITEMS, TIMESTAMPS, SIGNALS])
         lengths = row_lengths(histories[ITEMS])
         flat = [pa.array(np.repeat(histories[USER_IDX].to_numpy(), lengths)),
                 *(pc.list_flatten(histories[name]).combine_chunks() for name in (ITEMS, TIMESTAMPS, SIGNALS))]

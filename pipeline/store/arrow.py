@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from models.ragged import offsets_of
+
 
 def open_arrow(path: Path) -> pa.Table:
     """An Arrow IPC file, memory-mapped."""
@@ -41,6 +43,13 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 def row_lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Entries of each row of a column of lists, int64 [N]; a null list has none."""
     return numbers(pc.fill_null(pc.list_value_length(lists), 0)).astype(np.int64)
+
+
+def text_bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """Bytes of each row of a column of strings, or of lists of strings, int64 [N]; null has none."""
+    if not pa.types.is_list(column.type):
+        return numbers(pc.fill_null(pc.binary_length(column), 0)).astype(np.int64)
+    return np.diff(offsets_of(text_bytes(pc.list_flatten(column)))[offsets_of(row_lengths(column))])
 
 
 def by_name(column: pa.ChunkedArray) -> tuple[tuple[str, ...], np.ndarray]:

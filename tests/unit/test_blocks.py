@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import DataError
+from pipeline.prepare import writing
 from pipeline.prepare.blocks import Blocks, Interactions
 from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.encoding import encode
 from pipeline.prepare.scratch import Spill
 from pipeline.prepare.sources import read_source
+from pipeline.store.arrow import text_bytes
 from tests.raw_files import ODD_COLUMNS, odd_rows, place_in, prepared_files
 
 SYNTHETIC = {"kind": "synthetic", "users": 120, "items": 40, "mean_length": 9.0}
@@ -47,6 +52,35 @@ def test_blocks_change_no_byte(tmp_path: Path, values: dict[str, Any], rows_at_o
     blocks = prepared_files(values, tmp_path / "blocks", rows_at_once=rows_at_once)
     assert blocks.keys() == whole.keys() and not [name for name in blocks if "scratch" in name]
     assert [name for name in whole if blocks[name] != whole[name]] == []
+
+
+def test_reviews_are_cut_into_row_groups_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(name: str, files: dict[str, bytes]) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(files[name]))
+
+    values = {"source": odd_rows(tmp_path / "odd.csv"), "filter": {"bad_rows": "drop"}}
+    whole = prepared_files(values, tmp_path / "whole")
+    monkeypatch.setattr(writing, "_TEXT_BYTES", 500)
+    cut = prepared_files(values, tmp_path / "cut")
+    assert prepared_files(values, tmp_path / "blocks", rows_at_once=200) == cut
+    texts = {name: "reviews" for name in whole if name.startswith("histories")} | {"interactions.parquet": "review"}
+    assert cut.keys() == whole.keys() and all(cut[name] == whole[name] for name in whole if name not in texts)
+    whales = 0
+    for name, column in texts.items():
+        file = read(name, cut)
+        assert file.read().equals(read(name, whole).read())
+        groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
+        sizes = [int(text_bytes(group[column]).sum()) for group in groups]
+        assert all(size <= 500 or group.num_rows == 1 for size, group in zip(sizes, groups, strict=True))
+        assert all(one + two > 500 for one, two in pairwise(sizes))
+        whales += sum(size > 500 for size in sizes)
+    assert whales == 1
+    monkeypatch.setattr(writing, "_MOST_BYTES", 1500)
+    with pytest.raises(DataError, match=r"user 'whale' has \d,\d+ bytes of reviews; legal: 1,500 at most; take the"):
+        prepared_files(values, tmp_path / "refused")
+    monkeypatch.setattr(writing, "_MOST_BYTES", 8)
+    with pytest.raises(DataError, match=r"user '\w+' has 9 bytes of reviews"):
+        prepared_files(values, tmp_path / "long")
 
 
 @pytest.mark.parametrize(("settings", "message"), [
