@@ -104,7 +104,7 @@ def _hold(entry: Path) -> bool:
     with _THREADS:
         try:
             if entry not in _HELD:
-                _HELD[entry] = _open_lock(entry)
+                _HELD[entry] = open_lock(entry)
                 fcntl.flock(_HELD[entry], fcntl.LOCK_SH)
             if os.fstat(_HELD[entry]).st_ino == (entry / _LOCK).stat().st_ino:
                 os.utime(entry)  # used now: the last to be evicted
@@ -119,7 +119,7 @@ def _hold(entry: Path) -> bool:
 def _remove(entry: Path) -> None:
     """Remove a copy unless a living process holds it; whoever waits for its lock meanwhile will not find it."""
     with suppress(BlockingIOError, FileNotFoundError):
-        lock = _open_lock(entry)
+        lock = open_lock(entry)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             gone = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name}-{os.getpid()}"))
@@ -128,7 +128,8 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _open_lock(entry: Path) -> int:
+def open_lock(entry: Path) -> int:
+    """The descriptor of a folder's lock."""
     return os.open(entry / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 

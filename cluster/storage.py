@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from cluster.config import StorageConfig
 from cluster.faults import explained
 from cluster.node_copies import NodeCopies
 from cluster.small_files import patient_reader
+from cluster.uploads import upload_folder
 from configs.errors import StorageError
 
 _S3_RETRIES = 12
@@ -220,11 +220,11 @@ class Storage:
             target.mkdir(parents=True, exist_ok=True)
             yield target
             return
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
+        with upload_folder() as folder:
+            yield folder
             with self.writing(relative) as path:
                 self._make_folder(path)
-                pafs.copy_files(folder, path, destination_filesystem=self.filesystem)
+                pafs.copy_files(str(folder), path, destination_filesystem=self.filesystem)
 
     def _make_folder(self, path: str) -> None:
         """For files to be. S3 needs none, and would be asked once for each level of its path."""
