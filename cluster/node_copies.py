@@ -1,19 +1,19 @@
 """Copies of an object store's files on this node: one per content, bounded in size, shared by its processes.
 
 They outlive the run that brought them: the next run of the same artifacts, a search's trials and `recommend` read them
-again. The least recently used give way to new ones, never those that a living process has asked for: it holds a lock
-on them, which the operating system releases when the process ends, however it ends.
+again. The least recently used give way to new ones, never those that a living process has asked for or is making: it
+holds a lock on them, which the operating system releases when the process ends, however it ends.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,8 +33,7 @@ _UNFINISHED = "unfinished-"
 _HELD: dict[Path, int] = {}
 """Descriptors of this process's shared locks, by entry."""
 _THREADS = threading.Lock()
-_ABANDONED_S = 86_400.0
-"""A copy under way for so long has lost its process."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -52,51 +51,66 @@ class NodeCopies:
             FileNotFoundError: the source is not there.
             StorageError: there is no room for the copy, or its folder cannot be written.
         """
-        entry = NODE_CACHE / self._tag(filesystem, source)
+        files = _files(filesystem, source)
+        entry = NODE_CACHE / self._tag(filesystem, source, files)
         if not _hold(entry):
-            self._copy(filesystem, source, entry)
+            size = sum(info.size for info in files)
+            self._make(filesystem, source, entry, size)
             while not _hold(entry):  # another process has removed it already
-                self._copy(filesystem, source, entry)
-            self._evict()
+                self._make(filesystem, source, entry, size)
+            _evict(self.max_bytes)  # several may have come at once
         return entry / _COPY
 
-    def _copy(self, filesystem: pafs.FileSystem, source: str, entry: Path) -> None:
+    def _make(self, filesystem: pafs.FileSystem, source: str, entry: Path, size: int) -> None:
+        """Old copies go first: the disk may be smaller than the bound."""
         try:
             NODE_CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=NODE_CACHE))
+            _evict(self.max_bytes - size)
+            try:
+                _copy(filesystem, source, entry)
+            except OSError as exc:
+                if exc.errno not in _FULL:
+                    raise
+                _evict(0)
+                _copy(filesystem, source, entry)
         except OSError as exc:
             raise _cannot_copy(source, exc) from exc
-        try:
-            if filesystem.get_file_info(source).type == pafs.FileType.Directory:
-                (fresh / _COPY).mkdir()
-            pafs.copy_files(source, str(fresh / _COPY), source_filesystem=patient_reader(filesystem))
-            with suppress(OSError):  # another process of this node was first; its copy is the same
-                fresh.rename(entry)
-        except OSError as exc:
-            raise _cannot_copy(source, exc) from exc
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
-    def _tag(self, filesystem: pafs.FileSystem, source: str) -> str:
+    def _tag(self, filesystem: pafs.FileSystem, source: str, files: list[pafs.FileInfo]) -> str:
         """Digest of what the source holds now: names, sizes, times of writing, and the store's own entity tags."""
         digest = hashlib.blake2b(f"{self.origin}:{source}".encode(), digest_size=12)
-        for info in _files(filesystem, source):
+        for info in files:
             with filesystem.open_input_file(info.path) as file:
                 entity = (file.metadata() or {}).get("ETag")
             digest.update(f"\n{info.path}:{info.size}:{info.mtime_ns}:{entity!r}".encode())
         return digest.hexdigest()
 
-    def _evict(self) -> None:
-        """Remove the least recently used copies until the rest fits, and what dead processes left half-copied."""
-        now, total = time.time(), 0
-        for used, entry in sorted(_entries(), reverse=True):
-            if entry.name.startswith(_UNFINISHED):
-                if now - used > _ABANDONED_S:
-                    shutil.rmtree(entry, ignore_errors=True)
-                continue
-            total += _size(entry)
-            if total > self.max_bytes:
-                _remove(entry)
+
+def _copy(filesystem: pafs.FileSystem, source: str, entry: Path) -> None:
+    while not _hold(fresh := Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=NODE_CACHE))):
+        pass  # another process was faster and took it for a dead one's
+    try:
+        if filesystem.get_file_info(source).type == pafs.FileType.Directory:
+            (fresh / _COPY).mkdir()
+        pafs.copy_files(source, str(fresh / _COPY), source_filesystem=patient_reader(filesystem))
+        with suppress(OSError):  # another process of this node was first; its copy is the same
+            fresh.rename(entry)
+    finally:
+        with _THREADS:
+            os.close(_HELD.pop(fresh))
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _evict(max_bytes: int) -> None:
+    """Remove the least recently used copies until the rest fits, and what dead processes left half-copied."""
+    total = 0
+    for _, entry in sorted(_entries(), reverse=True):
+        if entry.name.startswith(_UNFINISHED):
+            _remove(entry)
+            continue
+        total += _size(entry)
+        if total > max_bytes:
+            _remove(entry)
 
 
 def _hold(entry: Path) -> bool:
@@ -118,11 +132,11 @@ def _hold(entry: Path) -> bool:
 
 def _remove(entry: Path) -> None:
     """Remove a copy unless a living process holds it; whoever waits for its lock meanwhile will not find it."""
-    with suppress(BlockingIOError, FileNotFoundError):
+    with suppress(OSError):  # held, or gone; where nothing can be written, the copy that follows says so
         lock = open_lock(entry)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            gone = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name}-{os.getpid()}"))
+            gone = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name.removeprefix(_UNFINISHED)}-{os.getpid()}"))
         finally:
             os.close(lock)
         shutil.rmtree(gone, ignore_errors=True)
@@ -161,5 +175,5 @@ def _size(entry: Path) -> int:
 
 
 def _cannot_copy(source: str, exc: OSError) -> StorageError:
-    return StorageError(f"{source} cannot be copied to {NODE_CACHE} on this node: {cause(exc, str(NODE_CACHE))}; lower "
-                        "storage.node_copies_gb, or set TMPDIR to a disk with room that can be written")
+    return StorageError(f"{source} cannot be copied to {NODE_CACHE} on this node: {cause(exc, str(NODE_CACHE))}; set "
+                        "TMPDIR to a disk with room that can be written")

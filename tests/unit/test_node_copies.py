@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -133,13 +134,51 @@ def test_processes_that_evict_each_other_all_read_what_they_asked_for(tmp_path: 
     assert sum(file.stat().st_size for file in cache.rglob("copy")) <= copies.max_bytes
 
 
-def test_what_a_dead_process_left_half_copied_goes_after_a_day(tmp_path: Path, cache: Path) -> None:
-    source = _source(tmp_path, "a", 1)
-    for name, age in (("unfinished-dead", 90_000), ("unfinished-alive", 3000)):
-        (cache / name).mkdir(parents=True)
-        _unused_for(cache / name, age)
-    copy = NodeCopies("", 2**30).get(LOCAL, source)
-    assert sorted(p.name for p in cache.iterdir()) == sorted(["unfinished-alive", copy.parent.name])
+@pytest.mark.parametrize("max_bytes", [2500, 2**40], ids=["as the bound says", "though the bound is larger"])
+def test_old_copies_make_room_on_a_small_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch,
+                                              max_bytes: int) -> None:
+    """One of 3500 bytes; of the copies there one is held."""
+    copy_files = pafs.copy_files
+
+    def copy_files_here(source: str, target: str, **options: Any) -> None:
+        used = sum(file.stat().st_size for file in cache.rglob("copy"))
+        if used + Path(source).stat().st_size > 3500:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy_files(source, target, **options)
+
+    monkeypatch.setattr(pafs, "copy_files", copy_files_here)
+    copies = NodeCopies("", max_bytes)
+    held = copies.get(LOCAL, _source(tmp_path, "held", 1000))
+    unused = [_used(copies, _source(tmp_path, name, 1000), 40) for name in "ab"]
+    assert copies.get(LOCAL, _source(tmp_path, "c", 1500)).stat().st_size == 1500
+    assert (held.exists(), *(copy.exists() for copy in unused)) == (True, False, False)
+    with pytest.raises(StorageError, match="d cannot be copied to .*: the disk is full .*; set TMPDIR to a disk with"):
+        copies.get(LOCAL, _source(tmp_path, "d", 1500))
+
+
+def _copied_until_killed(copies: NodeCopies, source: str, told: Any) -> None:
+    def never_ends(*_: Any, **__: Any) -> None:
+        told.put(True)
+        time.sleep(600)
+
+    pafs.copy_files = never_ends
+    copies.get(LOCAL, source)
+
+
+def test_what_a_killed_process_left_half_copied_goes_and_what_one_is_copying_stays(tmp_path: Path, cache: Path) -> None:
+    copies, told = NodeCopies("", 2**30), PROCESSES.Queue()
+    process = PROCESSES.Process(target=_copied_until_killed, args=(copies, _source(tmp_path, "a", 1), told))
+    process.start()
+    try:
+        assert told.get(timeout=60)
+        [unfinished] = cache.iterdir()
+        first = copies.get(LOCAL, _source(tmp_path, "b", 1)).parent
+        assert set(cache.iterdir()) == {unfinished, first}
+    finally:
+        process.kill()
+        process.join()
+    second = copies.get(LOCAL, _source(tmp_path, "c", 1)).parent
+    assert set(cache.iterdir()) == {first, second}
 
 
 def test_stores_do_not_share_copies(tmp_path: Path) -> None:
