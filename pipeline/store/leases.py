@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from cluster.storage import Storage
-from configs.errors import ArtifactError, StorageError
+from configs.errors import ArtifactError
 
 SETTLE_S = 1.0
 _POLL_S = 0.5
@@ -84,8 +84,8 @@ class Lease:
                 with _alone(self._storage, self._path):
                     if self.held():
                         self._storage.write_json(self._path, self._record | beat)
-            except StorageError:
-                continue  # a full disk or a silent store: the work itself will say so, and the next beat may pass
+            except Exception:  # a full disk or a silent store: the work itself will say so, and the next beat may pass
+                continue
 
     def _news(self) -> str | None:
         try:

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from configs.errors import ArtifactError
+from configs.errors import ArtifactError, StorageError
 from pipeline.store import leases
 from pipeline.store.artifacts import Artifact, StageKey, begin, find, find_or_begin
 from pipeline.store.leases import LeaseTaken, take
@@ -86,6 +86,27 @@ def test_a_heartbeat_keeps_a_holder_of_another_host_alive(tmp_path: Path) -> Non
     elsewhere = {"host": "elsewhere"}
     assert later["beat"] > seen["beat"] + 0.2 and later["token"] == seen["token"]
     assert leases.alive(later | elsewhere, 0.3) and not leases.alive(seen | elsewhere, 0.3)
+
+
+@pytest.mark.parametrize("error", [OSError("AWS Error ACCESS_DENIED"), StorageError("no room"), RuntimeError("odd")])
+def test_a_heart_that_missed_a_beat_goes_on(storage: Storage, monkeypatch: pytest.MonkeyPatch,
+                                            error: Exception) -> None:
+    object.__setattr__(storage, "lease_timeout_s", 0.3)
+    look, missed = leases._read, threading.Event()
+
+    def fails(*args: Any) -> Any:
+        missed.set()
+        raise error
+
+    lease = take(storage, PATH, "the work")
+    monkeypatch.setattr(leases, "_read", fails)
+    assert missed.wait(20)
+    monkeypatch.setattr(leases, "_read", look)
+    seen, deadline = storage.read_json(PATH)["beat"], time.monotonic() + 20
+    while storage.read_json(PATH)["beat"] == seen and time.monotonic() < deadline:
+        time.sleep(0.05)
+    lease.release()
+    assert time.monotonic() < deadline
 
 
 def test_a_holder_that_was_taken_over_knows_it_and_gives_nothing_back(storage: Storage) -> None:
