@@ -1,4 +1,4 @@
-"""What a disk or an object store refused, in one line: from the errors of whichever library was writing."""
+"""What a disk or an object store refused, in one line: from the errors of whichever library was at it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ _WORDS = {
     "file name too long": errno.ENAMETOOLONG, "too many open files": errno.EMFILE, "file too large": errno.EFBIG,
 }
 """What libraries that hide the number say."""
+CREDENTIALS = "check storage.uri, its endpoint and the credentials in the environment"
+_STORE = "AWS Error "
+"""In what pyarrow says of every request that S3 refused or did not answer."""
 _FEW_INODES = 16
 """A disk with fewer left takes no further file, whatever room it has; what a run gives back at its end are a few."""
 _NUMBER = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
@@ -49,6 +52,15 @@ def explained(exc: OSError, path: str) -> str:
     return _message(number, path, STORAGE)
 
 
+def unread(exc: OSError, path: str) -> str:
+    """One line for a failed read of ``path``, as :func:`explained`."""
+    number = _number(exc)
+    if number is not None:
+        return _message(number, path, STORAGE, "read")
+    remedy = CREDENTIALS if _STORE in str(exc) else "check the store, and whether the file is whole"
+    return f"{path} cannot be read: {_line(exc)}; {remedy}"
+
+
 def cause(exc: BaseException, path: str) -> str:
     """Why a write at ``path`` failed, without a remedy: the disk is full, no permission, …"""
     number = _number(exc)
@@ -58,7 +70,8 @@ def cause(exc: BaseException, path: str) -> str:
 
 
 def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError | None:
-    """The refusal of a disk inside an exception, whatever library raised it and whatever wraps it; None: no such thing.
+    """The refusal of a disk or an object store inside an exception, whatever library raised it and whatever wraps it;
+    None: no such thing.
 
     Args:
         root: the path to name where the exception names none.
@@ -67,6 +80,9 @@ def fault(exc: BaseException, root: str, place: str = STORAGE) -> StorageError |
     for found in _inside(exc):
         if isinstance(found, MentorecError):
             return None  # it says what it has to say
+        told = [line for line in str(found).splitlines() if _STORE in line]
+        if told:
+            return StorageError(f"the object store refused a request: {told[-1].strip()[:300]}; {CREDENTIALS}")
         number = _number(found)
         if number is not None:
             return StorageError(_message(number, _named(found) or root, place))
@@ -97,10 +113,11 @@ def _inside(exc: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def storage_errors(root: str, place: str = STORAGE) -> Iterator[None]:
-    """Turn the refusals of a disk inside the block into a StorageError; arguments as for :func:`fault`.
+    """Turn the refusals of a disk or an object store inside the block into a StorageError; arguments as for
+    :func:`fault`.
 
     Raises:
-        StorageError: the disk below ``root`` is full or read-only, a folder may not be written, …
+        StorageError: the disk below ``root`` is full or read-only, a folder may not be written, a token has expired, …
     """
     try:
         yield
@@ -134,8 +151,8 @@ def _named(exc: BaseException) -> str | None:
     return found[1].rstrip(".)]") if found else None
 
 
-def _message(number: int, path: str, place: str) -> str:
-    return f"{path} cannot be written: {_reason(number, path)}; {_REASONS[number][1].format(place=place)}"
+def _message(number: int, path: str, place: str, done: str = "written") -> str:
+    return f"{path} cannot be {done}: {_reason(number, path)}; {_REASONS[number][1].format(place=place)}"
 
 
 def _reason(number: int, path: str) -> str:

@@ -50,6 +50,7 @@ class NodeCopies:
         Raises:
             FileNotFoundError: the source is not there.
             StorageError: there is no room for the copy, or its folder cannot be written.
+            OSError: the store refuses to give the source.
         """
         files = _files(filesystem, source)
         entry = NODE_CACHE / self._tag(filesystem, source, files)
@@ -74,6 +75,8 @@ class NodeCopies:
                 _evict(0)
                 _copy(filesystem, source, entry)
         except OSError as exc:
+            if exc.errno is None:  # the store's
+                raise
             raise _cannot_copy(source, exc) from exc
 
     def _tag(self, filesystem: pafs.FileSystem, source: str, files: list[pafs.FileInfo]) -> str:

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.config import StorageConfig
-from cluster.faults import explained
+from cluster.faults import CREDENTIALS, explained, unread
 from cluster.node_copies import NodeCopies
 from cluster.small_files import patient_reader
 from cluster.uploads import upload_folder
@@ -102,14 +102,18 @@ class Storage:
 
     def files(self, relative: str) -> list[str]:
         """Sorted relative paths of all files below a folder."""
+        return list(self.file_sizes(relative))
+
+    def file_sizes(self, relative: str) -> dict[str, int]:
+        """Relative path → bytes of all files below a folder, sorted; empty when it is absent."""
         selector = pafs.FileSelector(self.path(relative), allow_not_found=True, recursive=True)
-        infos = self._info(selector)
-        return sorted(i.path.removeprefix(self.base + "/") for i in infos if i.type == pafs.FileType.File)
+        sizes = {i.path.removeprefix(self.base + "/"): i.size for i in self._info(selector)
+                 if i.type == pafs.FileType.File}
+        return dict(sorted(sizes.items()))
 
     def size(self, relative: str) -> int:
         """Bytes in all files below a folder; 0 where there is none."""
-        selector = pafs.FileSelector(self.path(relative), allow_not_found=True, recursive=True)
-        return sum(info.size or 0 for info in self._info(selector))
+        return sum(self.file_sizes(relative).values())
 
     def make_dir(self, relative: str) -> None:
         """Create a folder and its parents."""
@@ -118,15 +122,16 @@ class Storage:
 
     def delete(self, relative: str) -> None:
         """Remove a file or a folder with all below it; absent is fine."""
-        info = self._info(self.path(relative))
-        if info.type == pafs.FileType.Directory:
-            self.filesystem.delete_dir(info.path)
-        elif info.type != pafs.FileType.NotFound:
-            self.filesystem.delete_file(info.path)
+        with self.writing(relative) as path:
+            info = self._info(path)
+            if info.type == pafs.FileType.Directory:
+                self.filesystem.delete_dir(path)
+            elif info.type != pafs.FileType.NotFound:
+                self.filesystem.delete_file(path)
 
     def read_bytes(self, relative: str) -> bytes:
         """A whole file."""
-        with self.reader.open_input_stream(self.path(relative)) as stream:
+        with self.reading(relative) as path, self.reader.open_input_stream(path) as stream:
             return cast(bytes, stream.read())
 
     def write_bytes(self, relative: str, data: bytes) -> None:
@@ -158,25 +163,26 @@ class Storage:
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file or a folder of Parquet files as one table."""
-        path = self.path(relative)
-        if self._info(path).type != pafs.FileType.File:
-            return pq.read_table(path, columns=columns, filesystem=self.reader)
-        # Without pyarrow.dataset, which imports pandas where that is installed: sixty megabytes in every worker.
-        with self.reader.open_input_file(path) as source:
-            table = pq.ParquetFile(source).read(columns)
+        with self.reading(relative) as path:
+            if self._info(path).type != pafs.FileType.File:
+                return pq.read_table(path, columns=columns, filesystem=self.reader)
+            # Without pyarrow.dataset, which imports pandas where that is installed: sixty megabytes in every worker.
+            with self.reader.open_input_file(path) as source:
+                table = pq.ParquetFile(source).read(columns)
         if lacking := set(columns or ()) - set(table.column_names):
             raise pa.ArrowInvalid(f"{path} lacks the columns {', '.join(sorted(lacking))}")
         return table
 
     def read_batches(self, relative: str, columns: list[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
         """The rows of one Parquet file, so many at a time; a row group is in memory at once."""
-        with self.reader.open_input_file(self.path(relative)) as source:
+        with self.reading(relative) as path, self.reader.open_input_file(path) as source:
             yield from pq.ParquetFile(source, pre_buffer=False).iter_batches(rows, columns=columns)
 
     def read_rows(self, relative: str, where: tuple[str, str, object], columns: list[str] | None = None) -> pa.Table:
         """Rows of a Parquet file or folder by a condition, such as ``(column, "in", values)``; other row groups are not
         read."""
-        return pq.read_table(self.path(relative), filesystem=self.reader, columns=columns, filters=[where])
+        with self.reading(relative) as path:
+            return pq.read_table(path, filesystem=self.reader, columns=columns, filters=[where])
 
     def write_table(self, relative: str, table: pa.Table, **options: Any) -> None:
         """A Parquet file."""
@@ -207,10 +213,10 @@ class Storage:
 
         Raises:
             FileNotFoundError: an object store has no such file.
-            StorageError: the copy cannot be written.
+            StorageError: the copy cannot be written, or the store does not give the file.
         """
-        source = self.path(relative)
-        return Path(source) if self.is_local else self.copies.get(self.filesystem, source)
+        with self.reading(relative) as source:
+            return Path(source) if self.is_local else self.copies.get(self.filesystem, source)
 
     @contextmanager
     def upload_folder(self, relative: str) -> Iterator[Path]:
@@ -235,8 +241,23 @@ class Storage:
         try:
             return self.filesystem.get_file_info(where)
         except OSError as exc:
-            raise StorageError(f"{self.base} cannot be reached: {exc}; check storage.uri, its endpoint and the "
-                               "credentials in the environment") from exc
+            raise StorageError(f"{self.base} cannot be reached: {exc}; {CREDENTIALS}") from exc
+
+    @contextmanager
+    def reading(self, relative: str) -> Iterator[str]:
+        """The filesystem's path of what is being read.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StorageError: no permission, a token that has expired, a silent endpoint, …
+        """
+        path = self.path(relative)
+        try:
+            yield path
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            raise StorageError(unread(exc, path)) from exc
 
     @contextmanager
     def writing(self, relative: str) -> Iterator[str]:

@@ -17,9 +17,8 @@ from typing import Any
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-of-a-test"}
 """Any will do for the server."""
 BUCKET = "bucket"
-_REFUSAL = ('<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request '
-            f"rate.</Message><RequestId>{'7' * 16}</RequestId><HostId>{'h' * 76}</HostId></Error>").encode()
-"""As long as those of S3: longer than a small file."""
+BUSY, DENIED = "503 SlowDown", "403 AccessDenied"
+"""The first is worth asking again."""
 
 
 def installed() -> bool:
@@ -49,20 +48,20 @@ def s3_server() -> Iterator[str]:
 
 
 @contextmanager
-def refusing_server(busy: Callable[[str, str], bool]) -> Iterator[str]:
-    """The endpoint of a server in this process that refuses, with 503, the requests of which ``busy`` (method, path) is
-    true."""
+def refusing_server(refuses: Callable[[str, str], bool], answer_with: str = BUSY) -> Iterator[str]:
+    """The endpoint of a server in this process that refuses the requests of which ``refuses`` (method, path) is true.
+    """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     app = DomainDispatcherApplication(create_backend_app)
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:
-        if busy(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
+        if refuses(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             environ["wsgi.input"].read(-1 if environ.get("wsgi.input_terminated")  # else it waits until the client
                                        else int(environ.get("CONTENT_LENGTH") or 0))  # gives up
-            start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [_REFUSAL]
+            start_response(answer_with, [("Content-Type", "application/xml")])
+            return [_refusal(answer_with.partition(" ")[2])]
         return app(environ, start_response)
 
     server = make_server("127.0.0.1", 0, answer, threaded=True)
@@ -75,6 +74,12 @@ def refusing_server(busy: Callable[[str, str], bool]) -> Iterator[str]:
     finally:
         server.shutdown()
         thread.join()
+
+
+def _refusal(code: str) -> bytes:
+    """As long as those of S3: longer than a small file."""
+    return (f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>Please reduce your request '
+            f"rate.</Message><RequestId>{'7' * 16}</RequestId><HostId>{'h' * 76}</HostId></Error>").encode()
 
 
 def _make_bucket(endpoint: str) -> None:

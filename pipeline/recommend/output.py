@@ -35,7 +35,9 @@ def check_output(output: str, storage: StorageConfig) -> tuple[Storage, str]:
     place = folder or ("/" if output.startswith("/") else ".")
     uri = {"uri": place}
     out = Storage.from_config(storage.model_copy(update=uri) if place.startswith("s3://") else StorageConfig(**uri))
-    if out.filesystem.get_file_info(out.path(name)).type == pafs.FileType.Directory:
+    with out.reading(name) as path:
+        taken = out.filesystem.get_file_info(path).type == pafs.FileType.Directory
+    if taken:
         raise ConfigError(illegal("--output", output, "a file", "there is a folder of that name"))
     return out, name
 

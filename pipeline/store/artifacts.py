@@ -189,7 +189,8 @@ class ArtifactDir:
         if self.lease is not None and self.lease.taken_over():
             raise ArtifactError(f"{self.key.folder}: another process has taken this work over (see lease.json there); "
                                 "run the same command again: it waits for that one, or goes on")
-        sizes = {f.removeprefix(self.folder + "/"): _size(self.storage, f) for f in self.storage.files(self.folder)}
+        sizes = {file.removeprefix(self.folder + "/"): size
+                 for file, size in self.storage.file_sizes(self.folder).items()}
         manifest = Manifest(self.key.stage, self.key.fingerprint, self.attempt, self.key.values(), dict(counts),
                             {k: list(v) for k, v in (columns or {}).items()}, id_digest, dict(info or {}), sizes)
         self.storage.write_json(f"{self.key.folder}/manifest.json", manifest.__dict__)
@@ -224,10 +225,11 @@ def open_artifact(storage: Storage, stage: str, fingerprint: str) -> Artifact | 
     except (ValueError, TypeError) as exc:
         raise ArtifactError(f"{folder}/manifest.json is damaged; delete the folder {folder} and run again") from exc
     artifact = Artifact(storage, f"{folder}/attempts/{manifest.attempt}", manifest)
-    infos = storage.filesystem.get_file_info([artifact.path(name) for name in manifest.files])
-    for info, (name, size) in zip(infos, manifest.files.items(), strict=True):
-        if info.size != size:
-            raise ArtifactError(f"{artifact.relative(name)}: expected {size} bytes, found {info.size or 'no file'}; "
+    sizes = storage.file_sizes(artifact.folder)
+    for name, size in manifest.files.items():
+        found = sizes.get(artifact.relative(name))
+        if found != size:
+            raise ArtifactError(f"{artifact.relative(name)}: expected {size} bytes, found {found or 'no file'}; "
                                 f"delete the folder {folder} and run again")
     return artifact
 
@@ -312,7 +314,3 @@ def digest_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | Iterable[str]) -> 
         data = str(value).encode()
         hasher.update(len(data).to_bytes(4, "little") + data)
     return hasher.hexdigest()
-
-
-def _size(storage: Storage, relative: str) -> int:
-    return int(storage.filesystem.get_file_info(storage.path(relative)).size)

@@ -96,8 +96,8 @@ class LocalSession:
             os.replace(checkpoint, self._storage.path(relative))
         else:
             self._storage.make_dir(relative)
-            pafs.copy_files(str(checkpoint), self._storage.path(relative),
-                            destination_filesystem=self._storage.filesystem)
+            with self._storage.writing(relative) as path:
+                pafs.copy_files(str(checkpoint), path, destination_filesystem=self._storage.filesystem)
             shutil.rmtree(checkpoint)
         unfinished = set(self._storage.names(self._folder)) - set(self._stored())
         for name in unfinished | set(self._stored()[:-KEPT_CHECKPOINTS]):
@@ -105,11 +105,11 @@ class LocalSession:
 
     def _fetch(self, relative: str) -> Path:
         """A checkpoint as a local folder; unlike input files it is never cached: its name may come again."""
-        path = self._storage.path(relative)
         if self._storage.is_local:
-            return Path(path)
+            return Path(self._storage.path(relative))
         folder = self.new_folder()
-        pafs.copy_files(path, str(folder), source_filesystem=self._storage.reader)
+        with self._storage.reading(relative) as path:
+            pafs.copy_files(path, str(folder), source_filesystem=self._storage.reader)
         return folder
 
     def _stored(self) -> list[str]:

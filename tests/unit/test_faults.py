@@ -83,6 +83,15 @@ def test_the_cause_is_found_inside_what_wraps_it() -> None:
         wrapped()
 
 
+def test_what_an_object_store_refuses_is_told_whoever_asked() -> None:
+    told = "When reading information for key 'x/a' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject operation"
+    remote = RuntimeError(f'ray::read() (pid=7)\n  File "/venv/fs.py", line 9, in read\nOSError: {told}')
+    for error in (OSError(told), remote):
+        message = str(fault(error, "/r"))
+        assert message.startswith("the object store refused a request: ") and "ray::" not in message
+        assert f"{told}; check storage.uri, its endpoint and the credentials in the environment" in message
+
+
 def test_the_path_is_not_taken_from_a_remote_traceback() -> None:
     text = ('ray::write() (pid=7)\n  File "/venv/ray/data/util.py", line 9, in write\n'
             "OSError: [Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device")

@@ -19,7 +19,7 @@ from cluster import node_copies
 from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
-from tests.s3_server import CREDENTIALS, refusing_server
+from tests.s3_server import CREDENTIALS, DENIED, refusing_server
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,31 @@ def test_a_store_that_is_busy_four_times_running_is_asked_again(value: str) -> N
             alone = pickle.loads(cloudpickle.dumps(opened.filesystem))
             assert json.loads(alone.open_input_stream(opened.path("a.json")).read()) == {"a": value}
     assert refused["GET"] == refused["HEAD"] == 4
+
+
+def test_a_refused_read_is_told_with_the_place_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a token that has expired; a file that is not there is told from one that is refused."""
+    pytest.importorskip("moto")
+    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
+    denied: list[str] = []
+    reads = (lambda at: at.read_bytes("a"), lambda at: at.local("a"), lambda at: at.read_table("a"),
+             lambda at: list(at.read_batches("a", ["x"])), lambda at: at.read_rows("a", ("x", "in", [1])))
+    with refusing_server(lambda method, path: method in denied and "/x/" in path, DENIED) as endpoint:
+        opened = Storage.from_config(StorageConfig(uri="s3://bucket/x", endpoint=endpoint, region="us-east-1"))
+        opened.write_table("a", pa.table({"x": np.random.default_rng(0).integers(0, 2**62, 2**18)}))
+        for read in (*reads, lambda at: at.delete("absent/a")):
+            denied[:] = ["HEAD"]
+            with pytest.raises(StorageError, match="bucket/x.* cannot be rea.*ACCESS_DENIED.*check storage.uri"):
+                read(opened)
+            denied.clear()
+        for read in reads:
+            denied[:] = ["GET"]
+            with pytest.raises(StorageError, match="bucket/x/a cannot be read: .*ACCESS_DENIED.*check storage.uri"):
+                read(opened)
+            denied.clear()
+        for absent in (lambda: opened.read_bytes("b"), lambda: opened.local("b"), lambda: opened.read_table("b")):
+            with pytest.raises(FileNotFoundError):
+                absent()
 
 
 def test_a_folder_of_parquet_files_is_one_table(root: Storage) -> None:
