@@ -28,6 +28,8 @@ SETTLE_S = 1.0
 _POLL_S = 0.5
 _BEATS = 6
 """Heartbeats within the time after which a silent holder counts as dead."""
+_NAMESPACE = "/proc/self/ns/pid"
+"""Of process ids: containers that share a hostname have one each."""
 _MOST_S = 10.0
 """Most seconds between heartbeats, which also carry the news of the work."""
 
@@ -96,18 +98,29 @@ class Lease:
 
 def mine() -> dict[str, Any]:
     """The record of this process."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time(),
-            "beat": time.time(), "token": uuid.uuid4().hex}
+    return {**_place(), "pid": os.getpid(), "created": psutil.Process().create_time(), "beat": time.time(),
+            "token": uuid.uuid4().hex}
 
 
 def alive(record: dict[str, Any], timeout_s: float) -> bool:
     """Whether the holder still runs: asked of this machine's process table, or told by the age of its heartbeat."""
-    if record.get("host") != socket.gethostname():
+    if not _in_sight(record):
         return bool(time.time() - record.get("beat", 0.0) < timeout_s)
     try:
         return bool(abs(psutil.Process(record["pid"]).create_time() - record["created"]) < 1.0)
     except (psutil.NoSuchProcess, KeyError):
         return False
+
+
+def _place() -> dict[str, str]:
+    """Of whose processes this one sees the table."""
+    there = os.path.islink(_NAMESPACE)
+    return {"host": socket.gethostname(), "pid_namespace": os.readlink(_NAMESPACE) if there else ""}
+
+
+def _in_sight(record: dict[str, Any]) -> bool:
+    """Whether the holder, if it lives, stands in the process table that this process sees."""
+    return all(record.get(name) == value for name, value in _place().items())
 
 
 def holder(storage: Storage, path: str) -> dict[str, Any] | None:
@@ -139,20 +152,20 @@ def take(storage: Storage, path: str, what: str) -> Lease:
 
 
 def take_from_the_dead(storage: Storage, path: str, what: str, tell: Callable[[LeaseTaken], None]) -> Lease:
-    """:func:`take`, but a holder on another host may have died: wait until it gives a sign, or has given none for too
-    long. So a job that the cluster starts anew on another node goes on.
+    """:func:`take`, but a holder on another host or in another container may have died: wait until it gives a sign, or
+    has given none for too long. So a job that the cluster starts anew on another node goes on.
 
     ``tell`` is called once, before the waiting.
 
     Raises:
-        LeaseTaken: a process of this host holds it, or one elsewhere that lives.
+        LeaseTaken: a process that this one sees holds it, or one elsewhere that lives.
     """
     first, since = None, time.monotonic()
     while True:
         try:
             return take(storage, path, what)
         except LeaseTaken as taken:
-            if taken.owner.get("host") == socket.gethostname():
+            if _in_sight(taken.owner):
                 raise
             if first is None:
                 first = taken

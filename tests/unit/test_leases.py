@@ -22,6 +22,7 @@ from pipeline.store.leases import LeaseTaken, take
 
 PATH = "work/lease.json"
 DEAD = leases.mine() | {"pid": 2**22 + 1, "created": 0.0}
+ELSEWHERE, CONTAINER = {"host": "elsewhere"}, {"pid_namespace": "pid:[1]"}
 KEY = StageKey("demo", 1, {})
 
 
@@ -48,24 +49,34 @@ def test_a_dead_or_damaged_lease_is_taken_over(storage: Storage, content: str) -
     assert storage.names("work") == ["lease.json.guard"]
 
 
-@pytest.mark.parametrize(("lives", "ahead_s"), [(False, -3.0), (False, 3600.0), (True, -3.0)])
-def test_a_holder_of_another_host_that_gives_no_sign_is_waited_for_and_followed(tmp_path: Path, lives: bool,
-                                                                                ahead_s: float) -> None:
+@pytest.mark.parametrize(("place", "lives", "ahead_s"), [
+    (ELSEWHERE, False, -3.0), (ELSEWHERE, False, 3600.0), (ELSEWHERE, True, -3.0), (CONTAINER, True, -3.0)])
+def test_a_holder_out_of_sight_that_gives_no_sign_is_waited_for_and_followed(
+        tmp_path: Path, place: dict[str, str], lives: bool, ahead_s: float) -> None:
     """Also if its clock was an hour ahead of this one's."""
     storage, told = _storage(tmp_path, timeout_s=5), list[LeaseTaken]()
-    there = leases.mine() | {"host": "elsewhere", "beat": time.time() + ahead_s}
+    there = leases.mine() | place | {"beat": time.time() + ahead_s}
     storage.write_json(PATH, there)
     beat = threading.Timer(0.7, lambda: storage.write_json(PATH, there | {"beat": time.time()}))
     if lives:
         beat.start()
-        with pytest.raises(LeaseTaken, match="on elsewhere is at work"):
+        with pytest.raises(LeaseTaken, match=f"on {there['host']} is at work"):
             leases.take_from_the_dead(storage, PATH, "the work", told.append)
         beat.join()
     else:
         begun = time.time()
         leases.take_from_the_dead(storage, PATH, "the work", told.append).release()
         assert min(there["beat"], begun) + 4.9 < time.time() < begun + 60
-    assert [taken.owner["host"] for taken in told] == ["elsewhere"]
+    assert [taken.owner["host"] for taken in told] == [there["host"]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="no PID namespaces here")
+def test_a_holder_in_another_container_of_the_same_hostname_lives_by_its_heartbeat() -> None:
+    """Its process id is nobody's here."""
+    assert leases.mine()["pid_namespace"] == os.readlink("/proc/self/ns/pid")
+    beats = [(CONTAINER, 3.0, True), (CONTAINER, 6.0, False), ({}, 3.0, False)]
+    for place, ago_s, lives in beats:
+        assert leases.alive(DEAD | place | {"beat": time.time() - ago_s}, 5) is lives
 
 
 def test_a_holder_of_this_host_is_not_waited_for(storage: Storage) -> None:
