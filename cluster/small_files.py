@@ -1,15 +1,15 @@
-"""Files of S3 that are shorter than a refusal: read whole, and again where a refusal did not fit.
+"""Ranges of S3's files that are shorter than a refusal: read again where a refusal did not fit.
 
 pyarrow reads a range of an object into a buffer of just that length. The text of a refusal (503 SlowDown, some 350
 bytes) does not fit into a shorter one; the SDK takes that for a failure of its own and does not ask again, whatever its
-retry strategy is.
+retry strategy is. Small files are such ranges, and so are the ends of larger ones and columns with little in them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -38,12 +38,30 @@ def read_again(read: Callable[[], _T]) -> _T:
 
 
 def patient_reader(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    """A view of S3 that reads small files whole; another filesystem as it is."""
-    return pafs.PyFileSystem(_SmallWhole(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
+    """A view of S3 whose files are read by :func:`read_again`; another filesystem as it is."""
+    return pafs.PyFileSystem(_Patient(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
 
 
-class _SmallWhole(pafs.FileSystemHandler):  # type: ignore[misc]
-    """Larger ones are read by ranges, as by S3 itself."""
+class _PatientFile:
+    """What ``pa.PythonFile`` asks of a file, one range at a time."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, count: int) -> bytes:
+        return read_again(lambda: cast(bytes, self._file.read(count)))
+
+    def read_buffer(self, count: int) -> pa.Buffer:
+        return read_again(lambda: self._file.read_buffer(count))
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+
+class _Patient(pafs.FileSystemHandler):  # type: ignore[misc]
+    """Small files are read whole, larger ones by ranges."""
 
     def __init__(self, inner: pafs.S3FileSystem) -> None:
         self._inner = inner
@@ -52,7 +70,7 @@ class _SmallWhole(pafs.FileSystemHandler):  # type: ignore[misc]
         file = self._inner.open_input_file(path)
         size = file.size()
         if size > _SMALL_BYTES:
-            return file
+            return pa.PythonFile(_PatientFile(file), mode="r")
         with file:
             return pa.BufferReader(read_again(lambda: file.read_at(size, 0)) if size else b"")
 

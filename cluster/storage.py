@@ -77,7 +77,7 @@ class Storage:
 
     @property
     def reader(self) -> pafs.FileSystem:
-        """The filesystem for whoever only reads: one of S3 that does not stumble over small files."""
+        """The filesystem for whoever only reads: one of S3 that does not stumble over short ranges."""
         return patient_reader(self.filesystem)
 
     def path(self, relative: str) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cluster.faults import STORAGE, storage_errors
+from cluster.small_files import read_again
 from cluster.storage import Storage
 from configs.errors import StorageError
 from pipeline.store.artifacts import ArtifactDir
@@ -30,6 +31,8 @@ class Segment:
     """Its path below the scratch folder."""
     start: int
     """The first byte."""
+    size: int
+    """In bytes."""
     rows: int
 
 
@@ -52,8 +55,9 @@ class Scratch:
         path, segments = self.storage.path(name), []
         with storage_errors(path, self.setting), self.storage.filesystem.open_output_stream(path) as stream:
             for table in tables:
-                segments.append(Segment(name, stream.tell(), table.height))
+                start = stream.tell()
                 table.write_ipc_stream(stream)
+                segments.append(Segment(name, start, stream.tell() - start, table.height))
         return segments
 
     def read(self, pieces: Sequence[Piece]) -> pl.DataFrame:
@@ -69,9 +73,9 @@ class Scratch:
         """Copied into memory, as a stream is, and not mapped."""
         path = self.storage.path(segment.file)
         with storage_errors(path, self.setting), self.storage.filesystem.open_input_file(path) as file:
-            file.seek(segment.start)
-            with pa.ipc.open_stream(file) as stream:
-                return cast(pl.DataFrame, pl.from_arrow(stream.read_all()))
+            data = read_again(lambda: file.read_at(segment.size, segment.start))
+        with pa.ipc.open_stream(pa.BufferReader(data)) as stream:
+            return cast(pl.DataFrame, pl.from_arrow(stream.read_all()))
 
 
 @dataclass

@@ -23,11 +23,11 @@ from pipeline.prepare.config import PrepareConfig
 from pipeline.prepare.numbering import Numbering, Seen
 from pipeline.prepare.parts import grouped
 from pipeline.prepare.raw import RawPart
-from pipeline.prepare.scratch import shared_scratch
+from pipeline.prepare.scratch import Scratch, shared_scratch
 from pipeline.prepare.stage import prepare
 from pipeline.store import artifacts
 from tests.raw_files import ODD_COLUMNS, odd_files, odd_rows, prepared_files
-from tests.s3_server import BUCKET, CREDENTIALS
+from tests.s3_server import BUCKET, CREDENTIALS, refusing_server
 
 WORKERS = 3
 
@@ -190,6 +190,28 @@ def test_what_a_killed_process_left_goes_with_its_attempt(tmp_path: Path, storag
     made = prepare(config, artifacts.begin(storage, key))
     assert storage.names(f"{key.folder}/attempts") == [made.manifest.attempt]
     assert not [name for name in storage.files(key.folder) if "scratch" in name]
+
+
+def test_short_tables_beside_long_ones_are_read_from_a_store_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other read; a refusal is longer than the table's few bytes."""
+    pytest.importorskip("moto")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    asked: list[str] = []
+
+    def every_other(method: str, path: str) -> bool:
+        asked.extend([path] * (method == "GET"))
+        return method == "GET" and len(asked) % 2 == 1
+
+    tables = [pl.DataFrame({"n": np.arange(count)}) for count in (2**18, 1, 3, 2**18)]
+    with refusing_server(every_other) as endpoint:
+        uri = {"uri": f"s3://{BUCKET}/x", "endpoint": endpoint, "region": "us-east-1"}
+        scratch = Scratch(Storage.from_config(StorageConfig.model_validate(uri)), "storage.uri")
+        segments = scratch.write(tables)
+        for segment, table in zip(segments, tables, strict=True):
+            assert scratch.read([segment]).equals(table)
+        assert scratch.read(segments[1:3]).equals(pl.concat(tables[1:3]))
+    assert len(asked) == 2 * 6  # each is one request, and one refused
 
 
 def test_the_error_comes_first_where_the_folder_cannot_go_either(tmp_path: Path, storage: Storage,

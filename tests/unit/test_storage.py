@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pytest
 from ray import cloudpickle
@@ -73,6 +74,31 @@ def test_a_store_that_is_busy_four_times_running_is_asked_again(value: str) -> N
             alone = pickle.loads(cloudpickle.dumps(opened.filesystem))
             assert json.loads(alone.open_input_stream(opened.path("a.json")).read()) == {"a": value}
     assert refused["GET"] == refused["HEAD"] == 4
+
+
+def test_short_ranges_of_long_files_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column with little in it, and the end of a file: a refusal is longer."""
+    pytest.importorskip("moto")
+    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
+    reads, asked = (
+        lambda at: at.read_table("t", ["none"]), lambda at: pa.Table.from_batches(at.read_batches("t", ["none"])),
+        lambda at: at.read_rows("t", ("x", "in", list(range(300))), ["none"]),
+        lambda at: pads.dataset(at.path("t"), filesystem=at.reader).to_table(["none"])), Counter[str]()
+
+    def every_other(method: str, path: str) -> bool:
+        asked[method] += path.startswith("/bucket/x/")
+        return method == "GET" and asked[method] % 2 == 1
+
+    with refusing_server(every_other) as endpoint:
+        opened = Storage.from_config(StorageConfig(uri="s3://bucket/x", endpoint=endpoint, region="us-east-1"))
+        wide = [os.urandom(8192) for _ in range(300)]
+        table = pa.table({"x": range(300), "none": pa.nulls(300, pa.int32()), "wide": wide})
+        opened.write_table("t", table)
+        data = os.urandom(2**21 + 100)
+        opened.write_bytes("b", data)
+        for read in reads:
+            assert read(opened) == table.select(["none"])
+        assert opened.read_bytes("b") == opened.local("b").read_bytes() == data
 
 
 def test_a_refused_read_is_told_with_the_place_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
