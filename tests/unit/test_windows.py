@@ -122,5 +122,5 @@ def test_a_hub_that_cannot_be_asked_is_told_with_the_ways_out(monkeypatch: pytes
 
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
     monkeypatch.setattr(hub.HfApi, "model_info", unreachable)
-    with pytest.raises(ResourceError, match=r"hf download org/model.*local folder"):
+    with pytest.raises(ResourceError, match=r"mentorec fetch org/model.*local folder"):
         sources.identity(EncodeConfig(model="org/model"))
