@@ -7,6 +7,8 @@ retry strategy is. Small files are such ranges, and so are the ends of larger on
 
 from __future__ import annotations
 
+import atexit
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -18,6 +20,8 @@ _SMALL_BYTES = 2**20
 _DID_NOT_FIT = "AWS Error INTERNAL_FAILURE"
 _WAITS_S = tuple(0.05 * 2**n for n in range(11))
 """The same patience as the SDK's own, see ``storage._S3_RETRIES``."""
+_LAST_S, _QUIET_S = 10.0, 1.0
+"""At the end of a process: the most that it waits for what it still reads, and how long nothing must have been read."""
 _T = TypeVar("_T")
 
 
@@ -42,6 +46,43 @@ def patient_reader(filesystem: pafs.FileSystem) -> pafs.FileSystem:
     return pafs.PyFileSystem(_Patient(filesystem)) if isinstance(filesystem, pafs.S3FileSystem) else filesystem
 
 
+class _Calls:
+    """Of Arrow's threads into Python. If the interpreter ends before one returns, as after a scan that was given up,
+    the process aborts or hangs: it ends when they have, and whoever would read on is refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way, self._last, self._over = 0, -_QUIET_S, False
+        atexit.register(self._end)
+
+    def __enter__(self) -> None:
+        self._count(1)
+        if self._over and not _in_main_thread():
+            self._count(-1)
+            raise OSError("this process ends")
+
+    def __exit__(self, *_: object) -> None:
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        if not _in_main_thread():
+            with self._lock:
+                self._under_way += change
+                self._last = time.monotonic()
+
+    def _end(self) -> None:
+        self._over, until = True, time.monotonic() + _LAST_S
+        while (now := time.monotonic()) < until and (self._under_way or now < self._last + _QUIET_S):
+            time.sleep(_QUIET_S / 20)
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+_CALLS = _Calls()
+
+
 class _PatientFile:
     """What ``pa.PythonFile`` asks of a file, one range at a time."""
 
@@ -50,10 +91,12 @@ class _PatientFile:
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def read(self, count: int) -> bytes:
-        return read_again(lambda: cast(bytes, self._file.read(count)))
+        with _CALLS:
+            return read_again(lambda: cast(bytes, self._file.read(count)))
 
     def read_buffer(self, count: int) -> pa.Buffer:
-        return read_again(lambda: self._file.read_buffer(count))
+        with _CALLS:
+            return read_again(lambda: self._file.read_buffer(count))
 
     @property
     def closed(self) -> bool:
@@ -67,12 +110,13 @@ class _Patient(pafs.FileSystemHandler):  # type: ignore[misc]
         self._inner = inner
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        file = self._inner.open_input_file(path)
-        size = file.size()
-        if size > _SMALL_BYTES:
-            return pa.PythonFile(_PatientFile(file), mode="r")
-        with file:
-            return pa.BufferReader(read_again(lambda: file.read_at(size, 0)) if size else b"")
+        with _CALLS:
+            file = self._inner.open_input_file(path)
+            size = file.size()
+            if size > _SMALL_BYTES:
+                return pa.PythonFile(_PatientFile(file), mode="r")
+            with file:
+                return pa.BufferReader(read_again(lambda: file.read_at(size, 0)) if size else b"")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
@@ -84,10 +128,12 @@ class _Patient(pafs.FileSystemHandler):  # type: ignore[misc]
         return str(self._inner.normalize_path(path))
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
-        return list(self._inner.get_file_info(paths))
+        with _CALLS:
+            return list(self._inner.get_file_info(paths))
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        return list(self._inner.get_file_info(selector))
+        with _CALLS:
+            return list(self._inner.get_file_info(selector))
 
     def _unsupported(self, *_: Any) -> Any:
         raise NotImplementedError("this view only reads")

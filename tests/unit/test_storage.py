@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
 from tests.s3_server import CREDENTIALS, DENIED, refusing_server
+from tests.tools import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +148,23 @@ def test_of_a_long_file_a_row_group_is_in_memory_at_once(root: Storage) -> None:
     assert rows == group * groups
     usual = sorted(held)[len(held) // 2]  # threads of other tests may hold something for a while
     assert usual < 4 * 8 * group < numbers.nbytes / 3
+
+
+def test_a_scan_that_was_given_up_lets_its_process_end(s3_endpoint: str, tmp_path: Path) -> None:
+    """Arrow's threads read ahead; into an interpreter that has ended they must not call."""
+    config = StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint, region="us-east-1")
+    opened = Storage.from_config(config)
+    for part in range(6):
+        numbers = np.random.default_rng(part).random(2**18)
+        opened.write_table(f"t/{part}.parquet", pa.table({"x": numbers}), row_group_size=2**14)
+    given_up = ("import pyarrow.dataset as pads\nfrom cluster.config import StorageConfig\n"
+                "from cluster.storage import Storage\n"
+                f"opened = Storage.from_config(StorageConfig.model_validate_json({config.model_dump_json()!r}))\n"
+                "batches = pads.dataset(opened.path('t'), filesystem=opened.reader).to_batches(batch_size=1000)\n"
+                "print(next(batches).num_rows)")
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", given_up], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert (ended.returncode, ended.stdout) == (0, "1000\n"), ended.stderr
 
 
 def test_writing_again_replaces(root: Storage) -> None:
