@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from cluster.config import ActorExecution
@@ -30,11 +29,9 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
     done = np.array([row for name in names for row in out.storage.read_table(
         out.relative(f"{saved}/{name}"), [id_column])[id_column].to_pylist()], np.int64)
     done.sort()
-    dataset = pads.dataset(storage.path(source), format="parquet", filesystem=storage.reader)
-    wanted = None if only is None else pads.field(id_column).isin(pa.array(only))
     count, number = len(done), len(names)
     with Progress(label, num_rows, unit, done=count) as progress:
-        for block in tables_of(dataset.to_batches(columns=columns, filter=wanted), execution.block_rows):
+        for block in tables_of(_read(storage, source, columns, id_column, only), execution.block_rows):
             block = block.filter(pa.array(~held(done, block[id_column].to_numpy())))
             if not block.num_rows:
                 continue
@@ -47,6 +44,15 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
             pq.write_table(pa.concat_tables(mapped), sink)
             out.storage.write_bytes(out.relative(f"{saved}/{_OURS}{number:05d}.parquet"), sink.getvalue())
             number += 1
+
+
+def _read(storage: Storage, source: str, columns: list[str], id_column: str, only: np.ndarray | None
+          ) -> Iterator[pa.RecordBatch]:
+    """File by file: a dataset's threads read ahead, and of an object store through Python, also when this process ends
+    before it has all."""
+    for file in storage.files(source):
+        for batch in storage.read_batches(file, columns):
+            yield batch if only is None else batch.filter(pa.array(held(only, batch[id_column].to_numpy())))
 
 
 def forget_blocks(out: ArtifactDir, folder: str, of_ray: bool) -> None:

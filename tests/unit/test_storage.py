@@ -6,14 +6,11 @@ import json
 import os
 import pickle
 import stat
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pytest
 from ray import cloudpickle
@@ -23,7 +20,6 @@ from cluster.config import StorageConfig
 from cluster.storage import Storage
 from configs.errors import ConfigError, StorageError
 from tests.s3_server import CREDENTIALS, DENIED, refusing_server
-from tests.tools import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -79,31 +75,6 @@ def test_a_store_that_is_busy_four_times_running_is_asked_again(value: str) -> N
     assert refused["GET"] == refused["HEAD"] == 4
 
 
-def test_short_ranges_of_long_files_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column with little in it, and the end of a file: a refusal is longer."""
-    pytest.importorskip("moto")
-    monkeypatch.setattr(node_copies, "NODE_CACHE", tmp_path / "cache")
-    reads, asked = (
-        lambda at: at.read_table("t", ["none"]), lambda at: pa.Table.from_batches(at.read_batches("t", ["none"])),
-        lambda at: at.read_rows("t", ("x", "in", list(range(300))), ["none"]),
-        lambda at: pads.dataset(at.path("t"), filesystem=at.reader).to_table(["none"])), Counter[str]()
-
-    def every_other(method: str, path: str) -> bool:
-        asked[method] += path.startswith("/bucket/x/")
-        return method == "GET" and asked[method] % 2 == 1
-
-    with refusing_server(every_other) as endpoint:
-        opened = Storage.from_config(StorageConfig(uri="s3://bucket/x", endpoint=endpoint, region="us-east-1"))
-        wide = [os.urandom(8192) for _ in range(300)]
-        table = pa.table({"x": range(300), "none": pa.nulls(300, pa.int32()), "wide": wide})
-        opened.write_table("t", table)
-        data = os.urandom(2**21 + 100)
-        opened.write_bytes("b", data)
-        for read in reads:
-            assert read(opened) == table.select(["none"])
-        assert opened.read_bytes("b") == opened.local("b").read_bytes() == data
-
-
 def test_a_refused_read_is_told_with_the_place_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a token that has expired; a file that is not there is told from one that is refused."""
     pytest.importorskip("moto")
@@ -148,23 +119,6 @@ def test_of_a_long_file_a_row_group_is_in_memory_at_once(root: Storage) -> None:
     assert rows == group * groups
     usual = sorted(held)[len(held) // 2]  # threads of other tests may hold something for a while
     assert usual < 4 * 8 * group < numbers.nbytes / 3
-
-
-def test_a_scan_that_was_given_up_lets_its_process_end(s3_endpoint: str, tmp_path: Path) -> None:
-    """Arrow's threads read ahead; into an interpreter that has ended they must not call."""
-    config = StorageConfig(uri=f"s3://bucket/{tmp_path.name}", endpoint=s3_endpoint, region="us-east-1")
-    opened = Storage.from_config(config)
-    for part in range(6):
-        numbers = np.random.default_rng(part).random(2**18)
-        opened.write_table(f"t/{part}.parquet", pa.table({"x": numbers}), row_group_size=2**14)
-    given_up = ("import pyarrow.dataset as pads\nfrom cluster.config import StorageConfig\n"
-                "from cluster.storage import Storage\n"
-                f"opened = Storage.from_config(StorageConfig.model_validate_json({config.model_dump_json()!r}))\n"
-                "batches = pads.dataset(opened.path('t'), filesystem=opened.reader).to_batches(batch_size=1000)\n"
-                "print(next(batches).num_rows)")
-    for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", given_up], cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert (ended.returncode, ended.stdout) == (0, "1000\n"), ended.stderr
 
 
 def test_writing_again_replaces(root: Storage) -> None:

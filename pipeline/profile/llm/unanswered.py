@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from pipeline.profile.llm.ledger import heads_of
-from pipeline.profile.llm.requests import REQUEST
+from pipeline.profile.llm.requests import REQUEST, REQUEST_TYPE
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.ascending import held
 from pipeline.work.here import tables_of
@@ -49,8 +48,10 @@ class Unanswered:
 
     def tables(self, batch_rows: int) -> Iterator[pa.Table]:
         """The same, read by this process."""
-        source = pads.dataset(self.out.path(self.folder), format="parquet", filesystem=self.out.storage.reader)
-        wanted = (_keep(pa.Table.from_batches([batch]), self.done) for batch in source.to_batches())
+        storage = self.out.storage
+        batches = (batch for file in storage.files(self.out.relative(self.folder))
+                   for batch in storage.read_batches(file, [field.name for field in REQUEST_TYPE]))
+        wanted = (_keep(pa.Table.from_batches([batch]), self.done) for batch in batches)
         yield from tables_of((batch for table in wanted for batch in table.to_batches()), batch_rows)
 
 
