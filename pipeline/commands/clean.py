@@ -12,13 +12,14 @@ from configs.errors import ArtifactError, illegal
 from pipeline.commands.runs import planned
 from pipeline.plan import TRAINED
 from pipeline.store import leases
-from pipeline.store.artifacts import LEASE, is_fingerprint
+from pipeline.store.artifacts import LEASE, SCRATCH, is_fingerprint
 from pipeline.work.text import size, table
 
 LEDGER = "ledger"
 _FINGERPRINT = re.compile(r'"([0-9a-f]{16})"')
 _PARTS = ("manifest.json", "key.json", "attempts")
 """What an artifact's folder holds, in the order in which it goes: without its manifest it is nobody's artifact."""
+_SCRATCH = re.compile(rf"(artifacts/[^/]+/[^/]+/attempts/[^/]+/{SCRATCH}(?:-[^/]+)?)/")
 
 
 @dataclass
@@ -52,7 +53,8 @@ class Cleaning:
 
 
 def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
-    """What may go: the named runs, and all artifacts and unfinished attempts that nothing needs.
+    """What may go: the named runs, all artifacts and unfinished attempts that nothing needs, and of those that are
+    needed what a killed process has left for itself alone.
 
     Needed are, for every other run, what its commands have used or planned under the settings that they had last; what
     a search's trials have trained; what a process builds right now; and whatever one of these is built from.
@@ -76,10 +78,13 @@ def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
     for fingerprint, stage in stages.items():
         path = f"artifacts/{stage}/{fingerprint}"
         needed_by = [who for who, needed in needs.items() if fingerprint in needed]
-        count = storage.size(path)
+        sizes = storage.file_sizes(path)
+        count = sum(sizes.values())
         if needed_by:
+            left = _left(storage, path, sizes)
+            found.goes += [(folder, freed, "left by a killed process") for folder, freed in left.items()]
             found.stays.update(needed_by)
-            found.bytes_kept += count
+            found.bytes_kept += count - left.total()
         elif any(storage.exists(f"{path}/{part}") for part in _PARTS):
             finished = storage.exists(f"{path}/manifest.json")
             found.goes.append((path, count, "no run needs it" if finished else "unfinished, and no run needs it"))
@@ -108,19 +113,35 @@ def remove(found: Cleaning) -> None:
                 storage.delete(path)
     kept, keys = [], dict[str, set[str]]()
     for entry in found.goes:
-        path, (kind, *_, fingerprint) = entry[0], entry[0].split("/")
+        kind, *address = entry[0].split("/")
         if kind != "artifacts":
             continue
-        if any(fingerprint in needed for needed in _needs(storage, _stages(storage), (), keys).values()):
+        stage, fingerprint, *inside = address
+        path = f"{kind}/{stage}/{fingerprint}"
+        if not inside and any(fingerprint in needed for needed in _needs(storage, _stages(storage), (), keys).values()):
             kept.append(entry)
             continue
         lease = leases.take(storage, f"{path}/{LEASE}", path)
         try:
-            for part in _PARTS:
+            for part in ["/".join(inside)] if inside else _PARTS:
                 storage.delete(f"{path}/{part}")
         finally:
             lease.release()
     found.goes = [entry for entry in found.goes if entry not in kept]
+
+
+def _left(storage: Storage, path: str, sizes: Mapping[str, int]) -> Counter[str]:
+    """Folder → bytes of what only a process that has ended would have read, in an artifact that is not finished.
+
+    Args:
+        sizes: of all files below ``path``.
+    """
+    left = Counter[str]()
+    for file, count in sizes.items():
+        if found := _SCRATCH.match(file):
+            left[found[1]] += count
+    needed = f"{path}/manifest.json" in sizes or left and leases.holder(storage, f"{path}/{LEASE}")
+    return Counter() if needed else left
 
 
 def _stages(storage: Storage) -> dict[str, str]:

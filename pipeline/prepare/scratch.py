@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
@@ -18,9 +18,7 @@ from cluster.faults import STORAGE, storage_errors
 from cluster.small_files import read_again
 from cluster.storage import Storage
 from configs.errors import StorageError
-from pipeline.store.artifacts import ArtifactDir
-
-_FOLDER: Final = "scratch"
+from pipeline.store.artifacts import SCRATCH, ArtifactDir
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,15 @@ class Spill:
 @contextmanager
 def own_scratch(beside: Path, setting: str) -> Iterator[Scratch]:
     """A folder of this process below another one."""
-    with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}-", dir=beside) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}-", dir=beside) as folder:
         yield Scratch(Storage(pafs.LocalFileSystem(), folder), setting)
 
 
 @contextmanager
 def shared_scratch(out: ArtifactDir) -> Iterator[Scratch]:
-    """A folder of the attempt, which all nodes reach. What a process that is killed leaves there goes with the attempt:
-    the next one removes it, as `mentorec clean` does."""
-    storage, folder = out.storage, out.relative(_FOLDER)
+    """A folder of the attempt, which all nodes reach. What a process that is killed leaves there goes when the next one
+    begins, or by `mentorec clean`."""
+    storage, folder = out.storage, out.relative(SCRATCH)
     storage.make_dir(folder)
     try:
         yield Scratch(replace(storage, base=storage.path(folder)), STORAGE)

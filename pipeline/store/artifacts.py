@@ -30,6 +30,8 @@ from pipeline.store.leases import Lease, LeaseTaken
 SCHEMA_VERSION = 1
 LEASE = "lease.json"
 """In an artifact's folder: who builds it."""
+SCRATCH = "scratch"
+"""In an attempt, also with a dash and more: folders that only the process that made them reads."""
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,26 @@ def test_what_a_smaller_command_did_not_plan_stays(call: Call, root: Path) -> No
     assert list(train.glob("attempts/*/model/model.safetensors")) != []
 
 
+def test_what_a_killed_process_left_for_itself_goes_and_its_attempt_stays(call: Call, root: Path, store: Storage
+                                                                          ) -> None:
+    prepared = folder_of(root, "prepare")
+    (prepared / "manifest.json").unlink()
+    (attempt,) = (prepared / "attempts").iterdir()
+    before = contents(root)
+    for name in ("scratch/a.arrow", "scratch-x1/b.arrow"):
+        (attempt / name).parent.mkdir()
+        (attempt / name).write_bytes(b"x" * 1000)
+    at_work_on_it = leases.take(store, str(prepared.relative_to(root) / artifacts.LEASE), "prepare")
+    assert "nothing to remove" in call("clean")[1]
+    at_work_on_it.release()
+    code, out, _ = call("clean")
+    assert code == 0 and out.endswith("2.0 kB would be freed; --yes removes it\n")
+    assert out.count("left by a killed process") == 2 and f"{attempt.relative_to(root)}/scratch " in out
+    code, out, _ = call("clean", "--yes")
+    assert code == 0 and out.endswith("2.0 kB freed\n") and contents(root) == before
+    assert not list(attempt.glob("scratch*"))
+
+
 def test_what_a_step_that_is_not_begun_will_read_stays(call: Call, root: Path) -> None:
     """`train.init_from` stands in no key on disk before the training begins."""
     first = folder_of(root, "train/plain/seed-0")
