@@ -22,13 +22,14 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from cluster.faults import cause
+from cluster.locked_folders import abandoned, is_its_lock, new_folder, open_lock
 from cluster.small_files import patient_reader
 from configs.errors import StorageError
 
 NODE_CACHE = Path(tempfile.gettempdir()) / f"mentorec-cache-{os.getuid()}"
 """Readable by this user alone."""
 
-_COPY, _LOCK = "copy", "lock"
+_COPY = "copy"
 _UNFINISHED = "unfinished-"
 _HELD: dict[Path, int] = {}
 """Descriptors of this process's shared locks, by entry."""
@@ -90,8 +91,7 @@ class NodeCopies:
 
 
 def _copy(filesystem: pafs.FileSystem, source: str, entry: Path) -> None:
-    while not _hold(fresh := Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=NODE_CACHE))):
-        pass  # another process was faster and took it for a dead one's
+    fresh, lock = new_folder(_UNFINISHED, NODE_CACHE)
     try:
         if filesystem.get_file_info(source).type == pafs.FileType.Directory:
             (fresh / _COPY).mkdir()
@@ -99,8 +99,7 @@ def _copy(filesystem: pafs.FileSystem, source: str, entry: Path) -> None:
         with suppress(OSError):  # another process of this node was first; its copy is the same
             fresh.rename(entry)
     finally:
-        with _THREADS:
-            os.close(_HELD.pop(fresh))
+        os.close(lock)
         shutil.rmtree(fresh, ignore_errors=True)
 
 
@@ -123,7 +122,7 @@ def _hold(entry: Path) -> bool:
             if entry not in _HELD:
                 _HELD[entry] = open_lock(entry)
                 fcntl.flock(_HELD[entry], fcntl.LOCK_SH)
-            if os.fstat(_HELD[entry]).st_ino == (entry / _LOCK).stat().st_ino:
+            if is_its_lock(_HELD[entry], entry):
                 os.utime(entry)  # used now: the last to be evicted
                 return True
         except (FileNotFoundError, NotADirectoryError):
@@ -136,18 +135,9 @@ def _hold(entry: Path) -> bool:
 def _remove(entry: Path) -> None:
     """Remove a copy unless a living process holds it; whoever waits for its lock meanwhile will not find it."""
     with suppress(OSError):  # held, or gone; where nothing can be written, the copy that follows says so
-        lock = open_lock(entry)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with abandoned(entry):
             gone = entry.rename(entry.with_name(f"{_UNFINISHED}{entry.name.removeprefix(_UNFINISHED)}-{os.getpid()}"))
-        finally:
-            os.close(lock)
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def open_lock(entry: Path) -> int:
-    """The descriptor of a folder's lock."""
-    return os.open(entry / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _files(filesystem: pafs.FileSystem, source: str) -> list[pafs.FileInfo]:

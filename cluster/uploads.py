@@ -6,7 +6,6 @@ user: a living process holds a lock, which the operating system releases when th
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.node_copies import open_lock
+from cluster.locked_folders import abandoned, new_folder
 
 _PREFIX = f"mentorec-upload-{os.getuid()}-"
 _FILES = "files"
@@ -24,7 +23,7 @@ _FILES = "files"
 def upload_folder() -> Iterator[Path]:
     """An empty folder, readable by this user alone, which goes afterwards with all that is in it."""
     _remove_abandoned()
-    folder, lock = _locked()
+    folder, lock = new_folder(_PREFIX, Path(tempfile.gettempdir()))
     try:
         (folder / _FILES).mkdir()
         yield folder / _FILES
@@ -33,26 +32,9 @@ def upload_folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def _locked() -> tuple[Path, int]:
-    """A new folder, and the descriptor of its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with suppress(FileNotFoundError):
-            lock = open_lock(folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.fstat(lock).st_nlink:
-                return folder, lock
-            os.close(lock)  # another process has removed the folder, not locked yet, as an abandoned one
-
-
 def _remove_abandoned() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # it is locked, is going already, or is no folder
-            if folder.lstat().st_uid != os.getuid():
-                continue
-            lock = open_lock(folder)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+            if folder.lstat().st_uid == os.getuid():
+                with abandoned(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
