@@ -95,9 +95,8 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
 
 def _some_histories(prepared: Artifact) -> Sequences:
     """Of the first training users."""
-    for file in prepared.storage.files(prepared.relative("histories")):
-        for batch in prepared.storage.read_batches(file, [columns.ITEMS], _INDEX_USERS):
-            return Sequences.from_lists(batch[columns.ITEMS].to_pylist())
+    for batch in prepared.storage.read_folder(prepared.relative("histories"), [columns.ITEMS], _INDEX_USERS):
+        return Sequences.from_lists(batch[columns.ITEMS].to_pylist())
     raise ArtifactError(f"{prepared.folder}: its histories are gone; run `mentorec prepare` again")
 
 

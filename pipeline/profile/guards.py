@@ -49,7 +49,6 @@ def _training_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def _history_rows(prepared: Artifact) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for file in prepared.storage.files(prepared.relative("histories")):
-        for batch in prepared.storage.read_batches(file, [USER_IDX, ITEMS]):
-            lengths = row_lengths(batch[ITEMS])
-            yield np.repeat(batch[USER_IDX].to_numpy(), lengths), pc.list_flatten(batch[ITEMS]).to_numpy()
+    for batch in prepared.storage.read_folder(prepared.relative("histories"), [USER_IDX, ITEMS]):
+        lengths = row_lengths(batch[ITEMS])
+        yield np.repeat(batch[USER_IDX].to_numpy(), lengths), pc.list_flatten(batch[ITEMS]).to_numpy()

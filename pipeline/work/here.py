@@ -48,11 +48,8 @@ def map_here(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
 
 def _read(storage: Storage, source: str, columns: list[str], id_column: str, only: np.ndarray | None
           ) -> Iterator[pa.RecordBatch]:
-    """File by file: a dataset's threads read ahead, and of an object store through Python, also when this process ends
-    before it has all."""
-    for file in storage.files(source):
-        for batch in storage.read_batches(file, columns):
-            yield batch if only is None else batch.filter(pa.array(held(only, batch[id_column].to_numpy())))
+    for batch in storage.read_folder(source, columns):
+        yield batch if only is None else batch.filter(pa.array(held(only, batch[id_column].to_numpy())))
 
 
 def forget_blocks(out: ArtifactDir, folder: str, of_ray: bool) -> None:

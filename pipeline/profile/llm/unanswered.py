@@ -48,9 +48,8 @@ class Unanswered:
 
     def tables(self, batch_rows: int) -> Iterator[pa.Table]:
         """The same, read by this process."""
-        storage = self.out.storage
-        batches = (batch for file in storage.files(self.out.relative(self.folder))
-                   for batch in storage.read_batches(file, [field.name for field in REQUEST_TYPE]))
+        columns = [field.name for field in REQUEST_TYPE]
+        batches = self.out.storage.read_folder(self.out.relative(self.folder), columns)
         wanted = (_keep(pa.Table.from_batches([batch]), self.done) for batch in batches)
         yield from tables_of((batch for table in wanted for batch in table.to_batches()), batch_rows)
 
