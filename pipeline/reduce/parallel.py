@@ -11,9 +11,9 @@ from cluster.config import ActorExecution
 from cluster.storage import Storage
 from pipeline.reduce.reducer import Reducer
 from pipeline.reduce.vectors import VectorTable
-from pipeline.work.mapping import our_errors
 from pipeline.work.nodes import actor_resources
 from pipeline.work.progress import track
+from pipeline.work.ray_errors import our_errors
 
 _ATTEMPTS = 4
 """An actor that dies is made again so often, on another node where its own is lost, and its span is done again."""

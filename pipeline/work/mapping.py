@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from configs.errors import MentorecError, ResourceError
+from configs.errors import MentorecError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.ascending import held
@@ -24,6 +24,7 @@ from pipeline.work.attempts import UNLIMITED, Attempts
 from pipeline.work.here import forget_blocks, map_here
 from pipeline.work.nodes import actor_resources, cpus_held
 from pipeline.work.progress import Progress, complain, say
+from pipeline.work.ray_errors import our_errors, without_actors
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -71,33 +72,37 @@ def map_rows(storage: Storage, source: str, out: ArtifactDir, *, actor: Callable
         map_here(storage, source, out, actor=actor(**arguments), id_column=id_column, columns=columns,
                  num_rows=num_rows, execution=execution, label=label, unit=unit, folder=folder, only=only)
         return
-    import ray
-    import ray.data
-
     forget_blocks(out, folder, of_ray=False)
     resources = actor_resources(execution, label)
     block_rows = max(1, min(execution.block_rows, math.ceil(num_rows / (execution.actors * _BLOCKS_PER_ACTOR))))
     context, attempts = _context(out, folder, id_column), Attempts.start()
-    with (ray.data.DataContext.current(context), our_errors(label),
-          _shown(out, folder, block_rows, num_rows, label, unit, attempts)):
-        dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
-                                        partitioning=None, num_cpus=_HELPER_CPUS)
-        done_ref = _done_ids(out, folder, context)
-        for ids_ref, kept in ((ray.put(only) if only is not None else None, True), (done_ref, False)):
-            if ids_ref is not None:
-                dataset = dataset.map_batches(_among, fn_args=[ids_ref, id_column, kept], batch_format="pyarrow",
-                                              num_cpus=_HELPER_CPUS)
-        with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
-            warnings.simplefilter("ignore", DeprecationWarning)
-            dataset = in_blocks(dataset, block_rows, _HELPER_CPUS).map_batches(
-                _DeferredActor, fn_constructor_kwargs={
-                    "actor": actor, "arguments": dict(arguments), "attempts": attempts, "id_column": id_column,
-                    "label": label},
-                batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
-                compute=ray.data.ActorPoolStrategy(size=execution.actors),
-                max_task_retries=UNLIMITED, **resources)
-        dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
-                              ray_remote_args={"num_cpus": _HELPER_CPUS})
+
+    def work() -> None:
+        import ray
+        import ray.data
+
+        with (ray.data.DataContext.current(context), our_errors(label),
+              _shown(out, folder, block_rows, num_rows, label, unit, attempts)):
+            dataset = ray.data.read_parquet(storage.path(source), filesystem=storage.filesystem, columns=columns,
+                                            partitioning=None, num_cpus=_HELPER_CPUS)
+            done_ref = _done_ids(out, folder, context)
+            for ids_ref, kept in ((ray.put(only) if only is not None else None, True), (done_ref, False)):
+                if ids_ref is not None:
+                    dataset = dataset.map_batches(_among, fn_args=[ids_ref, id_column, kept], batch_format="pyarrow",
+                                                  num_cpus=_HELPER_CPUS)
+            with warnings.catch_warnings():  # how often a task is retried has no other parameter yet
+                warnings.simplefilter("ignore", DeprecationWarning)
+                dataset = in_blocks(dataset, block_rows, _HELPER_CPUS).map_batches(
+                    _DeferredActor, fn_constructor_kwargs={
+                        "actor": actor, "arguments": dict(arguments), "attempts": attempts, "id_column": id_column,
+                        "label": label},
+                    batch_format="pyarrow", batch_size=min(execution.batch_rows, block_rows),
+                    compute=ray.data.ActorPoolStrategy(size=execution.actors),
+                    max_task_retries=UNLIMITED, **resources)
+            dataset.write_parquet(out.path(rows_of(folder)), filesystem=out.storage.filesystem,
+                                  ray_remote_args={"num_cpus": _HELPER_CPUS})
+
+    without_actors(work)
 
 
 def in_blocks(dataset: Dataset, rows: int, num_cpus: float) -> Dataset:
@@ -196,24 +201,6 @@ def _nothing_to_filter() -> type[Any]:
             return None, 0
 
     return NothingToFilter
-
-
-@contextmanager
-def our_errors(label: str) -> Iterator[None]:
-    """Raise the MentorecError behind Ray's error, where there is one."""
-    import ray.exceptions
-
-    try:
-        yield
-    except ray.exceptions.RayTaskError as exc:
-        cause = exc.cause
-        if not isinstance(cause, MentorecError):
-            raise
-        cause.args = (str(cause).partition("\n")[0],)  # Ray adds lines on how to retry
-        raise cause from exc
-    except ray.exceptions.RayActorError as exc:
-        raise ResourceError(f"{label}: an actor died again and again, perhaps for want of memory; lower the batch size "
-                            "or the number of actors and run again, what is saved is kept") from exc
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from cluster.config import Placement
 from configs.errors import ResourceError
-from pipeline.work.mapping import our_errors
 from pipeline.work.nodes import await_gpus, await_nodes, require_room, require_type
+from pipeline.work.ray_errors import our_errors
 
 T = TypeVar("T")
 _AHEAD: Final = 4

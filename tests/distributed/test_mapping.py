@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from configs.errors import ResourceError
+from configs.errors import DataError, ResourceError
 from pipeline.store import artifacts, rows
 from pipeline.store.artifacts import StageKey
 from pipeline.work import attempts, mapping
@@ -74,7 +75,7 @@ def test_work_that_waits_for_others_says_so(storage: Storage, ray_cluster: None,
             pass
 
     other = Other.remote()
-    ray.get(other.here.remote())
+    ray.get(other.here.remote(), timeout=60)
     said: list[str] = []
 
     def leave() -> None:
@@ -99,6 +100,32 @@ class Deadly:
         if 7 in batch["id"].to_pylist():
             os._exit(1)
         return batch
+
+
+class Refusing:
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        raise DataError("not this one")
+
+
+def test_a_stage_that_fails_holds_no_cpus(storage: Storage, ray_cluster: None) -> None:
+    """Without a garbage collection of the caller's, and while the error is held."""
+    import ray
+
+    storage.write_table("in/part-0.parquet", pa.table({"id": np.arange(10)}))
+    out = artifacts.begin(storage, StageKey("demo", 1, {}))
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(DataError, match="^not this one$") as told:
+            mapping.map_rows(storage, "in", out, actor=Refusing, arguments={}, id_column="id", columns=["id"],
+                             num_rows=10, execution=ActorExecution(actors=2, num_cpus=0.5), label="demo")
+        deadline = time.monotonic() + 30
+        while (free := ray.available_resources().get("CPU")) != 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        gc.enable()
+    assert free == 2
+    assert "test_mapping.py" in str(told.value.__cause__), "where it was raised is told"
 
 
 def test_a_batch_that_ends_its_actor_again_and_again_is_named(storage: Storage, ray_cluster: None) -> None:

@@ -29,9 +29,10 @@ from pipeline.profile.llm.unanswered import Unanswered
 from pipeline.store import rows
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.work.ascending import held
-from pipeline.work.mapping import our_errors, quiet_context
+from pipeline.work.mapping import quiet_context
 from pipeline.work.nodes import Resources, await_gpus
 from pipeline.work.progress import say
+from pipeline.work.ray_errors import our_errors, without_actors
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -153,9 +154,15 @@ def drained(stream: Callable[[], Dataset], bundles: Sequence[Resources]) -> Iter
     Raises:
         ResourceError: the cluster has too few GPUs, or the engine did not start.
     """
+    await_gpus(bundles, "profile", "lower profile.engine.execution.replicas, tensor_parallel or num_gpus, or add nodes")
+    batches = _batches(stream)
+    while (batch := without_actors(lambda: next(batches, None))) is not None:
+        yield batch
+
+
+def _batches(stream: Callable[[], Dataset]) -> Iterator[pa.Table]:
     import ray.data
 
-    await_gpus(bundles, "profile", "lower profile.engine.execution.replicas, tensor_parallel or num_gpus, or add nodes")
     with ray.data.DataContext.current(quiet_context()), our_errors("profile"), _engine_errors():
         yield from stream().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
