@@ -85,7 +85,8 @@ demo-llm: setup-llm
 # tests idles beside them to the end.
 ON_ONE_CORE := tests/unit tests/numerics tests/integration tests/faults/test_damage.py tests/faults/test_bad_input.py
 ON_SEVERAL := tests/distributed tests/faults tests/gpu $(addprefix --ignore=,$(filter %.py,$(ON_ONE_CORE)))
-FILES_AT_A_TIME := --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# After a crash the other process waits for tests that nobody hands out: the run ends there.
+FILES_AT_A_TIME := --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: setup-llm
 	$(PYTEST) $(FILES_AT_A_TIME) $(ON_ONE_CORE)
