@@ -135,9 +135,10 @@ class _Sums:
     def __init__(self, student: _Side, teacher: _Side, weight: float, temperature: float, precision: Precision) -> None:
         hidden_ND, table_VD = student.states_NX, student.table_VX
         device = hidden_ND.device.type
-        self._student, self._teacher, self._precision, self._tau = student, teacher, precision, temperature
+        self._student, self._teacher, self._precision = student, teacher, precision
+        self._tau = temperature if weight else 1.0  # of a divergence that does not count
         # The change of a score: soft·p_τ + plain·p - soft·q, and at τ = 1, where both p are one, p - weight·q.
-        self._shares = (1.0, 0.0, weight) if temperature == 1 or weight == 0 else (
+        self._shares = (1.0, 0.0, weight) if self._tau == 1 else (
             weight * temperature, 1 - weight, weight * temperature)
         cells, rows = _TILE_CELLS.get(device, _GPU_CELLS), _CHUNK_ROWS.get(device, _GPU_ROWS)
         whole = cells // len(table_VD) // ROWS * ROWS  # positions whose scores of the whole catalogue are one tile

@@ -30,7 +30,7 @@ def _dense(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teac
 
 
 @pytest.mark.parametrize(("positions", "items"), [(1, 1), (1, 7), (70, 300), (129, 1000), (300, 77)])
-@pytest.mark.parametrize(("weight", "tau"), [(1.0, 1.0), (0.7, 1.0), (1.0, 2.0), (0.4, 0.5), (0.0, 1.0)])
+@pytest.mark.parametrize(("weight", "tau"), [(1.0, 1.0), (0.7, 1.0), (1.0, 2.0), (0.4, 0.5), (0.0, 1.0), (0.0, 2.0)])
 @pytest.mark.parametrize("cells", [2**20, 64 * 128])
 def test_value_and_gradients_are_those_of_the_dense_loss(
     positions: int, items: int, weight: float, tau: float, cells: int, monkeypatch: pytest.MonkeyPatch
@@ -41,7 +41,8 @@ def test_value_and_gradients_are_those_of_the_dense_loss(
     wanted = torch.autograd.grad(3 * expected[0], (hidden_ND, weights_VD))
     found = match(hidden_ND, weights_VD, rows_N, teaching, weight, tau)
     gradients = torch.autograd.grad(3 * found.objective, (hidden_ND, weights_VD))
-    for value, reference in zip(found, expected, strict=True):
+    counted = 3 if weight else 2  # a divergence without weight is told at τ = 1
+    for value, reference in zip(found[:counted], expected[:counted], strict=True):
         torch.testing.assert_close(value.double(), reference.detach(), rtol=1e-5, atol=1e-4)
     for gradient, reference in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4)
