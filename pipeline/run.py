@@ -60,11 +60,22 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     folder = run_folder(config)
     result = RunResult(folder)
     with_report = before is None and until in (None, "report")
-    with storage_errors(storage.base), _run_lock(storage, folder) as lease, contextlib.ExitStack() as ray_session:
+    with storage_errors(storage.base), _run_lock(storage, folder) as lease:
         planned = plan(config, storage, until, before)
         on_plan(planned)
         _write_steps(storage, folder, planned, lease.token, with_report)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
+        _find_or_build_all(config, storage, planned, confirmed, result)
+        if with_report:
+            result.metrics = _report(config, storage, result)
+    return result
+
+
+def _find_or_build_all(config: RunConfig, storage: Storage, planned: list[PlannedStep], confirmed: bool,
+                       result: RunResult) -> None:
+    """The planned artifacts, in order, into the result; the run's folder refers to each as soon as it is there."""
+    folder = result.folder
+    with contextlib.ExitStack() as ray_session:
         references = storage.read_json(f"{folder}/references.json") if storage.exists(
             f"{folder}/references.json") else {}
         ray_started, view = False, OneView(storage, _local_folders(config, planned))
@@ -91,9 +102,6 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
             if references.get(item.label) != item.key.fingerprint:
                 references[item.label] = item.key.fingerprint
                 storage.write_json(f"{folder}/references.json", references)
-    if with_report:
-        result.metrics = _report(config, storage, result)
-    return result
 
 
 def _write_steps(storage: Storage, folder: str, planned: list[PlannedStep], token: str, with_report: bool) -> None:
@@ -144,6 +152,7 @@ def _report(config: RunConfig, storage: Storage, result: RunResult) -> dict[str,
     from pipeline.report.stage import write_report
 
     say("report: writing")
+    storage.delete(stamp)  # of files that are about to be replaced
     found = result.artifacts
     metrics = write_report(config, storage, ReportInputs(
         prepared=found["prepare"], profiles=found.get("profile"), encoded=found.get("encode"),
