@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from configs.base import Config
 from pipeline.config import NAME
 
+_LONGEST = 95
+
 
 class _Dimension(Config):
     when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -94,7 +96,8 @@ class TuneConfig(Config):
     overrides: tuple[str, ...] = ()
     """``key.path=value`` assignments on the run configuration."""
     space: dict[str, Dimension] = Field(min_length=1)
-    """Dotted run settings below `train` or `model` → where their values come from."""
+    """Dotted run settings below `train` or `model`, or of a recipe (`recipes.<arm>.train.…`) → where their values come
+    from."""
     search: Annotated[OptunaSearch | GridSearch, Field(discriminator="kind")] = OptunaSearch()
     asha: ASHAConfig | None = ASHAConfig()
     """None: every trial runs to its end."""
@@ -108,16 +111,18 @@ class TuneConfig(Config):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, value: str) -> str:
-        if not NAME.match(value):
-            raise ValueError("a search name holds letters, digits, '.', '_', '-' (at most 100): it names a folder")
+        if not NAME.match(value) or len(value) > _LONGEST:
+            raise ValueError(f"a search name holds letters, digits, '.', '_', '-' (at most {_LONGEST}): it names a "
+                             "folder, and with '-best' the run of its winner")
         return value
 
     @model_validator(mode="after")
     def _space_is_searchable(self) -> TuneConfig:
         for path, dimension in self.space.items():
-            if path.split(".")[0] not in ("train", "model"):
-                raise ValueError(f"space.{path}: a search varies settings below train or model; "
-                                 "stages before them are built once")
+            parts = path.split(".")
+            if (parts[2:] if parts[0] == "recipes" else parts)[:1] not in (["train"], ["model"]):
+                raise ValueError(f"space.{path}: a search varies settings below train or model, or below those of "
+                                 "recipes.<arm>; stages before them are built once")
             before = list(self.space)[:list(self.space).index(path)]
             for other in dimension.when:
                 if other not in before:

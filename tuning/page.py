@@ -12,7 +12,7 @@ from pipeline.report.tables import Table
 from tuning import plots
 from tuning.config import Choice
 from tuning.leaderboard import FAILED, REASON, short
-from tuning.space import Space, encode
+from tuning.space import Space
 
 _TEMPLATE = Path(__file__).parent / "templates" / "search.html.j2"
 _ALPHA, _BETA, _POOLING = "train.alpha", "train.beta", "train.distillation.pooling"
@@ -85,7 +85,7 @@ def _alpha_beta(scored: Sequence[Row], space: Space, metric: str) -> Table:
     columns = sorted({float(a) for a in alpha.values} | set(PUBLISHED_ALPHA[True]))
 
     def cell(a: float, b: bool) -> str:
-        found = [row["metric"] for row in scored if encode(row.get(_ALPHA)) == encode(a) and row.get(_BETA) == b]
+        found = [row["metric"] for row in scored if row.get(_ALPHA) == a and row.get(_BETA) == b]
         return f"{max(found):.4f}" if found else "–"
 
     def label(b: bool) -> str:

@@ -23,13 +23,15 @@ from pipeline.plan import plan, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
 from pipeline.store.artifacts import begun_otherwise
+from pipeline.train.keys import VERSION
 from pipeline.work.building import take_folder
 from pipeline.work.progress import say
-from tuning.config import Choice, GridSearch, TuneConfig
+from tuning.config import GridSearch, TuneConfig
+from tuning.effect import ends, require_effect
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
 from tuning.page import search_page
 from tuning.space import COMBINATION, Space, combinations, encode, suggest
-from tuning.trial import assign, searched_step, trial
+from tuning.trial import TUNED, assign, searched_step, trial
 
 LEADERBOARD = "leaderboard.csv"
 BEST = "best.yaml"
@@ -59,7 +61,8 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     """The run that a search starts from: its raw values and the validated configuration.
 
     Raises:
-        ConfigError: the run does not load, does not distil, or a searched setting does not exist in it.
+        ConfigError: the run does not load, a searched setting does not exist in it, or its values do not change what
+            the searched arm alone learns.
     """
     run_config = load(RunConfig, run_file(config, path), config.overrides)
     if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
@@ -67,10 +70,10 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
                                   "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",
                                   "remove it, or add train.execution.use_gpu=true to the search's overrides"))
     values = run_config.model_dump(mode="json")
-    for setting, dimension in config.space.items():
-        beside = {other: allowed[0] for other, allowed in dimension.when.items()}
-        for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
-            validate(RunConfig, assign(values, beside | {setting: value}), f" in space.{setting} of {path}")
+    for setting in config.space:
+        require_effect(setting, run_config, [
+            validate(RunConfig, assign(values, given), f" in space.{setting} of {path}")
+            for given in ends(config.space, setting)])
     return values, run_config
 
 
@@ -128,6 +131,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
             OneView(storage).require()
             step = searched_step(run_config)
             built = run(run_config, before=step.label, confirmed=confirmed).artifacts
+            _require_same_inputs(storage, folder, {label: built[label].fingerprint for label in step.inputs})
             fixed = {"values": values, "storage": storage, "folder": folder,
                      "inputs": {label: built[label] for label in step.inputs}}
             rows = _search(config, fixed, run_config, storage, folder)
@@ -138,12 +142,18 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
 
 
 def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> Iterator[str]:
-    yield (f"search {config.name}: {_trial_count(config)} trials of {run_config.name} on "
-           f"validation {run_config.train.validation_metric}")
+    step = searched_step(run_config)
+    yield (f"search {config.name}: {_trial_count(config)} trials of {run_config.name}, {step.label}, on "
+           f"validation {_metric(run_config)}")
     for setting, dimension in config.space.items():
         yield f"  {setting}: {dimension.model_dump(mode='json')}"
-    for item in plan(run_config, storage, before=searched_step(run_config).label):
+    for item in plan(run_config, storage, before=step.label):
         yield f"  {item.label}: {item.status} {item.key.fingerprint}"
+
+
+def _metric(run_config: RunConfig) -> str:
+    """By which trials are compared: the searched arm's."""
+    return searched_step(run_config).config.train.validation_metric
 
 
 def _trial_count(config: TuneConfig) -> int:
@@ -166,6 +176,13 @@ def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
                           "give this search another name (name=…) or delete the folder")
 
 
+def _require_same_inputs(storage: Storage, folder: str, inputs: dict[str, str]) -> None:
+    """Trials are compared on one and the same data, also those of earlier calls."""
+    if begun_otherwise(storage, f"{folder}/inputs.json", {"inputs": inputs, "train": VERSION}):
+        raise ConfigError(f"the trials in {folder} were trained on other data, texts or models than are there now (or "
+                          "by another version); give this search another name (name=…) or delete the folder")
+
+
 def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage,
             folder: str) -> list[dict[str, Any]]:
     from ray import tune as ray_tune
@@ -180,15 +197,15 @@ def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, st
     # A trial that was under way when a search was killed reports its first epochs again.
     warnings.filterwarnings("ignore", "The reported value is ignored because this `step=", UserWarning)
     if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
-        say(f"tune: going on with {experiment}")
+        say(f"tune: going on with {experiment}, with as many trials at a time as it was begun with")
         tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
                                        storage_filesystem=storage.filesystem)
     else:
-        told = TrialLines(_trial_count(config), run_config.train.validation_metric)
+        told = TrialLines(_trial_count(config), _metric(run_config))
         grid = {COMBINATION: ray_tune.grid_search([encode(one) for one in combinations(config.space)])} if isinstance(
             config.search, GridSearch) else None
         tuner = ray_tune.Tuner(trainable, param_space=grid,
-                               tune_config=_tune_config(config, run_config),
+                               tune_config=_tune_config(config, fixed["values"]),
                                run_config=ray_tune.RunConfig(
                                    name="ray", storage_path=storage.path(folder), verbose=0, callbacks=[watch(told)],
                                    storage_filesystem=storage.filesystem))
@@ -203,7 +220,7 @@ def _traceback(result: Any, storage: Storage, folder: str) -> str:
     return storage.read_bytes(file).decode("utf-8", "replace")
 
 
-def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
+def _tune_config(config: TuneConfig, values: dict[str, Any]) -> Any:
     from ray import tune as ray_tune
 
     algorithm, scheduler = None, None
@@ -220,10 +237,11 @@ def _tune_config(config: TuneConfig, run_config: RunConfig) -> Any:
     if config.asha is not None:
         from ray.tune.schedulers import ASHAScheduler
 
-        train = run_config.train
         # Beyond the last epoch: a trial that comes so far ends by itself, and keeps its artifact.
-        scheduler = ASHAScheduler(time_attr="epoch", metric="best", mode="max", max_t=train.epochs + 1,
-                                  grace_period=min(train.epochs, train.distill_epochs + config.asha.grace_epochs),
+        longest = 1 + max(searched_step(validate(RunConfig, assign(values, given))).config.train.epochs
+                          for setting in config.space for given in ends(config.space, setting))
+        scheduler = ASHAScheduler(time_attr=TUNED, metric="best", mode="max", max_t=longest,
+                                  grace_period=min(longest, config.asha.grace_epochs),
                                   reduction_factor=config.asha.reduction_factor)
     chosen = {} if algorithm or scheduler else {"metric": "best", "mode": "max"}
     samples = 1 if isinstance(config.search, GridSearch) else config.search.trials
@@ -244,7 +262,7 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
         why = rows[0]["reason"] or "none was validated"
         raise TrainingError(f"no trial of {config.name} ended with a metric ({why}); see "
                             f"{storage.path(folder)}/{LEADERBOARD}")
-    metric = run_config.train.validation_metric
+    metric = _metric(run_config)
     won = {setting: rows[0][setting] for setting in config.space if setting in rows[0]}
     best = validate(RunConfig, assign(values, won | {"name": f"{config.name}-best"}))
     import yaml

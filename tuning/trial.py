@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from cluster.storage import Storage
@@ -11,11 +9,14 @@ from configs.files import merge
 from configs.loader import validate
 from pipeline.config import RunConfig
 from pipeline.plan import TRAINED
-from pipeline.store import artifacts
-from pipeline.store.artifacts import Artifact, StageKey
+from pipeline.store.artifacts import Artifact
 from pipeline.store.digests import DigestCache
 from pipeline.train.definition import TrainStep
+from pipeline.work.building import find_or_build
 from tuning.space import chosen
+
+TUNED = "tuned_epochs"
+"""What a trial reports beside its epoch: epochs since the phase switch, by which ASHA compares trials."""
 
 
 def assign(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -34,11 +35,12 @@ def trial_config(values: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the chosen values do not go together.
     """
-    return validate(RunConfig, assign(values, settings | {"train.execution.num_workers": 0}))
+    return validate(RunConfig, assign(values, settings | {
+        "train.execution.num_workers": 0, "train.execution.shard_item_table": False}))
 
 
 def searched_step(config: RunConfig) -> TrainStep:
-    """What a search trains: the first arm that distils, else the first, with the first seed."""
+    """What a search trains: the first arm that is not plain, else plain, with the first seed."""
     arm = next((arm for arm in config.arms if arm != "plain"), config.arms[0])
     return TrainStep.of(config, arm, config.seeds[0])
 
@@ -56,29 +58,18 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     step = searched_step(trial_config(fixed["values"], chosen(given)))
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
-    metric = step.config.train.validation_metric
-    best = -math.inf
+    metric, switch = step.config.train.validation_metric, step.config.train.distill_epochs
 
-    def announce(epoch: int, value: float) -> None:
-        nonlocal best
-        best = max(best, value)
-        tune.report({"epoch": epoch, "metric": value, "best": best, "fingerprint": key.fingerprint})
+    def announce(epoch: int, value: float, best: float) -> None:
+        tune.report({"epoch": epoch, TUNED: epoch - switch, "metric": value, "best": best,
+                     "fingerprint": key.fingerprint})
 
     def watch(record: dict[str, Any]) -> None:
         """Only epochs that may be chosen count: validated ones of the fine-tuning phase."""
-        if record["phase"] == 2 and metric in record:
-            announce(record["epoch"], record[metric])
+        if record["phase"] == 2 and metric in record:  # the best so far: a trial that goes on has earlier epochs
+            announce(record["epoch"], record[metric], record["best"][metric])
 
-    artifact = artifacts.find(storage, key) or _train(step, storage, key, inputs, watch)
+    artifact = find_or_build(storage, key, "tune", lambda out: step.train(inputs, out, watch), resumable=True,
+                             found="trained before")
     info = artifact.manifest.info
-    announce(info["epochs"], info["best_validation"])
-
-
-def _train(step: TrainStep, storage: Storage, key: StageKey, inputs: dict[str, Artifact],
-           watch: Callable[[dict[str, Any]], None]) -> Artifact:
-    out = artifacts.begin(storage, key, resume=True)
-    try:
-        return step.train(inputs, out, watch)
-    except BaseException:
-        out.release()
-        raise
+    announce(info["epochs"], info["best_validation"], info["best_validation"])

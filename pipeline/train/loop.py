@@ -142,7 +142,7 @@ class _Run:
                 self._storage.write_json(f"{self._spec.folder}/{LATEST_EPOCH}", record)
         due = progress.finished or progress.epochs % config.execution.checkpoint_every_epochs == 0
         folder = self._save() if due else None
-        self._session.report({**record, "seconds": progress.seconds}, folder)
+        self._session.report({**record, "seconds": progress.seconds, "best": progress.best_metrics}, folder)
 
     def _kept(self, student: SequenceEncoder) -> dict[str, Tensor]:
         """What is exported of an epoch: the served parameters, and what a profile-reading member needs beside them."""

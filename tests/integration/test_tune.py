@@ -4,6 +4,7 @@ it says under ``--quiet``."""
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -105,6 +106,12 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     assert other.returncode == 2
     assert "begun with other settings" in other.stderr
     assert "search.seed: 0 → 5" in other.stderr
+
+    inputs = storage / "tune" / "search" / "inputs.json"
+    assert set(json.loads(inputs.read_text())["inputs"]) == {"prepare", "reduce"}
+    inputs.write_text(inputs.read_text().replace('"train": ', '"train": 1'))
+    stale = cli("tune", "--config", str(search_config), slower, elsewhere, timeout_s=600)
+    assert stale.returncode == 2 and "were trained on other data, texts or models than are there now" in stale.stderr
 
 
 def test_a_search_of_which_every_trial_fails_says_so_and_ends_with_2(search_config: Path, tmp_path: Path, cli: Cli

@@ -131,3 +131,32 @@ def test_a_condition_names_what_stands_before_it() -> None:
 def test_a_conditional_setting_is_checked_beside_its_condition() -> None:
     path = resolve_path("tune/alpha_beta.yaml")
     base_run(load(TuneConfig, path, [f"space={json.dumps(POOLED)}"]), path)
+
+
+def space_of(setting: str, values: list[object], *overrides: str) -> None:
+    path = resolve_path("tune/alpha_beta.yaml")
+    space = {setting: {"kind": "choice", "values": values}}
+    base_run(load(TuneConfig, path, [f"space={json.dumps(space)}", f"overrides={json.dumps(overrides)}"]), path)
+
+
+def test_a_setting_that_changes_nothing_of_the_searched_arm_is_refused() -> None:
+    """Trials that are all the same training would be ranked by nothing."""
+    for setting, values in (("train.optimizer.lr", [1e-3, 2e-3]), ("train.alpha", [0.2, 0.4])):
+        with pytest.raises(ConfigError, match=rf"space\.{setting}: .*matched.*recipes\.matched\.{setting}"):
+            space_of(setting, values, "arms=[plain,matched]")
+    space_of("train.optimizer.lr", [1e-3, 2e-3], "arms=[plain]")
+    space_of("recipes.matched.train.optimizer.lr", [1e-3, 2e-3], "arms=[plain,matched]")
+    with pytest.raises(ConfigError, match="none of its values changes what distilled learns"):
+        space_of("train.execution.log_every_steps", [1, 2])
+
+
+def test_a_setting_that_changes_what_the_arm_learns_from_is_refused() -> None:
+    with pytest.raises(ConfigError, match="it also changes the recommenders that matched learns from"):
+        space_of("train.gradient_clip", [1.0, 2.0], "arms=[plain,matched]")
+    with pytest.raises(ConfigError, match=r"want other inputs \(reduce/items/pca-128"):
+        space_of("model.hidden_dim", [64, 128], "arms=[text-start]")
+
+
+def test_a_search_s_winner_must_have_a_name() -> None:
+    with pytest.raises(ConfigError, match="at most 95"):
+        validate(TuneConfig, {"name": "a" * 96, "run": "demo.yaml", "space": SPACE})

@@ -1,0 +1,60 @@
+"""What a searched setting changes: it must change what the searched arm learns, and nothing that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from configs.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.store.digests import DigestCache
+from pipeline.train.definition import TrainStep
+from tuning.config import Choice
+from tuning.space import Space
+from tuning.trial import searched_step
+
+
+def ends(space: Space, setting: str) -> Iterator[dict[str, Any]]:
+    """A setting's choices, or its bounds, each beside values with which it means something."""
+    dimension = space[setting]
+    beside = {other: allowed[0] for other, allowed in dimension.when.items()}
+    for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+        yield beside | {setting: value}
+
+
+def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig]) -> None:
+    """
+    Args:
+        setting: of the space.
+        base: the run that the search starts from.
+        searched: the run with each of the setting's values.
+
+    Raises:
+        ConfigError: all values give the same training, or some want other inputs, or other teachers.
+    """
+    own = searched_step(base)
+    arm = own.label.split("/")[1]
+    other = f"search another arm (arms=[…] in overrides), or recipes.{arm}.{setting}"
+    for config in searched:
+        step = searched_step(config)
+        if set(step.inputs) != set(own.inputs):
+            lacking = ", ".join(sorted(set(step.inputs) ^ set(own.inputs)))
+            raise ConfigError(f"space.{setting}: some of its values want other inputs ({lacking}) than the search "
+                              "builds, once, before its trials; search each in a search of its own")
+        if _members(config, arm) != _members(base, arm):
+            raise ConfigError(f"space.{setting}: it also changes the recommenders that {arm} learns from, which are "
+                              f"trained once, before the trials; {other}")
+    if len(searched) > 1 and len({_key(searched_step(config)) for config in searched}) == 1:
+        raise ConfigError(f"space.{setting}: none of its values changes what {arm} learns (its recipe sets it, or it "
+                          f"is not of this arm's training); {other}")
+
+
+def _members(config: RunConfig, arm: str) -> list[str]:
+    """What the arm's members are trained with, and theirs."""
+    alone = config.model_copy(update={"arms": (arm,)})
+    return [_key(TrainStep.of(config, name, config.seeds[0])) for name in alone.trained_arms() if name != arm]
+
+
+def _key(step: TrainStep) -> str:
+    """What a training depends on beside its inputs, which are named alone."""
+    return step.key({label: label for label in step.inputs}, DigestCache()).fingerprint
