@@ -173,6 +173,24 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _one_start(self) -> TrainConfig:
+        mapped = isinstance(self.item_table, MappedTextTable)
+        for name, given in (("init_from", self.init_from), ("item_init", self.item_init)):
+            if mapped and given is not None:
+                raise ValueError(f"{name} gives item embeddings to start from, but item_table.kind=mapped_text makes "
+                                 "all of them from texts; set one of them to null")
+        if self.init_from is not None and self.ensemble is not None and self.ensemble.start is not None:
+            raise ValueError("init_from and ensemble.start both say what training starts from; set one of them to null")
+        return self
+
+    @model_validator(mode="after")
+    def _second_rate_has_a_phase(self) -> TrainConfig:
+        if self.finetune_lr is not None and not self.distill_epochs:
+            raise ValueError("finetune_lr is the rate after the switch, and with distill_epochs=0 there is none; set "
+                             "optimizer.lr, or distill_epochs of 1 or more")
+        return self
+
+    @model_validator(mode="after")
     def _placed_by_texts(self) -> TrainConfig:
         if self.place_untrained and self.item_init is None and not isinstance(self.item_table, MappedTextTable):
             raise ValueError("place_untrained=true needs the items' texts: set item_init, or a mapped_text table")

@@ -21,6 +21,7 @@ from models.config import ModelConfig
 from models.students import build_encoder
 from pipeline.store.artifacts import digest_ids
 from pipeline.store.columns import ITEM_ID
+from pipeline.store.digests import digest_file
 from pipeline.store.tensors import save_file
 
 WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
@@ -43,7 +44,7 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, 
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
     pq.write_table(pa.table({ITEM_ID: item_ids}) if described is None else described, folder / ITEMS)
     card = {"model": model.model_dump(mode="json"), "num_items": len(item_ids), "item_digest": digest_ids(item_ids),
-            **info}
+            **info, "files": {name: digest_file(folder / name) for name in (WEIGHTS, ITEMS)}}
     (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -62,6 +63,18 @@ def read_card(folder: Path) -> dict[str, Any]:
     if missing:
         raise ArtifactError(f"{folder / CARD} lacks {', '.join(sorted(missing))}; export the model again")
     return dict(card)
+
+
+def require_files(folder: Path) -> None:
+    """That an exported model's files are those of its card: none of an export that is under way, or was stopped.
+
+    Raises:
+        ArtifactError: one is another, with what to do.
+    """
+    for name, digest in read_card(folder).get("files", {}).items():
+        if digest_file(folder / name) != digest:
+            raise ArtifactError(f"{folder}: {name} is not the one that {CARD} beside it was written for: an export "
+                                "into this folder is under way, or was stopped; wait for it, or export again")
 
 
 def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: str | None = None) -> Student:

@@ -44,7 +44,7 @@ from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape
 from pipeline.train.teaching_config import MappedTextTable
-from pipeline.work.progress import say, took
+from pipeline.work.progress import complain, say, took
 from pipeline.work.threads import torch_threads
 
 _MANY_ITEMS = 50_000
@@ -137,6 +137,9 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if arm != "plain" and config.distillation.layer >= model.num_blocks:
         raise ConfigError(illegal("train.distillation.layer", config.distillation.layer, f"0…{model.num_blocks - 1}",
                                   "it is the 0-based index of a block of the model"))
+    if config.execution.shard_item_table and config.execution.most_workers < 2:
+        raise ConfigError(illegal("train.execution.shard_item_table", True, "with num_workers of 2 or more",
+                                  "one worker holds the whole table; add workers, or set it to false"))
     if on_epoch is not None and config.execution.most_workers:
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
@@ -163,8 +166,13 @@ def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts
 def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome:
     """Train to the end."""
     bar = EpochBar("train", spec.config.epochs, spec.config.validation_metric)
+    here = spec.config.execution.most_workers == 0
+    own, other = (CHECKPOINTS, RAY) if here else (RAY, CHECKPOINTS)
+    if out.storage.names(out.relative(other)) and not out.storage.names(out.relative(own)):
+        complain(f"train: this attempt was begun {'on Ray' if here else 'without Ray'} (train.execution.num_workers), "
+                 "whose checkpoints are not read here: it begins anew")
     try:
-        if spec.config.execution.most_workers == 0:
+        if here:
             return _run_here(spec, out, bar, on_epoch)
         from pipeline.train.ray_session import fit  # training in this process needs no Ray
 
