@@ -225,8 +225,12 @@ class Storage:
             return Path(source) if self.is_local else self.copies.get(self.filesystem, source)
 
     @contextmanager
-    def upload_folder(self, relative: str) -> Iterator[Path]:
-        """A local folder whose files are below ``relative`` afterwards (the folder itself when storage is local)."""
+    def upload_folder(self, relative: str, last: str | None = None) -> Iterator[Path]:
+        """A local folder whose files are below ``relative`` afterwards (the folder itself when storage is local).
+
+        Args:
+            last: name of a file that readers look for: an object store has it when it has the others.
+        """
         if self.is_local:
             target = Path(self.path(relative))
             target.mkdir(parents=True, exist_ok=True)
@@ -236,7 +240,12 @@ class Storage:
             yield folder
             with self.writing(relative) as path:
                 self._make_folder(path)
+                held = (folder / last).read_bytes() if last is not None else b""
+                if last is not None:
+                    (folder / last).unlink()
                 pafs.copy_files(str(folder), path, destination_filesystem=self.filesystem)
+            if last is not None:
+                self.write_bytes(f"{relative}/{last}".lstrip("/"), held)
 
     def _make_folder(self, path: str) -> None:
         """For files to be. S3 needs none, and would be asked once for each level of its path."""

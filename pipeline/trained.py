@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from configs.errors import ArtifactError, ConfigError, illegal
 from pipeline.config import RunConfig
 from pipeline.store.artifacts import Artifact
+
+_SAME_CASES: Final = ("validation_users", "filter_seen")
+"""Settings of training by which validation figures are of the same lists."""
 
 
 class Trained(NamedTuple):
@@ -23,11 +26,12 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
 
     Args:
         trained: the run's `train` artifacts, by label.
-        arm: None: of the run's arms that are no control, the best on validation; the first of equal ones.
+        arm: None: of the run's arms that are no control, the best on validation by the run's
+            ``train.validation_metric``; the first of equal ones.
         seed: None: the run's first.
 
     Raises:
-        ConfigError: the run has no such arm or seed.
+        ConfigError: the run has no such arm or seed, or which is best is not known.
         ArtifactError: it is not trained yet.
     """
     if arm is not None and arm not in config.trained_arms():
@@ -41,5 +45,10 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
     if not there:
         raise ArtifactError(f"run {config.name!r}: {' and '.join(labels)} not trained under these settings; run "
                             "`mentorec train` with the same --config first")
-    best = max(there, key=lambda label: trained[label].manifest.info.get("best_validation") or 0.0)
+    settings = [trained[label].manifest.key["config"]["train"] for label in there]
+    if any(one[name] != settings[0][name] for one in settings for name in _SAME_CASES):
+        raise ConfigError(f"run {config.name!r}: {' and '.join(there)} are validated on other users or other lists "
+                          f"({', '.join(_SAME_CASES)}), so which is best is not known; name one: arm=…")
+    metric = config.train.validation_metric
+    best = max(there, key=lambda label: (trained[label].manifest.info.get("validation") or {}).get(metric, 0.0))
     return Trained(best, trained[best])

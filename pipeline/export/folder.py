@@ -12,6 +12,7 @@ from models.sequences import Sequences
 from pipeline.api.items import catalogue
 from pipeline.api.loading import find_trained, of_artifact, of_run, prepared_of
 from pipeline.api.nearest import INDEX, K, NearestItems
+from pipeline.evaluate.keys import VERSION
 from pipeline.export.card import card_entries, readme
 from pipeline.export.onnx import ENCODER_FILE, SCORES_FILE, longest_input, write_onnx
 from pipeline.store import columns
@@ -34,7 +35,7 @@ def export(run: str, target: str, storage: StorageConfig, arm: str | None = None
     Args:
         run: a run's name below the storage root; or a path or URI of a run or of a `train` artifact.
         target: a folder or a URI; created.
-        storage: where the run is, for a name; its endpoint and region also serve the target.
+        storage: where the run is, for a name; its endpoint and region also serve a run's URI and the target.
         arm, seed: see :func:`pipeline.api.load`.
         licence: of the model, for its card.
         onnx: also write the ONNX graphs.
@@ -52,11 +53,11 @@ def export(run: str, target: str, storage: StorageConfig, arm: str | None = None
     """
     named = "/" not in run
     trained = of_run(Storage.from_config(storage), run, arm, seed) if named else find_trained(
-        run.rstrip("/") if "://" in run else str(Path(run).expanduser().absolute()), arm, seed)
+        run.rstrip("/") if "://" in run else str(Path(run).expanduser().absolute()), arm, seed, storage)
     own_store = storage.endpoint is not None and target.startswith("s3://")
     out = Storage.from_config(storage.model_copy(update={"uri": target}) if own_store else StorageConfig(uri=target))
     _check_target(out, target, overwrite)
-    with out.upload_folder("") as folder:
+    with out.upload_folder("", last=CARD) as folder:
         files = write_folder(folder, trained, run.rstrip("/").rpartition("/")[2], licence, onnx, ann)
     for name in {*out.names("")} - {*files}:  # of the export that this one replaces
         out.delete(name)
@@ -71,7 +72,7 @@ def write_folder(folder: Path, trained: Trained, name: str, licence: str | None,
     student = load_model(own, item_digest=prepared.manifest.id_digest)
     info = card_entries(artifact, prepared, evaluation_of(artifact), licence)
     own_card = read_card(own)
-    info |= {key: value for key, value in own_card.items() if key not in ("model", "num_items", "item_digest")}
+    info |= {key: value for key, value in own_card.items() if key not in ("model", "num_items", "item_digest", "files")}
     items = catalogue(prepared)
     files = dict(FILES)
     if onnx:
@@ -113,8 +114,12 @@ def evaluation_of(trained: Artifact) -> Artifact | None:
     """The evaluation of this very model, where one is finished."""
     storage = trained.storage
     for fingerprint in storage.names("artifacts/evaluate"):
-        found = open_artifact(storage, "evaluate", fingerprint)
-        if found is not None and found.manifest.key["inputs"].get("train") == trained.fingerprint:
+        try:
+            found = open_artifact(storage, "evaluate", fingerprint)
+        except ArtifactError:
+            continue  # damaged: another model's, as likely as not
+        if found is not None and found.manifest.key["inputs"].get("train") == trained.fingerprint and \
+                found.manifest.key["version"] == VERSION:
             return found
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from cluster.storage import Storage
 from configs.errors import ArtifactError, ConfigError, DataError, MentorecError
 from models.config import SASRecConfig
 from models.sequences import Sequences
-from pipeline.api import Filter, load
+from pipeline import trained
+from pipeline.api import Filter, load, loading
 from pipeline.api.nearest import NearestItems
 from pipeline.config import RunConfig
 from pipeline.evaluate.config import EvaluateConfig, EvaluateExecution
@@ -24,6 +25,7 @@ from pipeline.evaluate.keys import key as evaluate_key
 from pipeline.evaluate.stage import evaluate_model
 from pipeline.export.folder import export
 from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact
 from pipeline.train.config import TrainConfig
 from pipeline.train.execution_config import TrainExecution
 from tests.builders import make_prepared, make_targets, train_arm
@@ -192,3 +194,44 @@ def test_onnx_gives_torchs_states_and_scores_for_any_batch_and_length(tmp_path: 
         found = encoder.run(None, {"items": items_BL})[0], *scores.run(None, {"items": items_BL})
         for one, other in zip(found, (state_BD, state_BD, scores_BV), strict=True):
             np.testing.assert_allclose(one, other.numpy(), atol=1e-5)
+
+
+def test_an_export_that_was_stopped_over_an_older_one_is_no_model(run: StorageConfig, tmp_path: Path) -> None:
+    """Its weights would fit, and answer under the older one's name."""
+    for arm in ("plain", "distilled"):
+        export("small", str(tmp_path / arm), run, arm=arm)
+    (tmp_path / "plain" / "model.safetensors").write_bytes((tmp_path / "distilled" / "model.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match=r"model.safetensors is not the one that model.json .* export again"):
+        load(tmp_path / "plain")
+
+
+def test_what_earlier_settings_have_trained_is_not_the_run_s(run: StorageConfig, tmp_path: Path) -> None:
+    storage = Storage.from_config(run)
+    references = storage.read_json("runs/small/references.json")
+    planned = {label: [fingerprint] for label, fingerprint in references.items()}
+    storage.write_json("runs/small/steps.json", {"needed": planned | {"train/distilled/seed-0": ["0" * 16]}})
+    try:
+        assert load(f"{run.uri}/runs/small").card["arm"] == "plain"
+        with pytest.raises(ArtifactError, match="not trained under these settings"):
+            export("small", str(tmp_path / "out"), run, arm="distilled")
+    finally:
+        storage.delete("runs/small/steps.json")
+
+
+def test_arms_validated_otherwise_are_not_compared(run: StorageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained.choose
+
+    def few(config: RunConfig, found: Mapping[str, Artifact], *chosen: object) -> trained.Trained:
+        found["train/plain/seed-0"].manifest.key["config"]["train"]["validation_users"] = 5
+        return whole(config, found, *chosen)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "choose", few)
+    with pytest.raises(ConfigError, match=r"validated on other users or other lists .* name one: arm="):
+        load(f"{run.uri}/runs/small")
+    assert load(f"{run.uri}/runs/small", arm="plain").card["arm"] == "plain"
+
+
+def test_one_trained_model_has_one_arm(run: StorageConfig, tmp_path: Path) -> None:
+    fingerprint = Storage.from_config(run).read_json("runs/small/references.json")["train/plain/seed-0"]
+    with pytest.raises(ConfigError, match="is one trained model, plain of seed 0; leave arm and seed out"):
+        export(f"{run.uri}/artifacts/train/{fingerprint}", str(tmp_path / "out"), run, seed=4)

@@ -177,6 +177,11 @@ def test_an_uploaded_folder_is_there_afterwards(root: Storage) -> None:
         (folder / "sub" / "b.txt").write_text("b")
     assert root.files("up") == ["up/here/a.txt", "up/here/sub/b.txt"]
     assert root.read_bytes("up/here/sub/b.txt") == b"b"
+    with root.upload_folder("up/last", last="a.txt") as folder:
+        for name in ("a.txt", "b.txt"):
+            (folder / name).write_text(name)
+    assert root.files("up/last") == ["up/last/a.txt", "up/last/b.txt"]
+    assert root.read_bytes("up/last/a.txt") == b"a.txt"
 
 
 def test_a_storage_travels_to_workers(root: Storage) -> None:
