@@ -47,7 +47,7 @@ def recommend(config: RunConfig, output: str, model: Path | None = None, sequenc
         ArtifactError: nothing is trained under these settings.
     """
     settings = config.recommend
-    _check_options(model, sequences, users, user)
+    _check_options(settings, model, sequences, users, user)
     out, name = check_output(output, config.storage)
     storage = Storage.from_config(config.storage)
     with storage_errors(storage.base):
@@ -71,12 +71,16 @@ def recommend(config: RunConfig, output: str, model: Path | None = None, sequenc
     yield f"{len(asked.names):,} lists: {out.path(name)}"
 
 
-def _check_options(model: Path | None, sequences: Path | None, users: str | None, user: Sequence[str]) -> None:
+def _check_options(settings: RecommendConfig, model: Path | None, sequences: Path | None, users: str | None,
+                   user: Sequence[str]) -> None:
     if sequences is not None and (users is not None or user):
         raise ConfigError("--sequences and --users or --user: got both; legal: new sequences, or users of the run")
     if model is not None and sequences is None:
         raise ConfigError("--model FOLDER knows no users; give new sequences with --sequences FILE, or the run's "
                           "configuration with --config")
+    if model is not None and (settings.arm is not None or settings.seed is not None):
+        raise ConfigError("--model FOLDER holds one model; leave out recommend.arm and recommend.seed, which choose "
+                          "among a run's")
 
 
 def _trained(config: RunConfig, storage: Storage) -> Artifact:

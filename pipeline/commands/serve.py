@@ -16,6 +16,7 @@ from cluster.connect import connect
 from configs.errors import ConfigError, MissingExtraError, ResourceError, illegal
 from pipeline.serve.answers import Answers
 from pipeline.serve.config import ServeConfig
+from pipeline.work.nodes import await_nodes, cpus_held, require_room, room_for
 from pipeline.work.progress import say
 
 NAME = "mentorec"
@@ -40,12 +41,14 @@ def serve(config: ServeConfig) -> Iterator[str]:
     token(config)
     if "://" not in config.model:  # a replica has another working folder
         config = config.model_copy(update={"model": str(Path(config.model).expanduser().absolute())})
-    told = _what(Answers(config.model))  # so that a bad folder is one line, before anything starts
+    # So that a bad folder is one line, before anything starts.
+    told = _what(Answers(config.model, approximate=config.approximate))
     if config.token_variable is None and not _is_loopback(config.host):
         say(f"serve: {config.host} may be reached from other machines and nobody is asked for a token; "
             "set token_variable")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with connect(ClusterConfig()):
+        _require_room(config)
         try:
             ray_serve.start(http_options={"host": config.host, "port": config.port})
             ray_serve.run(application(config), name=NAME, route_prefix="/")
@@ -56,6 +59,19 @@ def serve(config: ServeConfig) -> Iterator[str]:
             _wait_for_the_end()
         finally:
             ray_serve.shutdown()
+
+
+def _require_room(config: ServeConfig) -> None:
+    """Ray Serve waits for ever, and in silence, for what the cluster does not have."""
+    asked = {"CPU": config.num_cpus, **({"GPU": config.num_gpus} if config.num_gpus else {})}
+    remedy = "lower num_cpus, num_gpus or replicas, or add nodes"
+    await_nodes([asked] * config.replicas, "serve")
+    require_room(asked, "serve", remedy)
+    if (there := room_for(asked)) < config.replicas:
+        raise ResourceError(f"serve: {config.replicas} replicas of {config.num_cpus:g} CPUs and {config.num_gpus:g} "
+                            f"GPUs are asked for, the cluster has room for {there}; {remedy}")
+    if (line := cpus_held()) is not None:
+        say(f"serve: {line}")
 
 
 def _what(answers: Answers) -> str:

@@ -20,6 +20,8 @@ from pipeline.work.text import shorten
 
 _SHOWN_ITEMS = 20
 _TITLE_WIDTH = 70
+_INDEX_DIGITS = 9
+"""Of internal indices; what is longer is no index, and too large a number for Parquet."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _lookup(prepared: Artifact, file: str, id_column: str, index_column: str, wa
             by_index: bool) -> dict[str, Any]:
     """The row of a raw id; an integer that is no raw id, or ``by_index``, is looked up as an internal index."""
     rows = [] if by_index else _rows(prepared, file, (id_column, "=", wanted))
-    if not rows and wanted.isdecimal():
+    if not rows and wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS:
         rows = _rows(prepared, file, (index_column, "=", int(wanted)))
     if not rows:
         what = index_column.partition("_")[0]

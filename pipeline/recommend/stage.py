@@ -97,7 +97,8 @@ def recommend(config: RecommendConfig, model: Model, asked: NamedHistories, chos
 
 
 def _write_sequences(asked: NamedHistories, out: ArtifactDir, part_rows: int) -> None:
-    """What the actors read; parts that an earlier call has written are the same."""
+    """What the actors read; parts of an earlier call may have been of another size."""
+    out.storage.delete(out.relative(SEQUENCES))
     offsets = asked.sequences.offsets
     for number, start in enumerate(range(0, len(asked.names), part_rows)):
         stop = min(start + part_rows, len(asked.names))

@@ -49,6 +49,8 @@ def certainty(metrics: Metrics) -> str | None:
     rests = (f"How sure: {count} comparison{'s' if count > 1 else ''} fixed by the configuration, "
              f"{metrics['test_users']:,} test users, {seeds} seed{'s' if seeds > 1 else ''}")
     chance = found["chance"]
+    if chance is None and seeds > 1:
+        return f"{rests}; no plain arm was trained, so what other starts give by chance is not known."
     if chance is None:
         return f"{rests}; what other starts would give is open: `mentorec prove` trains several."
     if chance["shown"]:
@@ -74,6 +76,10 @@ def _served(found: Mapping[str, Any]) -> tuple[str, str]:
         by_arm.setdefault(row["first"], []).append(row)
     better = {arm: next(row for row in rows if row["second"] == "plain") for arm, rows in by_arm.items()
               if any(row["second"] == "plain" and row["shown"] for row in rows)}
+    if not any(row["second"] == "plain" for row in found["rows"]):
+        shown = [f"{row['first']} over {row['second']}" for row in found["rows"] if row["shown"]]
+        return "plain", (f"No plain arm was trained, so what to serve is open ({found['metric']}); shown: "
+                         f"{', '.join(shown) or 'nothing'}")
     if not better:
         hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["high"] < 0]
         return "plain", ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")

@@ -212,6 +212,8 @@ def test_stage_verbs_stop_at_their_stage_and_show_reads_what_they_made(tiny_conf
     assert "\n  train " in by_id.stdout and "\n  test " in by_id.stdout
     item = cli_here("show", "item", "1", "--index", "-c", str(tiny_config))
     assert item.stdout.startswith("item ") and "  title: " in item.stdout
+    long = cli_here("show", "item", "9" * 20, "-c", str(tiny_config))
+    assert long.returncode == 2 and long.stderr.startswith("error: no item '999"), long.stderr
     unknown = cli_here("show", "item", "no-such", "-c", str(tiny_config))
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("error: no item 'no-such' among the ")

@@ -45,6 +45,8 @@ def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
     assert best == "Serve matched: ndcg@10 +10.0 % over plain [+0.0190, +0.0210], and shown against ids."
     unsure = advice(_claims(("matched", "plain", 0.02, True), ("matched", "ids", 0.0, False)))
     assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
+    open_ = advice(_claims(("matched", "ids", 0.02, True)))
+    assert open_ == "No plain arm was trained, so what to serve is open (ndcg@10); shown: matched over ids."
     alone = advice(_claims(("matched", "plain", 0.02, True)))
     assert alone is not None and "no control was trained" in alone
 

@@ -154,7 +154,7 @@ def test_a_killed_command_goes_on(call: Call, tmp_path: Path, monkeypatch: pytes
         seen.append(batch.num_rows)
         return whole(self, batch)
 
-    sizes = "recommend.execution={actors: 0, batch_rows: 50, block_rows: 50}"
+    sizes, larger = (f"recommend.execution={{actors: 0, batch_rows: 50, block_rows: {rows}}}" for rows in (50, 100))
     args = ("--output", tmp_path / "lists.parquet", sizes, "recommend.k=3")
     monkeypatch.setattr(stage.RecommendActor, "__call__", dies)
     code, _, err = call(*args)
@@ -165,7 +165,7 @@ def test_a_killed_command_goes_on(call: Call, tmp_path: Path, monkeypatch: pytes
         return whole(self, batch)
 
     monkeypatch.setattr(stage.RecommendActor, "__call__", counts)
-    code, _, err = call(*args)
+    code, _, err = call(*args, larger)
     assert code == 0, err
     assert seen == [50, 50, 20] and "going on with the unfinished attempt" in err
     assert len(rows_of(tmp_path / "lists.parquet")) == 120

@@ -249,6 +249,7 @@ def test_settings_and_the_shipped_file_are_legal(monkeypatch: pytest.MonkeyPatch
     (["{model}", "port=0"], "port: got 0"),
     (["{model}", "host=192.0.2.1"], "host and port: got '192.0.2.1:8000'; legal: a free port of an address of this"),
     (["{model}", "token_variable=MENTOREC_NO_TOKEN"], "MENTOREC_NO_TOKEN is empty or not set"),
+    (["{model}", "approximate=true"], "mentorec export --ann"),
     (["{model}", "workers=2"], "workers")])
 def test_a_service_that_cannot_start_says_why_in_one_line(folder: Path, tmp_path: Path, args: list[str], message: str,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
