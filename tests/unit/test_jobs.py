@@ -83,7 +83,11 @@ def test_a_file_that_ray_leaves_out_is_refused(tmp_path: Path, names: str) -> No
         job_command("run", str(tmp_path / "results" / "mine.yaml"), [], tmp_path, here=True)
 
 
-_SEARCH = "name: s\nrun: {}\noverrides: ['arms=[distilled]']\nspace: {{train.alpha: {{kind: choice, values: [0.2, 0.5]}}}}\n"
+_SEARCH = """name: s
+run: {}
+overrides: ['arms=[distilled]']
+space: {{train.alpha: {{kind: choice, values: [0.2, 0.5]}}}}
+"""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
