@@ -49,7 +49,7 @@ def certainty(metrics: Metrics) -> str | None:
     rests = (f"How sure: {count} comparison{'s' if count > 1 else ''} fixed by the configuration, "
              f"{metrics['test_users']:,} test users, {seeds} seed{'s' if seeds > 1 else ''}")
     chance = found["chance"]
-    if chance is None and seeds > 1:
+    if chance is None and "plain" not in metrics["arms"]:
         return f"{rests}; no plain arm was trained, so what other starts give by chance is not known."
     if chance is None:
         return f"{rests}; what other starts would give is open: `mentorec prove` trains several."

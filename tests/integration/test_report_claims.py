@@ -68,6 +68,9 @@ def test_the_opening_tells_what_the_advice_rests_on_and_which_controls_gain(
     assert "trust no gain of this size" in doubtful
     assert "what other starts would give is open" in opening({**metrics, "claims": {
         **metrics["claims"], "chance": None}})[1]
+    arms = {"distilled": metrics["arms"]["distilled"]}
+    assert "no plain arm was trained" in opening({**metrics, "claims": {**metrics["claims"], "chance": None},
+                                                  "arms": arms})[1]
 
 
 def test_the_advice_names_the_baselines_that_do_better() -> None:
