@@ -45,7 +45,7 @@ def main() -> None:
         bench = Bench(given.scratch / size, Sizes(users, given.items, TEST_SHARE), SETTINGS)
         for stage in given.stages or MEASURED:
             ledger.run(f"{stage}-{size}", partial(STAGES[stage], bench))
-            ledger.show(_page(ledger, given.users, given.items))
+            ledger.show(_page(ledger, sorted({*USERS, *given.users}), given.items))
 
 
 def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
