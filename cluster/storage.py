@@ -238,14 +238,15 @@ class Storage:
             return
         with upload_folder() as folder:
             yield folder
+            ending = None
+            if last is not None:
+                ending = (folder / last).read_bytes()
+                (folder / last).unlink()
             with self.writing(relative) as path:
                 self._make_folder(path)
-                held = (folder / last).read_bytes() if last is not None else b""
-                if last is not None:
-                    (folder / last).unlink()
                 pafs.copy_files(str(folder), path, destination_filesystem=self.filesystem)
-            if last is not None:
-                self.write_bytes(f"{relative}/{last}".lstrip("/"), held)
+            if ending is not None:
+                self.write_bytes(f"{relative}/{last}".lstrip("/"), ending)
 
     def _make_folder(self, path: str) -> None:
         """For files to be. S3 needs none, and would be asked once for each level of its path."""

@@ -51,7 +51,7 @@ def of_folder(folder: Path, device: str = "cpu") -> Recommender:
     except (OSError, pa.ArrowInvalid) as exc:
         raise ArtifactError(f"{folder / ITEMS}: cannot be read: {exc}; export the run again") from exc
     model = load_model(folder)
-    require_files(folder)
+    require_files(folder, card)
     nearest = None
     if "ann" in card and available():
         nearest = NearestItems.open(folder, *model.item_weights_VD().shape)

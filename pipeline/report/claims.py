@@ -71,15 +71,15 @@ def controls_above_plain(metrics: Metrics) -> str | None:
 
 def _served(found: Mapping[str, Any]) -> tuple[str, str]:
     """The arm to serve, and why, without a full stop."""
+    if not any(row["second"] == "plain" for row in found["rows"]):
+        shown = [f"{row['first']} over {row['second']}" for row in found["rows"] if row["shown"]]
+        return "plain", (f"No plain arm was trained, so what to serve is open ({found['metric']}); shown: "
+                         f"{', '.join(shown) or 'nothing'}")
     by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for row in found["rows"]:
         by_arm.setdefault(row["first"], []).append(row)
     better = {arm: next(row for row in rows if row["second"] == "plain") for arm, rows in by_arm.items()
               if any(row["second"] == "plain" and row["shown"] for row in rows)}
-    if not any(row["second"] == "plain" for row in found["rows"]):
-        shown = [f"{row['first']} over {row['second']}" for row in found["rows"] if row["shown"]]
-        return "plain", (f"No plain arm was trained, so what to serve is open ({found['metric']}); shown: "
-                         f"{', '.join(shown) or 'nothing'}")
     if not better:
         hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["high"] < 0]
         return "plain", ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")

@@ -65,13 +65,13 @@ def read_card(folder: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def require_files(folder: Path) -> None:
+def require_files(folder: Path, card: Mapping[str, Any]) -> None:
     """That an exported model's files are those of its card: none of an export that is under way, or was stopped.
 
     Raises:
         ArtifactError: one is another, with what to do.
     """
-    for name, digest in read_card(folder).get("files", {}).items():
+    for name, digest in card.get("files", {}).items():
         if digest_file(folder / name) != digest:
             raise ArtifactError(f"{folder}: {name} is not the one that {CARD} beside it was written for: an export "
                                 "into this folder is under way, or was stopped; wait for it, or export again")
