@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from configs.errors import ConfigError
+from configs.loader import validate
 from pipeline.config import RunConfig
 from pipeline.store.digests import DigestCache
 from pipeline.train.definition import TrainStep
 from tuning.config import Choice
 from tuning.space import Space
-from tuning.trial import searched_step
+from tuning.trial import assign, searched_step
 
 
-def ends(space: Space, setting: str) -> Iterator[dict[str, Any]]:
-    """A setting's choices, or its bounds, each beside values with which it means something."""
+def runs_at_ends(values: dict[str, Any], space: Space, setting: str, where: str = "") -> list[RunConfig]:
+    """The run with each of a setting's choices, or its bounds, beside values with which it means something.
+
+    Raises:
+        ConfigError: one is illegal; ``where`` is told.
+    """
     dimension = space[setting]
     beside = {other: allowed[0] for other, allowed in dimension.when.items()}
-    for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
-        yield beside | {setting: value}
+    return [validate(RunConfig, assign(values, beside | {setting: value}), where)
+            for value in (dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high))]
 
 
 def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig]) -> None:

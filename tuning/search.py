@@ -27,7 +27,7 @@ from pipeline.train.keys import VERSION
 from pipeline.work.building import take_folder
 from pipeline.work.progress import say
 from tuning.config import GridSearch, TuneConfig
-from tuning.effect import ends, require_effect
+from tuning.effect import require_effect, runs_at_ends
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
 from tuning.page import search_page
 from tuning.space import COMBINATION, Space, combinations, encode, suggest
@@ -71,9 +71,8 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
                                   "remove it, or add train.execution.use_gpu=true to the search's overrides"))
     values = run_config.model_dump(mode="json")
     for setting in config.space:
-        require_effect(setting, run_config, [
-            validate(RunConfig, assign(values, given), f" in space.{setting} of {path}")
-            for given in ends(config.space, setting)])
+        require_effect(setting, run_config,
+                       runs_at_ends(values, config.space, setting, f" in space.{setting} of {path}"))
     return values, run_config
 
 
@@ -238,8 +237,8 @@ def _tune_config(config: TuneConfig, values: dict[str, Any]) -> Any:
         from ray.tune.schedulers import ASHAScheduler
 
         # Beyond the last epoch: a trial that comes so far ends by itself, and keeps its artifact.
-        longest = 1 + max(searched_step(validate(RunConfig, assign(values, given))).config.train.epochs
-                          for setting in config.space for given in ends(config.space, setting))
+        longest = 1 + max(searched_step(one).config.train.epochs
+                          for setting in config.space for one in runs_at_ends(values, config.space, setting))
         scheduler = ASHAScheduler(time_attr=TUNED, metric="best", mode="max", max_t=longest,
                                   grace_period=min(longest, config.asha.grace_epochs),
                                   reduction_factor=config.asha.reduction_factor)
