@@ -16,7 +16,7 @@ from cluster.connect import connect
 from configs.errors import ConfigError, MissingExtraError, ResourceError, illegal
 from pipeline.serve.answers import Answers
 from pipeline.serve.config import ServeConfig
-from pipeline.work.nodes import await_nodes, cpus_held, require_room, room_for
+from pipeline.work.nodes import await_nodes, cpus_held, room_for
 from pipeline.work.progress import say
 
 NAME = "mentorec"
@@ -64,12 +64,11 @@ def serve(config: ServeConfig) -> Iterator[str]:
 def _require_room(config: ServeConfig) -> None:
     """Ray Serve waits for ever, and in silence, for what the cluster does not have."""
     asked = {"CPU": config.num_cpus, **({"GPU": config.num_gpus} if config.num_gpus else {})}
-    remedy = "lower num_cpus, num_gpus or replicas, or add nodes"
     await_nodes([asked] * config.replicas, "serve")
-    require_room(asked, "serve", remedy)
     if (there := room_for(asked)) < config.replicas:
         raise ResourceError(f"serve: {config.replicas} replicas of {config.num_cpus:g} CPUs and {config.num_gpus:g} "
-                            f"GPUs are asked for, the cluster has room for {there}; {remedy}")
+                            f"GPUs are asked for, the cluster has room for {there}; lower num_cpus, num_gpus or "
+                            "replicas, or add nodes")
     if (line := cpus_held()) is not None:
         say(f"serve: {line}")
 

@@ -152,9 +152,9 @@ def actor_resources(execution: ActorExecution, label: str) -> dict[str, Any]:
 def cpus_each(wanted: float, actors: int) -> float:
     """What each actor may ask for, so that some node keeps a whole CPU wherever they are placed. Ray must be running.
 
-    Ray Data's repartition wants a whole CPU of one node and has no setting for it: where actors held more than all but
-    one of every node's, it would wait for ever and nothing would say so. On nodes of a single CPU actors ask
-    for none, and Ray may put them all on one.
+    Ray Data looks at the files that it will read in tasks of a whole CPU and has no setting for it: where actors held
+    more than all but one of every node's, these would wait for ever and nothing would say so. On nodes of a single CPU
+    actors ask for none, and Ray may put them all on one.
     """
     import ray
 

@@ -67,8 +67,10 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         if of:
             name = max(of, key=lambda each: of[each])
             checks.append((what, f"≤ {target:g}", f"{of[name]:.2f} ({name})", verdict(of[name] <= target)))
-    occur = [f"{each['counts']['items']:,}" for users in sizes
-             if (each := ledger.figures("prepare-").get(f"{users}x{items}")) is not None]
+    occur = {users: each["counts"]["items"] for users in sizes
+             if (each := ledger.figures("prepare-").get(f"{users}x{items}")) is not None}
+    per_item = _slope({users: _seconds("evaluate", each) / count for users, count in occur.items()
+                       if (each := ledger.figures("evaluate-").get(f"{users}x{items}")) is not None})
     head = [f"{what}, {users:,}" for users in sizes for what in ("seconds", "driver GB", "all GB")]
     return "\n\n".join([
         "## Five million users, a million items",
@@ -80,8 +82,9 @@ def _page(ledger: Ledger, sizes: Sequence[int], items: int) -> str:
         "The exponent is the slope between the two sizes in logarithms; what a million items cost whatever the users, "
         "and Ray's start, are in the seconds of the other stages. The last two columns go on along a straight line "
         f"through the drivers' peaks: bytes of each further user, and GB at {BEYOND:,} users (on paper, not tried; "
-        f"items come on top). Of the items {' and '.join(occur)} occur: what grows with both, such as ranking, has an "
-        "exponent above that of users alone.",
+        f"items come on top). Of the items {' and '.join(f'{count:,}' for count in occur.values())} occur, and "
+        "ranking's work is users times items" + (
+            "." if per_item is None else f": its seconds per item grow with an exponent of {per_item:.2f}."),
         table(("stage", *head, "exponent", "driver, bytes per user", f"driver GB, {BEYOND // 10**6} M users"), rows),
         table(("", "target", "worst", "met"), checks)])
 
@@ -106,10 +109,14 @@ def _seconds(stage: str, each: Mapping[str, Any]) -> float:
 
 
 def _exponent(stage: str, found: Mapping[int, Mapping[str, Any] | None]) -> float | None:
-    points = [(users, _seconds(stage, each)) for users, each in found.items() if each is not None]
-    if len(points) < 2:
+    return _slope({users: _seconds(stage, each) for users, each in found.items() if each is not None})
+
+
+def _slope(seconds: Mapping[int, float]) -> float | None:
+    """Of seconds by users in logarithms, between the first size and the last."""
+    if len(seconds) < 2:
         return None
-    (few, sooner), (many, later) = points[0], points[-1]
+    (few, sooner), *_, (many, later) = seconds.items()
     return math.log(later / sooner) / math.log(many / few)
 
 
