@@ -50,6 +50,10 @@ def _read_one(file: Path) -> tuple[dict[str, Any], list[Path]]:
         raise ConfigError(f"{file}: not valid YAML: {yaml12.fault(exc)}") from exc
     if values is None:
         values = {}
+    try:
+        values = _unshared(values)
+    except RecursionError:
+        raise ConfigError(f"{file}: an anchor holds an alias of itself; write the values out") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected `key: value` lines at the top, got a {type(values).__name__}")
     given = values.pop("extends", None)
@@ -59,11 +63,18 @@ def _read_one(file: Path) -> tuple[dict[str, Any], list[Path]]:
     return values, [file.parent / parent for parent in parents]
 
 
+def _unshared(value: Any) -> Any:
+    """The same with a copy in the place of each alias, so that an override of one is none of the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(below) for key, below in value.items()}
+    return [_unshared(each) for each in value] if isinstance(value, list) else value
+
+
 def resolve_path(path: str | Path) -> Path:
     """The file itself, or the shipped one of that name (``configs/demo.yaml``, ``demo.yaml``, ``demo``)."""
     given = Path(path)
     inside = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
-    for candidate in (given, SHIPPED / inside, (SHIPPED / inside).with_suffix(".yaml")):
+    for candidate in (given, SHIPPED / inside, SHIPPED / f"{inside}.yaml"):
         if candidate.is_file():
             return candidate
     shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
@@ -109,7 +120,9 @@ def assign(values: dict[str, Any], assignment: str) -> None:
     *parents, leaf = path.strip().split(".")
     node = values
     for name in parents:
-        child = node.setdefault(name, {})
+        if node.get(name) is None:  # an empty group, or one that is off
+            node[name] = {}
+        child = node[name]
         if not isinstance(child, dict):
             raise ConfigError(f"override {assignment!r}: {name!r} is a value, not a group of settings")
         node = child

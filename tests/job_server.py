@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as _HEAD_NODE
+from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
 
 
 @contextlib.contextmanager
@@ -28,8 +33,11 @@ def job_server() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def ray_head(*args: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, str, dict[str, str]]]:
     """`ray start --head --block ARGS` with a folder of its own, ended by its own handle.
+
+    Args:
+        autoscaler: its version, 1 or 2: Ray's own for tests, which starts up to two nodes of two CPUs and one `large`.
 
     Yields:
         Its own address, the job server's, and the environment for clients: no Ray settings of ours, the running
@@ -44,6 +52,14 @@ def ray_head(*args: str) -> Iterator[tuple[str, str, dict[str, str]]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ports.append(str(free.getsockname()[1]))
+    if autoscaler is not None:
+        grown = Path(folder) / "autoscaler.json"
+        grown.write_text(json.dumps(_growing(f"127.0.0.1:{ports[0]}")))
+        args = (*args, "--autoscaling-config", str(grown), "--node-ip-address", "127.0.0.1")
+        environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    if autoscaler == 2:
+        environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": _HEAD_NODE,
+                        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_NODE, "RAY_NODE_TYPE_NAME": "ray.head.default"}
     head = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--port", ports[0], "--dashboard-port", ports[1],
          "--dashboard-agent-listen-port", ports[2], "--temp-dir", folder, "--disable-usage-stats",
@@ -55,7 +71,22 @@ def ray_head(*args: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     finally:
         head.terminate()
         head.wait(timeout=90)
+        for process in psutil.process_iter(["cmdline"]):  # of the nodes that the autoscaler started
+            if any(f"127.0.0.1:{ports[0]}" in word for word in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _growing(address: str) -> dict[str, Any]:
+    worker = {"resources": {"CPU": 2, "large": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    return BASE_READONLY_CONFIG | {
+        "max_workers": 2, "idle_timeout_minutes": 5, "head_node_type": "ray.head.default",
+        "provider": {"type": "fake_multinode", "gcs_address": address, "head_node_id": _HEAD_NODE,
+                     "launch_multiple": True, "use_node_id_as_ip": True, "disable_node_updaters": True,
+                     "disable_launch_config_check": True},
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0}, "worker": worker}}
 
 
 def wait_for(answer: Callable[[], Any], head: subprocess.Popen[bytes], what: str) -> None:

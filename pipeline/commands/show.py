@@ -158,16 +158,19 @@ def show_artifact(config: RunConfig, address: str) -> Iterator[str]:
 
 def _lookup(prepared: Artifact, file: str, id_column: str, index_column: str, wanted: str,
             by_index: bool) -> dict[str, Any]:
-    """The row of a raw id; an integer that is no raw id, or ``by_index``, is looked up as an internal index."""
-    rows = [] if by_index else _rows(prepared, file, (id_column, "=", wanted))
-    if not rows and wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS:
-        rows = _rows(prepared, file, (index_column, "=", int(wanted)))
-    if not rows:
-        what = index_column.partition("_")[0]
-        first = next(prepared.read_batches(file, [id_column]))[id_column].to_pylist()[:3]
-        raise DataError(f"no {what} {wanted!r} among the {prepared.manifest.counts[f'{what}s']} kept ones; "
-                        f"raw ids look like {', '.join(map(repr, first))}")
-    return rows[0]
+    """The row of a raw id, or of an internal index."""
+    is_index = wanted.isdecimal() and len(wanted) <= _INDEX_DIGITS
+    if not by_index:
+        rows = _rows(prepared, file, (id_column, "=", wanted))
+    else:
+        rows = _rows(prepared, file, (index_column, "=", int(wanted))) if is_index else []
+    if rows:
+        return rows[0]
+    what = index_column.partition("_")[0]
+    kept = prepared.manifest.counts[f"{what}s"]
+    first = next(prepared.read_batches(file, [id_column]))[id_column].to_pylist()[:3]
+    raise DataError(f"no {what} {wanted!r} among the {kept} kept ones; raw ids look like "
+                    f"{', '.join(map(repr, first))}; with --index, 0…{kept - 1} are legal")
 
 
 def _rows(artifact: Artifact, name: str, where: tuple[str, str, object], columns: list[str] | None = None

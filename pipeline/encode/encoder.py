@@ -45,6 +45,7 @@ class Encoder:
             ResourceError: a GPU is asked for and not there.
         """
         import torch
+        from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
@@ -59,11 +60,14 @@ class Encoder:
             model = SentenceTransformer(files.name_or_path, revision=files.commit, device="cuda" if on_gpu else "cpu",
                                         trust_remote_code=False, local_files_only=True,
                                         model_kwargs={"use_safetensors": True})
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as exc:
             raise ConfigError(f"encode.model: {config.model!r} cannot be loaded as a sentence-transformers model with "
                               f"safetensors weights{files.to_fetch}: {' '.join(str(exc).split())[:300]}") from exc
         self._model = model.to(getattr(torch, _DTYPES[config.precision])).eval()
         self._config = config
+        if not hasattr(model[0], "auto_model"):
+            raise ConfigError(f"encode.model: {config.model!r} begins with a {type(model[0]).__name__} and not with a "
+                              "transformer; choose an encoder that does, such as intfloat/multilingual-e5-large")
         self._forward_texts = config.execution.batch_rows if on_gpu else _CPU_FORWARD_TEXTS
         self._limit = self._token_limit()
         self._tokenizer = model.tokenizer
@@ -91,7 +95,8 @@ class Encoder:
         segments, owner_S, weight_S = told, np.arange(len(told)), np.ones(len(told), np.float32)
         if self._config.over_length == "windows" and over_N.any():
             segments, owner_S, weight_S = self._windows(texts, over_N)
-        vectors_SE = self._model.encode(segments, batch_size=self._forward_texts, convert_to_numpy=True,
+        # prompt="": the model's own would stand before encode.prefix, and push the end of a full window out.
+        vectors_SE = self._model.encode(segments, prompt="", batch_size=self._forward_texts, convert_to_numpy=True,
                                         normalize_embeddings=False, show_progress_bar=False).astype(np.float32)
         vectors_NE = _weighted_means(vectors_SE, owner_S, weight_S, len(texts))
         if self._config.normalize:

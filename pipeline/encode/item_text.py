@@ -12,16 +12,13 @@ from pipeline.store.columns import FIELDS, ITEM_IDX, ROW_ID, TEXT, TITLE
 
 FOLDER = f"{rows.WORK}/texts"
 _BATCH_ITEMS = 20_000
-_MAX_CHARACTERS = 8000
-"""Longer texts are cut: no encoder reads so far."""
 
 
 def item_text(title: str | None, fields: Iterable[tuple[str, str | None]]) -> str | None:
     """``title. field: value. …``; a value that only repeats the title is left out. None where nothing is told."""
     told = [title] if title else []
     told += [f"{name}: {value}" for name, value in fields if value and value != title]
-    text = ". ".join(told)[:_MAX_CHARACTERS].strip()
-    return text or None
+    return ". ".join(told).strip() or None
 
 
 def write_texts(prepared: Artifact, out: ArtifactDir) -> tuple[int, list[int]]:

@@ -9,8 +9,8 @@ from pipeline.encode.sources import identity
 from pipeline.store.artifacts import StageKey
 from pipeline.store.digests import DigestCache
 
-VERSION = 2
-ITEM_TEXT_VERSION = 1
+VERSION = 3
+ITEM_TEXT_VERSION = 2
 """Raised when the same item gives another text."""
 
 

@@ -60,7 +60,7 @@ class ReduceConfig(Config):
     """Fixed size of the sorted batches that new users are transformed in."""
     quality_rows: int = Field(default=2000, ge=20)
     """Sample on which trustworthiness and neighbour overlap are measured."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the fit, its sample and the quality sample."""
     fitted_by: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     """Fingerprint of an earlier `reduce` artifact whose fitted reducer is used in place of a new fit. Users whose

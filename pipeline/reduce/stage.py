@@ -66,7 +66,14 @@ def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> A
         ConfigError: more components or neighbours than the data allow.
         DataError: no vectors, an item twice, NaN or Inf.
     """
-    return _reduce(config, VectorTable.open(vectors, ITEM_IDX), vectors, ITEM_VECTORS, out)
+    table = VectorTable.open(vectors, ITEM_IDX)
+    components = getattr(config.method, "components", 0)  # which nobody set: the student's width
+    most = min(int(vectors.manifest.info["width"]), len(table) - (1 if isinstance(config.method, PCAReducer) else 2))
+    if components > most:
+        raise ConfigError(illegal("model.hidden_dim", components, f"1…{most}",
+                                  f"the start from texts wants as many dimensions of {len(table)} items' texts; or leave "
+                                  "out what needs texts: arms=[plain]"))
+    return _reduce(config, table, vectors, ITEM_VECTORS, out)
 
 
 def _reduce(config: ReduceConfig, table: VectorTable, vectors: Artifact, file: str, out: ArtifactDir) -> Artifact:

@@ -154,20 +154,20 @@ def _done_ids(out: ArtifactDir, folder: str, context: Any) -> Any:
 
 
 class _DeferredActor:
-    """An actor whose constructor's own error waits for the first batch: of a task Ray hands on the error itself."""
+    """An actor whose constructor's error waits for the first batch: of a task Ray hands on the error itself."""
 
     def __init__(self, actor: Callable[..., Actor], arguments: Mapping[str, Any], attempts: Attempts, id_column: str,
                  label: str) -> None:
         import ray
 
-        self._error: MentorecError | None = None
+        self._error: Exception | None = None
         self._attempts, self._id_column, self._label = attempts, id_column, label
         start = "the start of actor", str(ray.get_runtime_context().get_actor_id())  # which a restart leaves as it is
         try:
             attempts.begin(*start, label)
             self._actor = actor(**arguments)
             attempts.end(*start)
-        except MentorecError as exc:
+        except Exception as exc:
             self._error = exc
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from pipeline.work.progress import under_way
+from pipeline.work.progress import Figures, Work, under_way
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
@@ -31,8 +31,16 @@ def published() -> Iterator[None]:
     over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(EVERY_S):
-            _set(gauges)
+        last: Work | None = None
+        ended = False
+        while not ended:
+            ended = over.wait(EVERY_S)
+            work = None if ended else under_way()
+            if last is not None and last is not work:
+                _set(gauges, last.figures(), at_work=False)
+            if work is not None:
+                _set(gauges, work.figures(), at_work=True)
+            last = work
 
     thread = threading.Thread(target=tell, name="metrics", daemon=True)
     thread.start()
@@ -43,12 +51,12 @@ def published() -> Iterator[None]:
         thread.join()
 
 
-def _set(gauges: dict[str, Gauge]) -> None:
-    work = under_way()
-    figures = None if work is None else work.figures()
+def _set(gauges: dict[str, Gauge], figures: Figures | None, at_work: bool) -> None:
+    """Of work that is over: what was done, and no speed."""
     if figures is None:
         return
-    values = {"done": figures.done, "total": figures.total, "per_second": figures.per_second,
-              **{f"{name}_per_second": rate for name, rate in figures.rates.items()}}
+    rates = {"per_second": figures.per_second,
+             **{f"{name}_per_second": rate for name, rate in figures.rates.items()}}
+    values = {"done": figures.done, "total": figures.total, **(rates if at_work else dict.fromkeys(rates, 0.0))}
     for name, value in values.items():
         gauges[f"mentorec_{name}"].set(value, {"work": figures.label, "unit": figures.unit})

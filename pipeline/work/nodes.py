@@ -11,9 +11,12 @@ from typing import Any
 
 from cluster.config import ActorExecution
 from configs.errors import ResourceError
+from pipeline.work.autoscaler import nodes_on_their_way
 from pipeline.work.progress import say
 
 _WAIT_S = 600.0
+_SILENCE_S = 60.0
+"""Without a node on its way, after which no more are waited for: an autoscaler looks every few seconds."""
 _POLL_S = 2.0
 _ROUNDING = 1e-9
 _TYPE = "accelerator_type:"
@@ -37,30 +40,31 @@ def checked_nodes(check: Callable[[], None]) -> Iterator[None]:
 def await_nodes(bundles: Sequence[Resources], label: str) -> dict[str, float]:
     """What the cluster has, once it has room for the bundles or its autoscaler brings no more. Ray must be running.
 
-    Without an autoscaler nothing is waited for. After ten minutes the answer is what is there.
+    Without an autoscaler nothing is waited for. How much one may bring Ray does not say: when it has had no node on its
+    way for a minute, or after ten, the answer is what is there.
 
     Args:
         bundles: resources of each actor or group of tasks.
         label: names the stage in the line that says what is waited for.
     """
     import ray
-    import ray._private.state
     from ray.autoscaler.sdk import request_resources
 
     there: dict[str, float] = ray.cluster_resources()
-    at_most = ray._private.state.state.get_max_resources_from_cluster_config()  # None: no autoscaler
-    goal = reachable(total(bundles), there, at_most or {})
-    if not lacks(there, goal):
+    goal = total(bundles)
+    if not lacks(there, goal) or nodes_on_their_way() is None:
         return there
     shown = ", ".join(f"{amount:g} {name} (there are {there.get(name, 0.0):g})" for name, amount in goal.items()
                       if amount > there.get(name, 0.0))
     say(f"{label}: asking the autoscaler for nodes with {shown} and waiting for them, {_WAIT_S / 60:g} minutes at most")
-    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    request_resources(bundles=[{name: amount for name, amount in bundle.items() if amount} for bundle in bundles])
     try:
-        deadline = time.monotonic() + _WAIT_S
-        while lacks(there, goal) and time.monotonic() < deadline:
+        began = news = time.monotonic()
+        while lacks(there, goal) and time.monotonic() < min(began + _WAIT_S, news + _SILENCE_S):
             time.sleep(_POLL_S)
-            there = ray.cluster_resources()
+            before, there = there, ray.cluster_resources()
+            if nodes_on_their_way() or lacks(before, there):
+                news = time.monotonic()
     finally:
         request_resources(bundles=[])  # the actors' own demand holds the nodes from here on
     _CHECK.get()()
@@ -109,9 +113,7 @@ def require_room(bundle: Resources, label: str, remedy: str) -> None:
     Raises:
         ResourceError: there is no such node and no autoscaler.
     """
-    import ray._private.state
-
-    if ray._private.state.state.get_max_resources_from_cluster_config() is None and not room_for(bundle):
+    if not room_for(bundle) and nodes_on_their_way() is None:
         shown = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
         raise ResourceError(f"{label}: no node has {shown}; {remedy}")
 
@@ -123,12 +125,11 @@ def require_type(accelerator_type: str | None, label: str) -> None:
         ResourceError: no node has it, and there is no autoscaler.
     """
     import ray
-    import ray._private.state
 
-    if accelerator_type is None or ray._private.state.state.get_max_resources_from_cluster_config() is not None:
+    if accelerator_type is None:
         return
     there = sorted({name.removeprefix(_TYPE) for name in ray.cluster_resources() if name.startswith(_TYPE)})
-    if accelerator_type not in there:
+    if accelerator_type not in there and nodes_on_their_way() is None:
         raise ResourceError(f"{label}: no node has a GPU of type {accelerator_type}; there is "
                             f"{', '.join(there) or 'none of a known type'}: correct execution.accelerator_type, or "
                             "leave it out")
@@ -180,11 +181,6 @@ def total(bundles: Sequence[Resources]) -> dict[str, float]:
     names = dict.fromkeys(name for bundle in bundles for name in bundle)
     sums = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in names}
     return {name: amount for name, amount in sums.items() if amount > 0}
-
-
-def reachable(wanted: Resources, there: Resources, at_most: Resources) -> dict[str, float]:
-    """What is wanted, cut to what the cluster has or its autoscaler may bring."""
-    return {name: min(amount, max(there.get(name, 0.0), at_most.get(name, 0.0))) for name, amount in wanted.items()}
 
 
 def lacks(there: Resources, goal: Resources) -> bool:

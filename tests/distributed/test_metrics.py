@@ -37,7 +37,11 @@ def test_done_and_total_and_tokens(ray_cluster: None, monkeypatch: pytest.Monkey
             deadline = time.monotonic() + 90  # Ray collects now and then
             while value("output_tokens_per_second", "profile: pass 1") is None and time.monotonic() < deadline:
                 time.sleep(0.5)
+            assert (value("prompt_tokens_per_second", "profile: pass 1") or 0) > 0
+            assert (value("per_second", "profile: pass 1") or 0) > 0
+            assert value("per_second", "encode") == 0, "it is over"
+    while value("output_tokens_per_second", "profile: pass 1") and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert (value("done", "encode"), value("total", "encode")) == (10, 40)
     assert (value("done", "profile: pass 1"), value("total", "profile: pass 1")) == (2, 8)
-    assert (value("prompt_tokens_per_second", "profile: pass 1") or 0) > 0
-    assert (value("per_second", "profile: pass 1") or 0) > 0
+    assert [value(f"{name}_tokens_per_second", "profile: pass 1") for name in ("prompt", "output")] == [0, 0]

@@ -214,6 +214,8 @@ def test_stage_verbs_stop_at_their_stage_and_show_reads_what_they_made(tiny_conf
     assert item.stdout.startswith("item ") and "  title: " in item.stdout
     long = cli_here("show", "item", "9" * 20, "-c", str(tiny_config))
     assert long.returncode == 2 and long.stderr.startswith("error: no item '999"), long.stderr
+    gone = cli_here("show", "user", "119", "-c", str(tiny_config))  # an index, and nobody's id
+    assert gone.returncode == 2 and "with --index, 0…" in gone.stderr, gone.stdout
     unknown = cli_here("show", "item", "no-such", "-c", str(tiny_config))
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("error: no item 'no-such' among the ")

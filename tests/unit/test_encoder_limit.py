@@ -75,3 +75,33 @@ def test_no_token_of_a_word_without_end_is_lost(folder: Path) -> None:
 def test_a_prefix_that_fills_the_limit_is_told(folder: Path) -> None:
     with pytest.raises(ConfigError, match="encode.prefix: .* fills the 8 tokens"):
         encoder(folder, max_tokens=8, prefix="one two three four five six ")
+
+
+def test_the_models_own_prompt_does_not_stand_before_the_prefix(folder: Path, tmp_path: Path) -> None:
+    told = shutil.copytree(folder, tmp_path / "told")
+    settings = told / "config_sentence_transformers.json"
+    known = json.loads(settings.read_text()) if settings.is_file() else {}
+    settings.write_text(json.dumps(known | {"prompts": {"query": "query: "}, "default_prompt_name": "query"}))
+    texts = ["rose soap", "rose " * 40]
+    np.testing.assert_array_equal(encoder(told).encode(texts).vectors_NE, encoder(folder).encode(texts).vectors_NE)
+    prefixed = encoder(told, prefix="query: ").encode(texts)
+    np.testing.assert_array_equal(prefixed.vectors_NE, encoder(folder, prefix="query: ").encode(texts).vectors_NE)
+
+
+def test_half_a_weights_file_is_told(folder: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(folder, tmp_path / "half")
+    weights = half / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ConfigError, match="cannot be loaded as a sentence-transformers model"):
+        encoder(half)
+
+
+def test_an_encoder_without_a_transformer_is_refused(folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    words = StaticEmbedding(Tokenizer.from_file(str(folder / "tokenizer.json")), embedding_dim=8)
+    SentenceTransformer(modules=[words]).save(str(tmp_path / "static"))
+    with pytest.raises(ConfigError, match="begins with a StaticEmbedding and not with a transformer"):
+        encoder(tmp_path / "static")

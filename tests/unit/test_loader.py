@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.errors import ConfigError
-from configs.files import flatten, merge, read_yaml, resolve_path
+from configs.files import assign, flatten, merge, read_yaml, resolve_path
 from configs.loader import dump, json_schema, load
 
 
@@ -131,6 +131,23 @@ def test_overrides_are_applied_in_order(tmp_path: Path) -> None:
     assert load(Drawing, path, ["limit=2", "limit="]).limit is None
 
 
+def test_an_override_reaches_into_an_empty_group() -> None:
+    """As `dump` writes one that is off."""
+    values: dict[str, Any] = {"train": {"item_init": None}, "model": None}
+    for assignment in ("train.item_init.kind=text", "model.dropout=0.2"):
+        assign(values, assignment)
+    assert values == {"train": {"item_init": {"kind": "text"}}, "model": {"dropout": 0.2}}
+
+
+def test_an_override_changes_no_alias_of_its_group(tmp_path: Path) -> None:
+    values = read_yaml(_file(tmp_path, "a: &both {train: {lr: 0.1}, tags: [&one {x: 1}, *one]}\nb: *both\n"))
+    assign(values, "a.train.lr=0.2")
+    assert (values["a"]["train"]["lr"], values["b"]["train"]["lr"]) == (0.2, 0.1)
+    assert values["b"]["tags"] == [{"x": 1}] * 2
+    with pytest.raises(ConfigError, match="an anchor holds an alias of itself"):
+        read_yaml(_file(tmp_path, "a: &all {b: *all}\n"))
+
+
 @pytest.mark.parametrize("overrides", [["shape.side=2", "shape.kind=square"], ["shape.kind=square", "shape.side=2"]])
 def test_a_kind_override_replaces_the_group_wherever_it_stands(tmp_path: Path, overrides: list[str]) -> None:
     path = _file(tmp_path, "shape: {kind: circle, radius: 3}\n")
@@ -183,6 +200,10 @@ def test_shipped_files_are_found_by_name_from_anywhere(tmp_path: Path, monkeypat
     assert resolve_path("configs/demo.yaml") == resolve_path("demo.yaml") == resolve_path("demo")
     with pytest.raises(ConfigError, match=r"did you mean .*demo\.yaml"):
         resolve_path("configs/dmo.yaml")
+    assert resolve_path("audit/ml-1m-qwen2.5-1.5b") == resolve_path("audit/ml-1m-qwen2.5-1.5b.yaml")
+    for other in ("demo.local", "demo.txt", "configs/demo.yml"):  # a file that is missing, not the shipped one
+        with pytest.raises(ConfigError, match=f"no configuration file '{other}'"):
+            resolve_path(other)
 
 
 def test_a_local_file_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

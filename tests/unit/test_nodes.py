@@ -24,7 +24,7 @@ from pipeline.reduce.parallel import transform_spans
 from pipeline.reduce.stage import _fit_where_the_gpu_is
 from pipeline.work import nodes
 from pipeline.work.hub import ModelFiles
-from pipeline.work.nodes import actor_resources, await_gpus, await_nodes, checked_nodes, lacks, reachable, total
+from pipeline.work.nodes import actor_resources, await_gpus, await_nodes, checked_nodes, lacks, total
 
 ACTORS = [{"CPU": 0.5, "GPU": 1.0}] * 4 + [{"CPU": 1.0}]
 
@@ -34,23 +34,9 @@ def test_a_wish_is_the_sum_of_its_bundles() -> None:
     assert total([{"CPU": 1.0, "GPU": 0.0}]) == {"CPU": 1.0}
 
 
-def test_nothing_is_waited_for_without_an_autoscaler() -> None:
-    there = {"CPU": 2.0}
-    assert not lacks(there, reachable(total(ACTORS), there, {}))
-
-
-def test_what_the_autoscaler_may_bring_is_waited_for_and_no_more() -> None:
-    there = {"CPU": 2.0}
-    goal = reachable(total(ACTORS), there, {"CPU": 16, "GPU": 2})
-    assert goal == {"CPU": 3.0, "GPU": 2.0}
-    assert lacks(there, goal)
-    assert lacks({"CPU": 16.0, "GPU": 1.0}, goal)
-    assert not lacks({"CPU": 3.0, "GPU": 2.0}, goal)
-
-
-def test_nodes_that_are_there_count_beside_those_of_the_autoscaler() -> None:
-    """A node that was started by hand belongs to no group of the autoscaler."""
-    assert reachable({"GPU": 4.0}, {"GPU": 4.0}, {"GPU": 2}) == {"GPU": 4.0}
+def test_what_falls_short_of_a_wish() -> None:
+    assert lacks({"CPU": 16.0, "GPU": 3.0}, total(ACTORS))
+    assert not lacks({"CPU": 3.0, "GPU": 4.0}, total(ACTORS))
 
 
 class BundlesAsked(Exception):
@@ -58,12 +44,11 @@ class BundlesAsked(Exception):
 
 
 class Cluster:
-    """What a stage sees of Ray: at each look other resources, in the end the last; and the autoscaler's limits."""
+    """What a stage sees of Ray: at each look other resources, in the end the last; and nodes on their way."""
 
     def __init__(self, patch: pytest.MonkeyPatch, looks: Sequence[Mapping[str, float]],
-                 at_most: Mapping[str, float] | None, on_request: Callable[[Any], None] | None = None) -> None:
+                 on_their_way: int | None, on_request: Callable[[Any], None] | None = None) -> None:
         import ray
-        import ray._private.state
         import ray.autoscaler.sdk
 
         self.requests: list[list[dict[str, float]]] = []
@@ -73,7 +58,7 @@ class Cluster:
         patch.setattr(ray, "cluster_resources", lambda: remaining.pop(0) if len(remaining) > 1 else remaining[0])
         patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": remaining[0]}])
         patch.setattr(ray, "is_initialized", lambda: True)
-        patch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: at_most)
+        patch.setattr(nodes, "nodes_on_their_way", lambda: on_their_way)
         patch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: ask(bundles))
         patch.setattr(nodes, "time", self)
 
@@ -86,7 +71,7 @@ class Cluster:
 
 def test_nodes_are_asked_for_and_awaited(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small, grown = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}
-    cluster = Cluster(monkeypatch, [small, small, small, grown], {"CPU": 16, "GPU": 8})
+    cluster = Cluster(monkeypatch, [small, small, small, grown], 1)
     assert await_nodes(ACTORS, "encode") == grown
     assert cluster.now == 3 * 2.0
     assert cluster.requests == [ACTORS, []]
@@ -96,7 +81,7 @@ def test_nodes_are_asked_for_and_awaited(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_nodes_that_came_are_checked_before_they_get_work(monkeypatch: pytest.MonkeyPatch) -> None:
     small, grown = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 4.0}
-    grows, checked_at = Cluster(monkeypatch, [small, small, grown], {"CPU": 16, "GPU": 8}), list[float]()
+    grows, checked_at = Cluster(monkeypatch, [small, small, grown], 1), list[float]()
     with checked_nodes(lambda: checked_at.append(grows.now)):
         await_nodes(ACTORS, "encode")
         await_nodes(ACTORS, "encode")  # they are there: nothing is waited for
@@ -124,11 +109,13 @@ def test_each_node_is_asked_once_for_its_view(monkeypatch: pytest.MonkeyPatch, s
     assert asked == [["a", "b", "c"], ["d"]]
 
 
-def test_nodes_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(monkeypatch, [{"CPU": 4.0, "GPU": 1.0}], {"CPU": 16, "GPU": 8})
+@pytest.mark.parametrize(("on_their_way", "waited_s"), [(2, 600.0), (0, 60.0)])
+def test_nodes_that_do_not_come(on_their_way: int, waited_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on their way are given ten minutes; an autoscaler that may bring no more is found out in one."""
+    cluster = Cluster(monkeypatch, [{"CPU": 4.0, "GPU": 1.0}], on_their_way)
     with pytest.raises(ResourceError, match="^encode: 4 GPUs are asked for, the cluster has 1; take fewer$"):
         await_gpus(ACTORS, "encode", "take fewer")
-    assert cluster.now == 600.0
+    assert cluster.now == waited_s
     assert cluster.requests == [ACTORS, []]
 
 
@@ -208,7 +195,7 @@ def test_every_stage_with_actors_asks_and_waits(monkeypatch: pytest.MonkeyPatch,
         if bundles:
             raise BundlesAsked(bundles)
 
-    Cluster(monkeypatch, [{"CPU": 1.0}], {"CPU": 64, "GPU": 64}, ask)
+    Cluster(monkeypatch, [{"CPU": 1.0}], 0, ask)
     with pytest.raises(BundlesAsked) as caught:
         work()
     assert caught.value.args == (asked,)

@@ -16,12 +16,12 @@ from pipeline.reduce.linear import principal_components, whitening
 from pipeline.reduce.neighbors import nearest, unit_rows
 from pipeline.reduce.quality import Spread, neighborhoods, overlap
 from pipeline.reduce.reducer import Reducer, load_reducer
-from pipeline.reduce.stage import reduce
+from pipeline.reduce.stage import reduce, reduce_items
 from pipeline.reduce.umap_map import memberships
 from pipeline.reduce.vectors import VectorTable
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.store.columns import ANGLE, USER_IDX, VECTOR
+from pipeline.store.columns import ANGLE, ITEM_IDX, USER_IDX, VECTOR
 from tests.vectors import read_targets
 
 RNG = np.random.default_rng(5)
@@ -215,6 +215,17 @@ def test_sizes_the_data_do_not_allow_name_the_legal_range(storage: Storage, sour
                                                           method: PCAReducer | UMAPReducer, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         built(storage, ReduceConfig(method=method), source)
+
+
+def test_too_few_items_with_text_name_the_students_width(storage: Storage) -> None:
+    """Which is how many dimensions their texts are brought to: `reduce.method` is not read."""
+    out = artifacts.begin(storage, StageKey("encode", 1, {"items": "by hand"}))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(RNG.normal(size=40 * 6).astype(np.float32)), 6)
+    out.write_table("vectors/0.parquet", pa.table({ITEM_IDX: pa.array(range(40), pa.int32()), VECTOR: column}))
+    items = out.commit({"num_in": 40, "num_out": 40, "num_rejected": 0}, info={"width": 6})
+    config = ReduceConfig(method=PCAReducer(components=7))
+    with pytest.raises(ConfigError, match=r"model\.hidden_dim: got 7; legal: 1…6: .* 40 items' texts; .*arms=\[plain\]"):
+        reduce_items(config, items, artifacts.begin(storage, keys.items_key(config, items.fingerprint)))
 
 
 def test_setting_that_the_installed_class_lacks_is_named() -> None:
