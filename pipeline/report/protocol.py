@@ -53,7 +53,8 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
                         f"{train.optimizer.lr:g}{switch}",
             "early stopping": f"after {stop} validations without a better one" if stop else "none",
             "selection": f"{kept}; the test split is not read before the figures below",
-            "arms": "same initial served parameters, batch order and epochs for every arm of a seed",
+            "arms": "same initial served parameters, batch order and epochs for every arm of a seed" + (
+                ", but for what a recipe sets" if any(arm in config.recipes for arm in config.arms) else ""),
             "seeds": ", ".join(map(str, config.seeds)),
         },
         "counts": {label: stats[name] for name, label in _COUNTED.items() if stats.get(name) is not None},
