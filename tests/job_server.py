@@ -69,20 +69,29 @@ def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, s
         wait_for(lambda: urllib.request.urlopen(f"{address}/api/version", timeout=5), head, f"job server at {address}")
         yield f"127.0.0.1:{ports[0]}", address, environment
     finally:
+        if autoscaler is not None:
+            _end_nodes(f"127.0.0.1:{ports[0]}")
         head.terminate()
         head.wait(timeout=90)
-        for process in psutil.process_iter(["cmdline"]):  # of the nodes that the autoscaler started
-            if any(f"127.0.0.1:{ports[0]}" in word for word in process.info["cmdline"] or ()):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+
+def _end_nodes(address: str) -> None:
+    """What the autoscaler has started, and itself: nobody else ends them."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(address in word for word in process.info["cmdline"] or ()) and "--head" not in process.info["cmdline"]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _growing(address: str) -> dict[str, Any]:
     worker = {"resources": {"CPU": 2, "large": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     return BASE_READONLY_CONFIG | {
         "max_workers": 2, "idle_timeout_minutes": 5, "head_node_type": "ray.head.default",
-        "provider": {"type": "fake_multinode", "gcs_address": address, "head_node_id": _HEAD_NODE,
+        "provider": {"type": "external", "module": _PROVIDER, "gcs_address": address, "head_node_id": _HEAD_NODE,
                      "launch_multiple": True, "use_node_id_as_ip": True, "disable_node_updaters": True,
                      "disable_launch_config_check": True},
         "available_node_types": {

@@ -71,8 +71,8 @@ def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> A
     most = min(int(vectors.manifest.info["width"]), len(table) - (1 if isinstance(config.method, PCAReducer) else 2))
     if components > most:
         raise ConfigError(illegal("model.hidden_dim", components, f"1…{most}",
-                                  f"the start from texts wants as many dimensions of {len(table)} items' texts; or leave "
-                                  "out what needs texts: arms=[plain]"))
+                                  f"the start from texts wants as many dimensions of {len(table)} items' texts; or "
+                                  "leave out what needs texts: arms=[plain]"))
     return _reduce(config, table, vectors, ITEM_VECTORS, out)
 
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from cluster.config import ActorExecution
 from cluster.storage import Storage
-from configs.errors import MentorecError
 from pipeline.store.artifacts import ArtifactDir
 from pipeline.store.rows import WORK, checkpoint_of, rows_of
 from pipeline.work.ascending import held
