@@ -123,7 +123,7 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
                min=0, help="Place the driver on a node with so many CPUs free; default: the head.")] = None,
            yes: Yes = False) -> None:
     """Send a command to a Ray cluster as a job."""
-    from cluster.connect import is_here
+    from cluster.addresses import is_here
     from cluster.submit import job_address
     from cluster.submit import submit as send
     from pipeline.commands.invocation import required
