@@ -143,7 +143,8 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
         others: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove, "run": partial(_run, None)}
         others.get(command, partial(_run, command))(overrides, config, dry_run=True, quiet=quiet)
         return
-    raise typer.Exit(send(entrypoint, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus))
+    code = send(entrypoint, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus)
+    sys.exit(code)  # no typer.Exit: of an interrupt `main` would say that the same command goes on
 
 
 @app.command()
