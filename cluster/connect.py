@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import psutil
-
+from cluster.addresses import AUTH_MODE, host_port, use_own_token
 from cluster.config import ClusterConfig
 from cluster.machine import cpu_count
-from configs.errors import ResourceError
+from configs.errors import MentorecError, ResourceError
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that holds our packages: a checkout, or where they are installed."""
@@ -26,10 +24,8 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
 _STARTS, _SLOW = 3, "timed out during startup"
-_AUTH_MODE = "RAY_AUTH_MODE"
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _UNASKED = "RAY_IGNORE_UNHANDLED_ERRORS"
-_LOCAL_NAMES = ("", "localhost", "auto", "local")
 _SHORT_TEMP = "/tmp"
 _SOCKET_LIMIT = 107
 """Bytes in the path of a Unix socket."""
@@ -47,26 +43,6 @@ def joins_cluster() -> bool:
     return os.environ.get(_ADDRESS, "local") not in ("", "local")
 
 
-def is_here(address: str | None) -> bool:
-    """Whether an address (``host:port`` or a URL; None: Ray's own search) is one of this machine."""
-    host = _host_port(address)[0] if address else ""
-    if host in _LOCAL_NAMES:
-        return True
-    return any(host == own.address for addresses in psutil.net_if_addrs().values() for own in addresses)
-
-
-def use_own_token(address: str | None) -> None:
-    """Answer a cluster of this machine that asks for a token, before Ray is imported.
-
-    Once a local Ray has run, ``~/.ray/auth_token`` is there and ``ray start`` asks for it. Ray uses the file by
-    itself only for a cluster that it finds without an address. A cluster elsewhere never gets it unasked.
-    """
-    token = "RAY_AUTH_TOKEN" in os.environ or Path(
-        os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().is_file()
-    if token and is_here(address):
-        os.environ.setdefault(_AUTH_MODE, "token")
-
-
 def local_cpus(config: ClusterConfig) -> int:
     """Logical CPUs of a locally started Ray: at least 2, because a Ray Data stage reads beside its actors."""
     return config.num_cpus or max(_MIN_CPUS, cpu_count())
@@ -80,6 +56,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     and ends with the block.
 
     Raises:
+        ConfigError: ``RAY_ADDRESS`` is no address.
         ResourceError: the cluster cannot be reached, refuses our token, or a local Ray cannot start.
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
@@ -97,7 +74,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         arguments = _arguments(config)
         with own_handler(), _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
             start(arguments)
-    except ResourceError:
+    except MentorecError:
         raise
     except Exception as exc:  # a node that is slow to start is told by a bare Exception
         raise ResourceError(_explain(exc)) from exc
@@ -169,14 +146,9 @@ def _quiet_core() -> Iterator[None]:
 
 def _knock() -> None:
     """Raise ConnectionError or OSError at once where Ray itself would try for minutes."""
-    host, port = _host_port(os.environ[_ADDRESS]) if joins_cluster() else ("", None)
+    host, port = host_port(os.environ[_ADDRESS]) if joins_cluster() else ("", None)
     if port:
         socket.create_connection((host, port), timeout=_KNOCK_S).close()
-
-
-def _host_port(address: str) -> tuple[str, int | None]:
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    return parts.hostname or "", parts.port
 
 
 def _arguments(config: ClusterConfig) -> dict[str, Any]:
@@ -232,6 +204,6 @@ def _explain(exc: Exception) -> str:
     if not joins_cluster():
         return (f"a local Ray did not start: {reason}; run again when the machine is less busy; "
                 "`mentorec doctor --ray` shows what is missing")
-    token = "" if _AUTH_MODE in os.environ else f"; if it asks for a token, set {_AUTH_MODE}=token"
+    token = "" if AUTH_MODE in os.environ else f"; if it asks for a token, set {AUTH_MODE}=token"
     return (f"no Ray cluster answers at {_ADDRESS}={os.environ[_ADDRESS]}: {reason}{token}; start one with "
             f"`ray start --head`, or unset {_ADDRESS} to run on this machine")

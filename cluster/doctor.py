@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,12 +66,13 @@ PARTS = (
 
 
 def examine(storage: StorageConfig, cluster: ClusterConfig, with_ray: bool = False, with_nodes: bool = False,
-            folders: Sequence[str] = ()) -> Iterator[Check]:
+            folders: Callable[[], Sequence[str]] = tuple) -> Iterator[Check]:
     """Every check, as it is made.
 
     Args:
         with_ray: Ray is also joined or started and asked to run a task.
         with_nodes: and every node of it says what it has, and whether it shares the storage root and ``folders``.
+        folders: of this machine; asked for only then, and where it raises a MentorecError, a check has failed.
     """
     yield _python()
     yield _cpus(cluster)
@@ -128,8 +129,8 @@ def _storage(config: StorageConfig) -> Check:
     except MentorecError as exc:
         return Check("storage", "fail", _line(exc), "set storage.uri to a place that can be written")
     base = Path(storage.base)
-    there = next(folder for folder in (base, *base.parents) if folder.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    there = next(folder for folder in (base, *base.parents) if os.path.exists(folder))  # False below a closed one, too
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return Check("storage", "fail", f"{base}: {there} cannot be written", "set storage.uri to another folder")
     free = shutil.disk_usage(there).free
     good = free >= _MIN_DISK
@@ -144,26 +145,37 @@ def _ray_package() -> Check:
     return Check("Ray", "ok", found)
 
 
-def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None, folders: Sequence[str]) -> Iterator[Check]:
+def _ray_answers(cluster: ClusterConfig, storage: StorageConfig | None, folders: Callable[[], Sequence[str]]
+                 ) -> Iterator[Check]:
     try:
         with connect(cluster):
-            import ray
-
-            answer: int = ray.get(ray.remote(num_cpus=0)(_answer).remote(), timeout=120)
-            has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
-            yield Check("Ray answers", "ok",
-                        f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
-            if storage is not None:
-                yield from _nodes(storage, folders)
+            yield from _asked(storage, folders)
     except MentorecError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the message")
+
+
+def _asked(storage: StorageConfig | None, folders: Callable[[], Sequence[str]]) -> Iterator[Check]:
+    """What a Ray that is joined or started says."""
+    import ray
+
+    try:
+        answer: int = ray.get(ray.remote(num_cpus=0)(_answer).remote(), timeout=120)
+        has = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+        yield Check("Ray answers", "ok", f"{has['CPU']:g} CPUs, {has['GPU']:g} GPUs; a task came back with {answer}")
+        if storage is not None:
+            yield from _nodes(storage, folders)
     except ray.exceptions.RayError as exc:
         yield Check("Ray answers", "fail", _line(exc), "see the logs in /tmp/ray/session_latest/logs")
 
 
-def _nodes(storage: StorageConfig, folders: Sequence[str]) -> Iterator[Check]:
+def _nodes(storage: StorageConfig, folders: Callable[[], Sequence[str]]) -> Iterator[Check]:
     try:
-        yield from map(of_node, look(Storage.from_config(storage), folders))
+        wanted = folders()
+    except MentorecError as exc:
+        yield Check("nodes", "fail", _line(exc), "see the message")
+        return
+    try:
+        yield from map(of_node, look(Storage.from_config(storage), wanted))
     except MentorecError as exc:
         yield Check("nodes", "fail", _line(exc), "set storage.uri to a place that can be written from here")
 

@@ -6,22 +6,26 @@ import asyncio
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.connect import use_own_token
-from configs.errors import ResourceError
+from cluster.addresses import use_own_token
+from configs.errors import ResourceError, StorageError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 _API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _POLL_S = 0.5
 _SIGNALLED = 128
 """Exit codes from here on, and negative ones, are of commands that a signal ended."""
+_INTERRUPTED, _TERMINATED = _SIGNALLED + signal.SIGINT, _SIGNALLED + signal.SIGTERM
+_SHOWN = 500
+"""Characters of what Ray says."""
 
 
 def job_address(address: str | None) -> str | None:
@@ -36,38 +40,39 @@ def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None 
     With ``wait`` the job's log goes to stdout; an interrupt stops the watching, not the job.
 
     Returns:
-        The exit code of the job's command; 0 when it was only submitted, 1 when it was stopped or never ran.
+        The exit code of the job's command; 0 when it was only submitted, 1 when it was stopped or never ran; 130 or 143
+        when the watching was interrupted or terminated.
 
     Raises:
         ResourceError: no job server answers, or it refuses the job.
+        StorageError: stdout takes no more of the log.
     """
     client = _client(address)
     try:
         job = client.submit_job(entrypoint=shlex.join(entrypoint), entrypoint_num_cpus=cpus,
                                 runtime_env={"working_dir": str(working_dir), "env_vars": dict(env or {})})
-    except (RuntimeError, ValueError, OSError) as exc:
+    except _server_errors() as exc:
         raise ResourceError(f"the job server refused the job: {_line(exc)}") from exc
     print(f"submitted {job}", file=sys.stderr, flush=True)
     if not wait:
         return 0
     try:
         asyncio.run(_follow(client, job))
-        status = _wait(client, job)
-        code = client.get_job_info(job).driver_exit_code
-    except KeyboardInterrupt:
-        print(f"stopped watching; {job} runs on: `ray job logs --follow {job}`, `ray job stop {job}`", file=sys.stderr)
-        return 130
-    except (RuntimeError, OSError) as exc:
-        raise ResourceError(f"lost the job server while {job} was running: {_line(exc)}; see `ray job status {job}`"
-                            ) from exc
-    print(f"{job}: {status.value.lower()}", file=sys.stderr, flush=True)
-    return 0 if status.value == "SUCCEEDED" else code if code is not None and 0 < code < _SIGNALLED else 1
+        ended = _end(client, job)
+    except BaseException as exc:
+        if isinstance(exc, Exception):
+            raise
+        print(f"stopped watching; {_runs_on(job)}", file=sys.stderr)
+        return _INTERRUPTED if isinstance(exc, KeyboardInterrupt) else _TERMINATED
+    status, code = ended.status.value, ended.driver_exit_code
+    reason = f": {_line(ended.message)}" if code is None and ended.message and status != "SUCCEEDED" else ""
+    print(f"{job}: {status.lower()}{reason}", file=sys.stderr, flush=True)
+    return 0 if status == "SUCCEEDED" else code if code is not None and 0 < code < _SIGNALLED else 1
 
 
 def _client(address: str | None) -> JobSubmissionClient:
     use_own_token(job_address(address))
     try:
-        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
     except ModuleNotFoundError as exc:
         raise ResourceError("the package 'ray' is not installed; install mentorec with its dependencies") from exc
@@ -77,21 +82,58 @@ def _client(address: str | None) -> JobSubmissionClient:
         os.environ[_API_ADDRESS] = address  # the client prefers its environment to its argument
     try:
         return JobSubmissionClient(address)
-    except (RuntimeError, ValueError, OSError, RayError) as exc:
+    except _server_errors() as exc:
         raise ResourceError(f"no Ray job server answers at {job_address(address) or 'this machine'}: {_line(exc)}; "
                             "start one with `ray start --head`, or give --address http://HOST:8265") from exc
 
 
+def _server_errors() -> tuple[type[Exception], ...]:
+    """How a job server that refuses, breaks off or is silent shows itself."""
+    import aiohttp
+    from ray.exceptions import RayError
+
+    return RuntimeError, ValueError, OSError, RayError, aiohttp.ClientError
+
+
 async def _follow(client: JobSubmissionClient, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
+    """The job's log, as far as the server streams it."""
+    log = client.tail_job_logs(job)
+    while True:
+        try:
+            lines = await anext(log, None)
+        except _server_errors() as exc:
+            print(f"the log of {job} breaks off: {_line(exc)}; waiting for its end, `ray job logs {job}` has all of it",
+                  file=sys.stderr, flush=True)
+            return
+        if lines is None:
+            return
+        _show(lines, job)
+
+
+def _show(lines: str, job: str) -> None:
+    try:
         print(lines, end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        raise StorageError(f"stdout: {exc.strerror}; {_runs_on(job)}") from exc
 
 
-def _wait(client: JobSubmissionClient, job: str) -> JobStatus:
-    while not (status := client.get_job_status(job)).is_terminal():
-        time.sleep(_POLL_S)
-    return status
+def _end(client: JobSubmissionClient, job: str) -> JobDetails:
+    """What is known of the job once it has ended."""
+    try:
+        while not (found := client.get_job_info(job)).status.is_terminal():
+            time.sleep(_POLL_S)
+    except _server_errors() as exc:
+        raise ResourceError(f"lost the job server while {job} was running: {_line(exc)}; see `ray job status {job}`"
+                            ) from exc
+    return found
 
 
-def _line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]
+def _runs_on(job: str) -> str:
+    return f"{job} runs on: `ray job logs --follow {job}`, `ray job stop {job}`"
+
+
+def _line(said: object) -> str:
+    return " ".join(str(said).split())[:_SHOWN] or type(said).__name__

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -73,6 +74,16 @@ def parse(text: str) -> Any:
 def write(value: Any) -> str:
     """A document that :func:`parse` reads back to the same."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def inline(text: str) -> str:
+    """A text as a value on one line that :func:`parse` reads back: bare where that will do, else in quotes."""
+    try:
+        if parse(text) == text:
+            return text
+    except yaml.YAMLError:
+        pass
+    return yaml.dump(text, Dumper=_Dumper, default_style='"', allow_unicode=True, width=math.inf).rstrip()
 
 
 def fault(exc: yaml.YAMLError) -> str:

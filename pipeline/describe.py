@@ -17,6 +17,7 @@ from pipeline.prepare.files import INTERACTIONS, source_files
 from pipeline.profile.engines import engine_of
 from pipeline.stage import Columns
 from pipeline.stages import STAGES
+from pipeline.work.hub import written_out
 from pipeline.work.text import table
 
 
@@ -37,8 +38,8 @@ def local_folders(config: RunConfig, stages: Collection[str]) -> list[str]:
     named = [config.encode.model] if "encode" in stages else []
     if "profile" in stages:
         named += [str(getattr(config.profile.engine, name, None) or "") for name in ("model", "tokenizer")]
-    return [*folders, *(os.path.abspath(os.path.expanduser(name)) for name in named
-                        if name and os.path.isdir(os.path.expanduser(name)))]
+    models = [written_out(name) for name in named if name]
+    return [*folders, *(os.path.abspath(folder) for folder in models if os.path.isdir(folder))]
 
 
 def dry_run(config: RunConfig, until: str | None = None) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -61,13 +60,14 @@ def serve(model: Annotated[str, typer.Argument(metavar="FOLDER", help="An export
           overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False,
           quiet: Quiet = False) -> None:
     """A recommender behind HTTP, on Ray Serve."""
+    from configs import yaml12
     from configs.loader import dump, load
     from pipeline.commands.invocation import print_lines
     from pipeline.serve.config import ServeConfig
     from pipeline.work.progress import set_quiet
 
     set_quiet(quiet)
-    settings = load(ServeConfig, config, [f"model={json.dumps(model)}", *(overrides or ())])
+    settings = load(ServeConfig, config, [f"model={yaml12.inline(model)}", *(overrides or ())])
     if dry_run:
         print(dump(settings))
         return

@@ -19,6 +19,8 @@ LEDGER = "ledger"
 _FINGERPRINT = re.compile(r'"([0-9a-f]{16})"')
 _PARTS = ("manifest.json", "key.json", "attempts")
 """What an artifact's folder holds, in the order in which it goes: without its manifest it is nobody's artifact."""
+_TRIALS = "ray"
+"""In a search's folder: what Ray keeps of its trials, there before the first begins."""
 _SCRATCH = re.compile(rf"(artifacts/[^/]+/[^/]+/attempts/[^/]+/{SCRATCH}(?:-[^/]+)?)/")
 
 
@@ -60,8 +62,9 @@ def survey(storage: Storage, runs: Sequence[str] = ()) -> Cleaning:
     a search's trials have trained; what a process builds right now; and whatever one of these is built from.
 
     Raises:
-        ArtifactError: no such run; a process is at work on one that is named; a run is being planned right now, or it
-            or a search was begun by a version that did not write down what it needs.
+        ArtifactError: no such run; a process is at work on one that is named; a run is being planned right now, a
+            search is about to begin its first trial, or one of them was begun by a version that did not write down what
+            it needs.
     """
     found = Cleaning(storage, runs)
     there = storage.names("runs")
@@ -160,13 +163,11 @@ def _needs(storage: Storage, stages: Mapping[str, str], without: Sequence[str], 
     """
     needs: dict[str, set[str]] = {}
     for name in storage.names("runs"):
-        if name not in without and storage.exists(f"runs/{name}/config.json"):
+        if name not in without and (storage.exists(f"runs/{name}/config.json")
+                                    or leases.holder(storage, f"runs/{name}/lock.json")):  # one that is just begun
             needs[f"run {name}"] = _of_run(storage, name)
     for name in storage.names("tune"):
-        if storage.exists(f"tune/{name}/search.json") and not storage.exists(f"tune/{name}/{TRAINED}"):
-            raise ArtifactError(f"search {name}: there is no {TRAINED}/ in {storage.path(f'tune/{name}')}, so nobody "
-                                "knows what it needs; the command that began it writes it, or delete the folder")
-        needs[f"search {name}"] = {file.removesuffix(".json") for file in storage.names(f"tune/{name}/{TRAINED}")}
+        needs[f"search {name}"] = _of_search(storage, name)
     for fingerprint, stage in stages.items():
         if holder := leases.holder(storage, f"artifacts/{stage}/{fingerprint}/{LEASE}"):
             needs.setdefault(f"process {holder['pid']} on {holder['host']}", set()).add(fingerprint)
@@ -179,6 +180,18 @@ def _of_run(storage: Storage, name: str) -> set[str]:
     used = storage.read_json(references).values() if storage.exists(references) else ()
     plan, _ = planned(storage, name)
     return {*used, *(fingerprint for needed in plan["needed"].values() for fingerprint in needed)}
+
+
+def _of_search(storage: Storage, name: str) -> set[str]:
+    """Fingerprints of its trials; none before the first has begun, as what they train on is its run's need."""
+    folder = f"tune/{name}"
+    if not storage.exists(f"{folder}/{_TRIALS}") or storage.exists(f"{folder}/{TRAINED}"):
+        return {file.removesuffix(".json") for file in storage.names(f"{folder}/{TRAINED}")}
+    if holder := leases.holder(storage, f"{folder}/lock.json"):
+        raise ArtifactError(f"search {name}: process {holder['pid']} on {holder['host']} is about to begin its first "
+                            "trial; try again when it has")
+    raise ArtifactError(f"search {name}: there is no {TRAINED}/ in {storage.path(folder)}, so nobody knows what it "
+                        "needs; the command that began it writes it, or delete the folder")
 
 
 def _with_inputs(storage: Storage, needed: Iterable[str], stages: Mapping[str, str], keys: dict[str, set[str]]

@@ -123,7 +123,7 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
                min=0, help="Place the driver on a node with so many CPUs free; default: the head.")] = None,
            yes: Yes = False) -> None:
     """Send a command to a Ray cluster as a job."""
-    from cluster.connect import is_here
+    from cluster.addresses import is_here
     from cluster.submit import job_address
     from cluster.submit import submit as send
     from pipeline.commands.invocation import required
@@ -143,7 +143,8 @@ def submit(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
         others: dict[str, Callable[..., None]] = {"tune": tune, "prove": prove, "run": partial(_run, None)}
         others.get(command, partial(_run, command))(overrides, config, dry_run=True, quiet=quiet)
         return
-    raise typer.Exit(send(entrypoint, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus))
+    code = send(entrypoint, Path.cwd(), address=address, env=job_environment(), wait=wait, cpus=driver_cpus)
+    sys.exit(code)  # no typer.Exit: of an interrupt `main` would say that the same command goes on
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from cluster.ignored import ALWAYS, left_out
+from configs import yaml12
 from configs.errors import ConfigError, illegal
 from configs.files import SHIPPED, files_of
 from pipeline.commands.invocation import open_run
@@ -39,7 +40,7 @@ def job_command(name: str, read: Callable[[], Read], overrides: Sequence[str], w
         read: what the command is about; called once the rest is found legal. Its files must lie in ``working_dir`` or
             be shipped ones.
         working_dir: the folder that is uploaded.
-        here: the cluster is on this machine, so a relative storage root can be made absolute.
+        here: the cluster's head is on this machine, so a relative storage root can be made absolute.
         confirmed: a price above the config's limit was agreed to.
 
     Raises:
@@ -58,10 +59,11 @@ def job_command(name: str, read: Callable[[], Read], overrides: Sequence[str], w
     if storage.is_relative():
         if not here:
             raise ConfigError(f"storage.uri: got {storage.uri!r}; a job on another machine needs a URI "
-                              "(s3://bucket/prefix) or an absolute path that all its nodes share")
+                              "(s3://bucket/prefix) or an absolute path that all its nodes share; set storage.uri (no "
+                              "Ray of this machine listens at that address, though a tunnel may)")
         location = str((working_dir / location).absolute())
     if location != storage.uri:  # the job's surroundings may know other variables and another home
-        command.append(f"storage.uri={location}")
+        command.append(f"storage.uri={yaml12.inline(location)}")
     return command + ["--quiet"] * quiet + ["--yes"] * confirmed
 
 
@@ -82,17 +84,7 @@ def _uploaded(setting: str, file: Path, working_dir: Path) -> str:
         return f"configs/{file.relative_to(SHIPPED.resolve())}"
     if not file.is_relative_to(working_dir):
         raise ConfigError(f"{setting}: {file}: a job gets only the files below {working_dir}; put the file there")
-    if _ignored(file, working_dir):
-        raise ConfigError(f"{setting}: {file}: a job does not get what .gitignore or .rayignore name; copy the file to "
-                          f"another folder below {working_dir}")
+    if left_out(file, working_dir):
+        raise ConfigError(f"{setting}: {file}: a job does not get what .gitignore or .rayignore name, nor what lies in "
+                          f"{', '.join(ALWAYS)}; copy the file to another folder below {working_dir}")
     return str(file.relative_to(working_dir))
-
-
-def _ignored(file: Path, working_dir: Path) -> bool:
-    """Whether Ray leaves the file out, as far as git can tell."""
-    try:
-        asked = subprocess.run(["git", "-c", f"core.excludesFile={working_dir / '.rayignore'}", "check-ignore",
-                                "--no-index", "-q", str(file)], cwd=working_dir, capture_output=True, check=False)
-    except OSError:  # there is no git
-        return False
-    return asked.returncode == 0

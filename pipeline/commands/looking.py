@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -38,7 +39,7 @@ def doctor(overrides: Overrides = None, config: ConfigOption = None, dry_run: Dr
     from pipeline.work.text import table
 
     checks = list(examine(run_config.storage, run_config.cluster, with_ray=ray, with_nodes=cluster,
-                          folders=local_folders(run_config, ("prepare", "profile", "encode"))))
+                          folders=partial(local_folders, run_config, ("prepare", "profile", "encode"))))
     if as_json:
         print(json.dumps([check.__dict__ for check in checks], indent=2))
     else:

@@ -49,7 +49,7 @@ def identity(setting: str, model: str, revision: str | None, digests: DigestCach
     folder = local_folder(setting, model, revision)
     if folder is not None:
         return (digests or DigestCache()).folder(folder)
-    return COMMIT_SCHEME + commit(setting, os.path.expandvars(model), revision)
+    return COMMIT_SCHEME + commit(setting, written_out(model), revision)
 
 
 def locate(setting: str, model: str, revision: str | None, known: str) -> ModelFiles:
@@ -57,7 +57,7 @@ def locate(setting: str, model: str, revision: str | None, known: str) -> ModelF
     folder = local_folder(setting, model, revision)
     if folder is not None:
         return ModelFiles(str(folder))
-    return ModelFiles(os.path.expandvars(model), known.removeprefix(COMMIT_SCHEME))
+    return ModelFiles(written_out(model), known.removeprefix(COMMIT_SCHEME))
 
 
 def local_folder(setting: str, model: str, revision: str | None) -> Path | None:
@@ -65,14 +65,18 @@ def local_folder(setting: str, model: str, revision: str | None) -> Path | None:
     if model.startswith(packaged.SCHEME):
         refuse_revision(setting, model, revision)
         return packaged.folder(setting, model.removeprefix(packaged.SCHEME))
-    expanded = os.path.expandvars(model)
-    folder = Path(expanded).expanduser()
-    if folder.is_dir():
+    expanded = written_out(model)
+    if os.path.isdir(expanded):
         refuse_revision(setting, model, revision)
-        return folder.absolute()
+        return Path(expanded).absolute()
     if expanded.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(expanded):
         raise _no_model(setting, model)
     return None
+
+
+def written_out(model: str) -> str:
+    """A model's name with environment variables and ``~`` filled in."""
+    return os.path.expanduser(os.path.expandvars(model))
 
 
 def _no_model(setting: str, model: str) -> ConfigError:

@@ -65,7 +65,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
 
 
 def wait_for_nodes(two: TwoNodes, count: int) -> None:
-    asked = ("import ray, time; from cluster.connect import use_own_token; use_own_token('127.0.0.1'); "
+    asked = ("import ray, time; from cluster.addresses import use_own_token; use_own_token('127.0.0.1'); "
              "ray.init(address='auto', logging_level='error')\n"
              f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)")
     subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=two.environment, capture_output=True, timeout=180,

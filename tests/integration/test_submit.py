@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.addresses import is_here
 from tests.integration.conftest import ROOT
 from tests.job_server import job_server
 from tests.tools import epochs_logged
@@ -64,6 +65,10 @@ def test_a_job_runs_from_the_upload_and_its_results_stay(submitted: tuple[Path, 
     assert (storage / "runs" / "demo" / "report.md").is_file()
     assert "ndcg@10" in done.stdout
     assert re.search(r"raysubmit_\w+: succeeded", done.stderr)
+
+
+def test_the_head_is_known_to_be_of_this_machine(address: str) -> None:
+    assert is_here(address) and is_here(None)
 
 
 def test_a_search_goes_as_a_job_too_and_its_files_stay(address: str, environment: dict[str, str], tmp_path: Path

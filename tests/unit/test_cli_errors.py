@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import yaml12
 from configs.errors import ConfigError, DataError, MissingExtraError, ours
 from pipeline.commands import cli
 from pipeline.commands.ending import Terminated
@@ -138,3 +139,10 @@ def test_a_file_to_record_in_is_refused_before_any_work(tmp_path: Path, capsys: 
         cli.main(["report", "--record", str(taken)])
     assert caught.value.code == 2
     assert "taken' is a file" in capsys.readouterr().err
+
+
+def test_a_model_of_any_name_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "/models/a: 😀 #1", "--dry-run"])
+    assert ended.value.code in (0, None)
+    assert yaml12.parse(capsys.readouterr().out)["model"] == "/models/a: 😀 #1"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from configs.loader import load
 from pipeline.config import RunConfig
-from pipeline.describe import shortage
+from pipeline.describe import local_folders, shortage
 from pipeline.stage import Resources
 from pipeline.stages import STAGES
 
@@ -63,3 +65,13 @@ def test_what_a_stage_needs_an_earlier_one_makes() -> None:
         for name, columns in stage.needs.items():
             assert set(columns) <= made.get(name, set()), f"{stage.name} needs {name}"
         made |= {name: set(columns) for name, columns in stage.makes.items()}
+
+
+def test_folders_of_models_are_found_behind_variables_and_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                   ) -> None:
+    monkeypatch.setenv("MODELS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "encoder").mkdir()
+    for name in ("$MODELS/encoder", "${MODELS}/encoder", "~/encoder"):
+        assert local_folders(_config(f"encode.model={name}"), ["encode"]) == [str(tmp_path / "encoder")]
+    assert local_folders(_config("encode.model=intfloat/multilingual-e5-large"), ["encode"]) == []

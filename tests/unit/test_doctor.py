@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster import doctor
 from cluster.config import ClusterConfig, StorageConfig
 from cluster.doctor import Check, Part, examine, passed
+from configs.errors import DataError
+from tests.tools import cli_here
 
 
 def test_only_failures_fail() -> None:
@@ -33,6 +39,49 @@ def test_a_storage_root_that_cannot_be_used_fails(tmp_path: Path) -> None:
     check = doctor._storage(StorageConfig(uri=str(tmp_path / "file" / "below")))
     assert (check.status, check.next_step) == ("fail", "set storage.uri to another folder")
     assert doctor._storage(StorageConfig(uri="ftp://x/y")).status == "fail"
+
+
+def test_a_storage_root_below_a_closed_folder_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As anybody but root sees it."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        if Path(str(path)).is_relative_to(closed) and str(path) != str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
+    check = doctor._storage(StorageConfig(uri=str(closed / "inner" / "results")))
+    assert (check.status, check.detail.endswith(f"{closed} cannot be written")) == ("fail", True)
+
+
+def test_folders_are_looked_for_when_nodes_are_asked_and_missing_ones_are_a_failed_check() -> None:
+    def folders() -> list[str]:
+        raise DataError("prepare.source.folder: '/nowhere' is not there")
+
+    list(examine(StorageConfig(), ClusterConfig(), folders=folders))
+    assert list(doctor._nodes(StorageConfig(), folders)) == [
+        Check("nodes", "fail", "prepare.source.folder: '/nowhere' is not there", "see the message")]
+
+
+def test_data_that_are_missing_leave_the_table_of_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: [Check("a", "ok", "found")])
+    told = cli_here("doctor", "prepare.source={kind: movielens, folder: /nowhere}", "prepare.execution.workers=2")
+    assert (told.returncode, told.stderr) == (0, "") and "found" in told.stdout
+
+
+def test_an_interrupt_while_ray_starts_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def interrupted(config: ClusterConfig) -> Iterator[None]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(doctor, "connect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(examine(StorageConfig(), ClusterConfig(), with_ray=True))
 
 
 def test_little_space_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import socket
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.main import get_command
 
+from cluster import addresses
+from cluster.addresses import is_here, use_own_token
 from cluster.config import ClusterConfig
-from cluster.connect import in_job, is_here, joins_cluster, local_cpus, use_own_token
+from cluster.connect import connect, in_job, joins_cluster, local_cpus
 from cluster.submit import job_address
 from configs.errors import ConfigError
+from configs.loader import load
 from pipeline.commands import jobs
 from pipeline.commands.cli import app
 from pipeline.commands.jobs import COMMANDS, job_environment, read_run
+from pipeline.config import RunConfig
 from tuning.search import read_search
 
 
@@ -25,6 +31,13 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN",
                  "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """An address of this machine where this process, which is no Ray, listens: the near end of a tunnel."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 def job_command(name: str, config: str, overrides: list[str], working_dir: Path, **more: bool) -> list[str]:
@@ -57,6 +70,12 @@ def test_a_relative_storage_root_on_another_machine_is_refused(tmp_path: Path) -
         job_command("run", "demo", [], tmp_path, here=False)
 
 
+@pytest.mark.parametrize("folder", ["run #3", "a: b", "[x", "ünï 😀"])
+def test_a_storage_root_of_any_name_is_read_by_the_job_as_it_is(tmp_path: Path, folder: str) -> None:
+    command = job_command("run", "demo", [], tmp_path / folder, here=True)
+    assert load(RunConfig, None, ["name=x", command[-1]]).storage.uri == f"{tmp_path}/{folder}/results"
+
+
 @pytest.mark.parametrize("extends", [False, True])
 def test_a_file_outside_the_upload_is_refused_and_one_that_is_only_extended_too(tmp_path: Path, extends: bool) -> None:
     inside, outside, file = tmp_path / "inside", tmp_path / "mine.yaml", tmp_path / "mine.yaml"
@@ -72,15 +91,27 @@ def test_a_file_outside_the_upload_is_refused_and_one_that_is_only_extended_too(
 
 @pytest.mark.parametrize("names", [".gitignore", ".rayignore"])
 def test_a_file_that_ray_leaves_out_is_refused(tmp_path: Path, names: str) -> None:
-    """Such as a proof's `config.json` below `results`, where the checkout ignores that."""
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / names).write_text("/results/\n")
-    (tmp_path / "results").mkdir()
-    for file in (tmp_path / "results" / "mine.yaml", tmp_path / "mine.yaml"):
-        file.write_text("name: x\n")
-    assert job_command("run", str(tmp_path / "mine.yaml"), [], tmp_path, here=True)[5] == "mine.yaml"
-    with pytest.raises(ConfigError, match=r"a job does not get what \.gitignore or \.rayignore name"):
-        job_command("run", str(tmp_path / "results" / "mine.yaml"), [], tmp_path, here=True)
+    """Such as a proof's `config.json` below `results`, where the checkout ignores that; no repository is needed."""
+    (tmp_path / names).write_text("/results/\n!/results/kept.yaml\n")
+    for file in ("mine.yaml", "results/mine.yaml", "results/kept.yaml", "sub/results/mine.yaml", "sub/venv/mine.yaml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).write_text("name: x\n")
+    for file in ("mine.yaml", "results/kept.yaml", "sub/results/mine.yaml"):
+        assert job_command("run", str(tmp_path / file), [], tmp_path, here=True)[5] == file
+    for file in ("results/mine.yaml", "sub/venv/mine.yaml"):
+        with pytest.raises(ConfigError, match=r"a job does not get what \.gitignore or \.rayignore name, nor .* venv"):
+            job_command("run", str(tmp_path / file), [], tmp_path, here=True)
+
+
+def test_ignore_files_count_from_the_uploaded_folder_on(tmp_path: Path) -> None:
+    above, inside = tmp_path, tmp_path / "uploaded" / "inside"
+    inside.mkdir(parents=True)
+    (inside / "mine.yaml").write_text("name: x\n")
+    (above / ".gitignore").write_text("mine.yaml\n")
+    assert job_command("run", str(inside / "mine.yaml"), [], inside.parent, here=True)[5] == "inside/mine.yaml"
+    (inside / ".gitignore").write_text("mine.yaml\n")
+    with pytest.raises(ConfigError, match="a job does not get"):
+        job_command("run", str(inside / "mine.yaml"), [], inside.parent, here=True)
 
 
 _SEARCH = """name: s
@@ -149,6 +180,27 @@ def test_which_addresses_are_on_this_machine(address: str | None, here: bool) ->
     assert is_here(address) == here
 
 
+def test_a_tunnel_of_this_machine_leads_elsewhere(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_here(f"http://{listener}")
+    monkeypatch.setattr(addresses, "_SERVERS", (psutil.Process().cmdline()[0],))  # Ray's own server
+    assert is_here(f"http://{listener}")
+
+
+@pytest.mark.parametrize(("running", "here"), [({"gcs_server", "raylet"}, True), ({"raylet"}, False), ({"bash"}, True)])
+def test_without_an_address_a_node_finds_the_head_that_it_belongs_to(monkeypatch: pytest.MonkeyPatch, running: set[str],
+                                                                     here: bool) -> None:
+    monkeypatch.setattr(addresses, "_running", lambda: running)
+    assert is_here(None) == here
+
+
+@pytest.mark.parametrize("address", ["http://head:826x", "head:82655", "http://[::1"])
+def test_what_is_no_address_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for use in (lambda: is_here(address), lambda: connect(ClusterConfig()).__enter__()):
+        with pytest.raises(ConfigError, match=r"Ray's address: got '.*'; legal: HOST:PORT, or a URL"):
+            use()
+
+
 def test_the_given_address_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://a:1")
     assert job_address(None) == "http://a:1"
@@ -185,6 +237,14 @@ def test_a_token_of_this_machine_goes_to_this_machine_alone(
         (tmp_path / ".ray" / "auth_token").write_text("t")
     use_own_token(address)
     assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_token_of_this_machine_goes_through_no_tunnel(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is restored afterwards
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    use_own_token(listener)
+    assert "RAY_AUTH_MODE" not in os.environ
 
 
 def test_a_chosen_mode_stays(monkeypatch: pytest.MonkeyPatch) -> None:

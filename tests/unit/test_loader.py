@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
+from configs import yaml12
 from configs.base import Config
 from configs.errors import ConfigError
 from configs.files import assign, flatten, merge, read_yaml, resolve_path
@@ -65,6 +66,14 @@ def test_plain_scalars_are_read_as_yaml_1_2(tmp_path: Path, text: str, value: ob
     read = read_yaml(_file(tmp_path, f"a: {text}\n"))["a"]
     assert read == value
     assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(("text", "written"), [
+    ("/plain/path", "/plain/path"), ("s3://bucket/a", "s3://bucket/a"), ("ü/😀", "ü/😀"), ("run #3", '"run #3"'),
+    ("a: b", '"a: b"'), ("5", '"5"'), ("", '""'), (" a\n", '" a\\n"'), ("😀 #1", '"\\U0001F600 #1"'),
+    ("\x7f", '"\\x7F"'), ("long #" + " b" * 99, '"long #' + " b" * 99 + '"')])
+def test_a_text_on_one_line_is_read_back(text: str, written: str) -> None:
+    assert yaml12.inline(text) == written and yaml12.parse(written) == text
 
 
 def test_merge_keys_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:

@@ -283,13 +283,37 @@ def test_a_run_at_work_or_being_planned_is_not_touched(call: Call, store: Storag
     assert contents(root) == before
 
 
+def test_a_run_that_is_planned_for_the_first_time_is_waited_for(call: Call, store: Storage, root: Path) -> None:
+    """It may have found an artifact already, that no other run needs."""
+    shutil.rmtree(root / "runs/tiny")
+    lock = leases.take(store, "runs/new/lock.json", "new")
+    before = contents(root)
+    code, _, err = call("clean", "--yes")
+    assert code == 2 and err.startswith("error: run new: process ") and "is just planning it" in err
+    assert contents(root) == before
+    lock.release()
+    assert call("clean", "--yes")[0] == 0
+
+
+def test_a_search_whose_first_trial_has_not_begun_needs_nothing_yet(call: Call, store: Storage, root: Path) -> None:
+    lock = leases.take(store, "tune/wide/lock.json", "wide")
+    (root / "tune/wide/search.json").write_text("{}")
+    assert call("clean", "--yes")[0] == 0
+    (root / "tune/wide/ray").mkdir()
+    code, _, err = call("clean", "--yes")
+    assert code == 2 and "is about to begin its first trial; try again when it has" in err
+    (root / "tune/wide/trained").mkdir()
+    assert call("clean", "--yes")[0] == 0
+    lock.release()
+
+
 def test_what_an_older_version_has_begun_is_not_guessed(call: Call, root: Path) -> None:
     (root / "runs/tiny/steps.json").unlink()
     for command in (("clean", "--yes"), ("status", "tiny")):
         code, _, err = call(*command)
         assert code == 2 and "there is no steps.json in " in err and "the command that began it writes one" in err
     assert call(*PLAIN, config=True)[0] == 0
-    (root / "tune/old").mkdir(parents=True)
+    (root / "tune/old/ray").mkdir(parents=True)
     (root / "tune/old/search.json").write_text("{}")
     code, _, err = call("clean", "--yes")
     assert code == 2 and err.startswith("error: search old: there is no trained/ in ")
