@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
+from configs.errors import ConfigError
+from configs.loader import validate
 from pipeline.report.claims import claims
 from pipeline.report.config import ReportConfig
 from pipeline.report.scores import Answers
@@ -77,3 +80,9 @@ def test_trainings_that_are_chosen_by_other_metrics_name_them() -> None:
     assert (table.header[3], table.rows[0][3]) == ("validation ndcg@10", "0.0500")
     table = training({"training": {"plain": {"0": run}, "mine": {"0": run | {"metric": "mrr@5"}}}, "cost": {}})
     assert (table.header[3], [row[3] for row in table.rows]) == ("validation", ["0.0500 (ndcg@10)", "0.0500 (mrr@5)"])
+
+
+def test_a_seed_below_0_is_refused_before_anything_is_trained() -> None:
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match="seed"):
+            validate(ReportConfig, {"seed": seed})
