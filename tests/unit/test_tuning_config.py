@@ -191,13 +191,13 @@ def test_a_search_goes_on_wherever_and_however_it_is_computed() -> None:
 def test_the_winner_s_file_is_read_as_it_was_written(storage: Storage) -> None:
     """Words that YAML 1.1 tells from numbers, and 1.2 does not."""
     path = resolve_path("tune/alpha_beta.yaml")
-    config = load(TuneConfig, path, ["overrides=['recipes={\"08\": {}}', 'train.init_from=\"1e5\"']"])
+    config = load(TuneConfig, path, ["overrides=['recipes={\"08\": {}, \"1e5\": {}}']"])
     values, run_config = base_run(config, path)
     row = {"trial": "t", "status": "finished", "metric": 0.1, "epochs": 3, "seconds": 1.0, "fingerprint": "f",
            "train.alpha": 0.4, "train.beta": True, "reason": ""}
     result = _conclude(config, values, run_config, storage, "tune/s", [row])
     best = load(RunConfig, storage.path("tune/s/best.yaml"))
-    assert best == result.best and best.train.init_from == "1e5"
+    assert best == result.best and set(best.recipes) == {"08", "1e5"}
 
 
 def test_a_trial_that_was_trained_before_tells_its_epochs_as_it_did(storage: Storage, monkeypatch: pytest.MonkeyPatch
