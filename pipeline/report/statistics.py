@@ -87,7 +87,8 @@ def intervals(values_SNM: np.ndarray, resamples: int, confidence: float, seed: i
         means_RM = mean_M + (means_RM - mean_M) * _widening(values_SNM, tail)
     low_M, high_M = np.quantile(means_RM, [tail, 1.0 - tail], axis=0)
     above_M = (means_RM > 0).mean(axis=0)
-    return [Interval(*map(float, row), users) for row in zip(mean_M, low_M, high_M, above_M, strict=True)]
+    return [Interval(float(mean), float(low), float(high), float(above), users)
+            for mean, low, high, above in zip(mean_M, low_M, high_M, above_M, strict=True)]
 
 
 def _seed_variance(values_SNM: np.ndarray) -> np.ndarray:
