@@ -27,7 +27,8 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
     Args:
         trained: the run's `train` artifacts, by label.
         arm: None: of the run's arms that are no control, the best on validation by the run's
-            ``train.validation_metric``; the first of equal ones.
+            ``train.validation_metric``; the first of equal ones. Those that read profiles in training are validated
+            with them and answer without, so they stand aside where there are others.
         seed: None: the run's first.
 
     Raises:
@@ -38,9 +39,8 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
         raise ConfigError(illegal("arm", arm, config.trained_arms()))
     if seed is not None and seed not in config.seeds:
         raise ConfigError(illegal("seed", seed, config.seeds))
-    arms = [arm] if arm is not None else [name for name in config.arms if config.control_for(name) is None]
     own_seed = config.seeds[0] if seed is None else seed
-    labels = [f"train/{name}/seed-{own_seed}" for name in arms or config.arms]
+    labels = [f"train/{name}/seed-{own_seed}" for name in ([arm] if arm is not None else _candidates(config))]
     there = [label for label in labels if label in trained]
     if not there:
         raise ArtifactError(f"run {config.name!r}: {' and '.join(labels)} not trained under these settings; run "
@@ -52,3 +52,9 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
     metric = config.train.validation_metric
     best = max(there, key=lambda label: (trained[label].manifest.info.get("validation") or {}).get(metric, 0.0))
     return Trained(best, trained[best])
+
+
+def _candidates(config: RunConfig) -> list[str]:
+    """The arms among which the best is looked for."""
+    arms = [name for name in config.arms if config.control_for(name) is None] or list(config.arms)
+    return [name for name in arms if config.for_arm(name).train.profile_input is None] or arms

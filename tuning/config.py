@@ -101,7 +101,7 @@ class TuneConfig(Config):
     search: Annotated[OptunaSearch | GridSearch, Field(discriminator="kind")] = OptunaSearch()
     asha: ASHAConfig | None = ASHAConfig()
     """None: every trial runs to its end."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds the sampler; trials train with the run's first seed."""
     final_seeds: tuple[int, ...] = ()
     """After the search the best configuration is run with these seeds, all its arms, and scored on the test part once;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from configs.errors import ConfigError
 from configs.loader import validate
@@ -13,6 +13,9 @@ from pipeline.train.definition import TrainStep
 from tuning.config import Choice
 from tuning.space import Space
 from tuning.trial import assign, searched_step
+
+_MEASURES: Final = ("filter_seen", "validation_metric", "validation_users")
+"""Settings of training by which its validation measures another thing."""
 
 
 def runs_at_ends(values: dict[str, Any], space: Space, setting: str, where: str = "") -> list[RunConfig]:
@@ -35,13 +38,17 @@ def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig])
         searched: the run with each of the setting's values.
 
     Raises:
-        ConfigError: all values give the same training, or some want other inputs, or other teachers.
+        ConfigError: all values give the same training, or some want other inputs, other teachers or another measure.
     """
     own = searched_step(base)
     arm = own.label.split("/")[1]
     other = f"search another arm (arms=[…] in overrides), or recipes.{arm}.{setting}"
     for config in searched:
         step = searched_step(config)
+        for name in _MEASURES:
+            if getattr(step.config.train, name) != getattr(own.config.train, name):
+                raise ConfigError(f"space.{setting}: train.{name} changes what validation measures, so the figures of "
+                                  "trials would not be of one thing; set it in the search's overrides")
         if set(step.inputs) != set(own.inputs):
             lacking = ", ".join(sorted(set(step.inputs) ^ set(own.inputs)))
             raise ConfigError(f"space.{setting}: some of its values want other inputs ({lacking}) than the search "

@@ -22,13 +22,14 @@ _SHOWN = 30
 Row = dict[str, Any]
 
 
-def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds: str) -> str:
+def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds: str, halving: bool) -> str:
     """The page.
 
     Args:
         metric: the validation metric that was searched for.
         rows: the leaderboard, best first.
         seeds: what became of the winner on other seeds and on the test part, or how to find out; a sentence.
+        halving: whether the worse trials were stopped (`asha`).
     """
     scored = [row for row in rows if row["metric"] is not None and row["status"] != FAILED]
     failed = sum(row["status"] == FAILED for row in rows)
@@ -44,7 +45,7 @@ def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds
         "name": name,
         "verdicts": [f"Best of {len(rows)} trials: validation {metric} {scored[0]['metric']:.4f} with {best}.",
                      *([f"{failed} of the trials failed."] if failed else []), seeds],
-        "trials": [_trials(rows, settings, metric)],
+        "trials": [_trials(rows, settings, metric, halving)],
         "settings": list(_settings(scored, space, metric)),
     }
     return page(_TEMPLATE, content, {key: svg for key, svg in figures.items() if svg is not None})
@@ -55,13 +56,16 @@ def row_value(row: Row, setting: str) -> str:
     return short(row[setting]) if setting in row else ""
 
 
-def _trials(rows: Sequence[Row], settings: Sequence[str], metric: str) -> Table:
+def _trials(rows: Sequence[Row], settings: Sequence[str], metric: str, halving: bool) -> Table:
     shown = [(f"{row['metric']:.4f}" if row["metric"] is not None else "–", row["status"], str(row["epochs"] or ""),
               f"{row['seconds']:,.0f}", *(row_value(row, setting) for setting in settings), row[REASON])
              for row in rows[:_SHOWN]]
     note = f"The first {_SHOWN} of {len(rows)}; leaderboard.csv has them all. " if len(rows) > _SHOWN else ""
+    if halving:
+        note += ("A trial of few epochs was stopped as one of the worse, unless its own early stopping or its settings "
+                 "ended it.")
     return Table("Trials, best first", (f"validation {metric}", "status", "epochs", "seconds", *settings, "reason"),
-                 tuple(shown), f"{note}A trial of fewer epochs than others was stopped as one of the worse.")
+                 tuple(shown), note)
 
 
 def _settings(scored: Sequence[Row], space: Space, metric: str) -> Iterator[Table]:

@@ -57,9 +57,11 @@ def parallel_coordinates(scored: Sequence[Row], space: Space, metric: str) -> Fi
 
 
 def importance(scored: Sequence[Row], space: Space) -> Figure | None:
-    """Shares of the metric's variance that a forest over the trials lays to each setting (fANOVA, Hutter et al.,
-    ICML 2014, as Optuna computes it); settings that some trials do not have are left out."""
-    shared = [setting for setting in space if all(setting in row for row in scored)]
+    """Shares of the metric's variance that a forest over the trials lays to each setting alone (fANOVA, Hutter et al.,
+    ICML 2014, as Optuna computes it); what is missing to 1 lies in settings together. Settings that some trials do not
+    have, or that all have alike, are left out."""
+    shared = [setting for setting in space if all(setting in row for row in scored)
+              and len({encode(row[setting]) for row in scored}) > 1]
     if len(scored) < _FEWEST or len({row["metric"] for row in scored}) < 2 or not shared:
         return None
     import optuna
@@ -70,15 +72,16 @@ def importance(scored: Sequence[Row], space: Space) -> Figure | None:
         study.add_trial(optuna.trial.create_trial(
             params={s: encode(row[s]) if isinstance(space[s], Choice) else row[s] for s in shared},
             distributions={s: distribution(space[s]) for s in shared}, value=row["metric"]))
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+    found = optuna.importance.FanovaImportanceEvaluator(seed=0).evaluate(study)
+    if not any(found.values()):
+        return None
     figure = Figure(figsize=(6.4, 0.9 + 0.34 * len(found)))
     axes = figure.subplots()
     names = list(found)[::-1]
     axes.barh(names, [found[name] for name in names], color="#1f9e89", height=0.66)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1)
-    axes.set_title("Share of the metric's variance by setting (fANOVA)")
+    axes.set_title("Share of the metric's variance by each setting alone (fANOVA)")
     return figure
 
 

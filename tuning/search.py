@@ -17,7 +17,7 @@ from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError, illegal
 from configs.files import files_of, resolve_path
-from configs.loader import load, validate
+from configs.loader import dump, load, validate
 from pipeline.config import RunConfig
 from pipeline.plan import plan, run_folder
 from pipeline.report.summary import summary_table
@@ -124,8 +124,7 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         return SearchResult(folder, list(_describe(config, run_config, storage)))
     lease = take_folder(storage, folder)
     try:
-        _claim(storage, folder, {"search": _without_storage(config).key(),
-                                 "run": run_config.key() | {"storage": None}})
+        _claim(storage, folder, claimed(config, run_config))
         with connect(run_config.cluster):
             OneView(storage).require()
             step = searched_step(run_config)
@@ -161,10 +160,11 @@ def _trial_count(config: TuneConfig) -> int:
     return sum(1 for _ in combinations(config.space))
 
 
-def _without_storage(config: TuneConfig) -> TuneConfig:
-    """The search wherever it is kept: a storage root may be spelled in several ways, and moved."""
-    others = tuple(given for given in config.overrides if _group(given) != "storage")
-    return config.model_copy(update={"overrides": others})
+def claimed(config: TuneConfig, run_config: RunConfig) -> dict[str, Any]:
+    """What a search's folder is begun with: all that can change a figure, wherever it is kept and computed. The run's
+    overrides stand in the run itself."""
+    return {"search": config.model_copy(update={"overrides": ()}).key(),
+            "run": run_config.key() | {"storage": None, "cluster": None}}
 
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
@@ -264,14 +264,13 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
     metric = _metric(run_config)
     won = {setting: rows[0][setting] for setting in config.space if setting in rows[0]}
     best = validate(RunConfig, assign(values, won | {"name": f"{config.name}-best"}))
-    import yaml
-
-    storage.write_bytes(f"{folder}/{BEST}", yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False).encode())
+    storage.write_bytes(f"{folder}/{BEST}", dump(best).encode())
     where = f"{storage.path(folder)}/{BEST}"
     final = (f"It is run with seeds {', '.join(map(str, config.final_seeds))} and scored on the test part once: "
              f"{storage.path(run_folder(best))}/report.html." if config.final_seeds else
              f"How it does over seeds and on the test part: mentorec run --config {where} seeds=[0,1,2]")
-    storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, final).encode())
+    storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, final,
+                                                          config.asha is not None).encode())
     return SearchResult(folder, [*lines(rows, metric, where), f"page: {storage.path(folder)}/{PAGE}"], rows, best)
 
 

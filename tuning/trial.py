@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cluster.storage import Storage
@@ -45,8 +47,19 @@ def searched_step(config: RunConfig) -> TrainStep:
     return TrainStep.of(config, arm, config.seeds[0])
 
 
+def told_again(history: Iterable[Mapping[str, Any]], metric: str, keeps_last: bool
+               ) -> Iterator[tuple[int, float, float]]:
+    """Epoch, value and best so far of a finished training's validated epochs that may be chosen, as it told them."""
+    best = -math.inf
+    for record in history:
+        if record["phase"] == 2:
+            best = record[metric] if keeps_last else max(best, record[metric])
+            yield record["epoch"], record[metric], best
+
+
 def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
-    """Ray Tune's trainable. A train artifact that is already there is reported, not trained again.
+    """Ray Tune's trainable. A train artifact that is already there is not trained again: it reports its epochs as if it
+    were, for ASHA compares trials by what they had at one epoch.
 
     ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, and the ``inputs`` of the
     searched step by label.
@@ -58,9 +71,12 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     step = searched_step(trial_config(fixed["values"], chosen(given)))
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
-    metric, switch = step.config.train.validation_metric, step.config.train.distill_epochs
+    config = step.config.train
+    metric, switch, told = config.validation_metric, config.distill_epochs, False
 
     def announce(epoch: int, value: float, best: float) -> None:
+        nonlocal told
+        told = True
         tune.report({"epoch": epoch, TUNED: epoch - switch, "metric": value, "best": best,
                      "fingerprint": key.fingerprint})
 
@@ -72,4 +88,7 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     artifact = find_or_build(storage, key, "tune", lambda out: step.train(inputs, out, watch), resumable=True,
                              found="trained before")
     info = artifact.manifest.info
+    if not told:
+        for epoch, value, best in told_again(info["history"], metric, config.compat == "upstream"):
+            announce(epoch, value, best)
     announce(info["epochs"], info["best_validation"], info["best_validation"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Literal
 
 from configs.errors import ConfigError
@@ -41,7 +42,7 @@ class Controls:
         if kind == "longer":
             return self._longer(arm)
         if kind == "ids":
-            return self._ids(arm)
+            return self._ids(arm, arm) if any(self.reads(m.arm) for m in self._config.members(arm)) else None
         return self._exchanged(arm, kind, arm) if self.reads(arm) else None
 
     def reads(self, arm: str) -> bool:
@@ -80,38 +81,41 @@ class Controls:
             "teacher": kind if recipe.teacher == "distilled" else recipe.teacher,
             "train": merge(recipe.train, changes), "control_for": control_for}))
 
-    def _ids(self, arm: str) -> str | None:
-        """An ensemble as large: further plain seeds in the place of the members that read, or, where the student could
-        not learn from the plain arm, those members without their texts. No two seeds of the proof share a further
-        member: they would agree more than chance does."""
-        members = self._config.members(arm)
-        if not any(self.reads(member.arm) for member in members):
-            return None
+    def _ids(self, arm: str, control_for: str | None) -> str:
+        """The arm without texts and profiles, its ensemble as large."""
+        if arm == "distilled":
+            return "plain"
+        recipe, members = self.recipes[arm], self._config.members(arm)
+        changes: dict[str, Any] = dict.fromkeys(self._text_settings(arm))
+        if changes.keys() & {"item_init", "item_table"} and self._config.for_arm(arm).train.place_untrained:
+            changes["place_untrained"] = False  # no text says where
+        if members:
+            changes["ensemble"] = self._ensemble_of_ids(arm, members)
+        return self._add(f"{arm}-ids", recipe.model_copy(update={
+            "teacher": "plain", "train": merge(recipe.train, changes), "control_for": control_for}))
+
+    def _ensemble_of_ids(self, arm: str, members: Sequence[Member]) -> dict[str, Any]:
+        """Further plain seeds in the place of the members that read, or, where the student could not learn from the
+        plain arm, those members without their texts, each with a seed that makes it a training of its own. No two seeds
+        of the proof share a further member: they would agree more than chance does."""
         own, plain = self._config.for_arm(arm), self._config.for_arm("plain")
         usable = plain.model.max_length >= own.model.max_length and (
             (plain.model.kind == "bert4rec") == (own.model.kind == "bert4rec"))
-        taken = {member.seed for member in members if member.arm == "plain"}
+        taken = [(self._training(member.arm), member.seed) for member in members if not self.reads(member.arm)]
         replaced: list[Member] = []
         for member in members:
-            if self.reads(member.arm) and usable:
-                seed = next(n * self._span for n in range(len(members) + 1) if n * self._span not in taken)
-                taken.add(seed)
-                member = member.model_copy(update={"arm": "plain", "seed": seed})
-            elif self.reads(member.arm):
-                member = member.model_copy(update={"arm": self._without_text(member.arm, {}, None)})
+            if self.reads(member.arm):
+                name = "plain" if usable else self._ids(member.arm, None)
+                training = self._training(name)
+                seed = next(seed for seed in count(0, self._span) if (training, seed) not in taken)
+                taken.append((training, seed))
+                member = member.model_copy(update={"arm": name, "seed": seed})
             replaced.append(member)
         ensemble: dict[str, Any] = {"members": _plainly(replaced)}
         start = own.train.ensemble.start if own.train.ensemble is not None else None
         if start is not None and replaced[start].arm == "plain" and not _alike(plain.model, own.model):
             ensemble["start"] = None
-        return self._without_text(arm, {"ensemble": ensemble}, arm)
-
-    def _without_text(self, arm: str, changes: dict[str, Any], control_for: str | None) -> str:
-        if arm == "distilled":
-            return "plain"
-        recipe, unset = self.recipes[arm], dict.fromkeys(self._text_settings(arm))
-        return self._add(f"{arm}-ids", recipe.model_copy(update={
-            "teacher": "plain", "train": merge(recipe.train, unset | changes), "control_for": control_for}))
+        return ensemble
 
     def _longer(self, arm: str) -> str | None:
         plain, epochs = self._config.train, sum(self.trainings(arm).values())
@@ -122,13 +126,26 @@ class Controls:
             train={"epochs": epochs, "early_stopping": {"patience_epochs": patience}}, control_for=arm))
 
     def _add(self, name: str, recipe: Recipe) -> str:
-        """A recipe of that name and purpose which the run has already is the user's own and stays."""
+        """A recipe of that name and purpose which the run has already is the user's own and stays. One that trains the
+        same may be both, a control of its own and a member of another's."""
         there = self.recipes.setdefault(name, recipe)
-        if there.control_for != recipe.control_for:
-            purpose = f"a control for {recipe.control_for}" if recipe.control_for else "a member of a control"
-            raise ConfigError(f"recipes.{name}: the proof needs this name for {purpose}; rename the recipe, or set its "
-                              f"control_for to {recipe.control_for or 'null'} where it is just that")
-        return name
+        if there.control_for == recipe.control_for:
+            return name
+        if None in (there.control_for, recipe.control_for) and (
+                self._training(name) == self._training(name, recipe)):
+            purpose = there.control_for or recipe.control_for
+            self.recipes[name] = there.model_copy(update={"control_for": purpose})
+            return name
+        wanted = f"a control for {recipe.control_for}" if recipe.control_for else "a member of a control"
+        raise ConfigError(f"recipes.{name}: the proof needs this name for {wanted}; rename the recipe, or set its "
+                          f"control_for to {recipe.control_for or 'null'} where it is just that")
+
+    def _training(self, arm: str, recipe: Recipe | None = None) -> dict[str, Any]:
+        """What an arm trains, whatever it is called; ``recipe``: in the place of its own."""
+        recipes = self.recipes if recipe is None else self.recipes | {arm: recipe}
+        run = self._config.model_copy(update={"recipes": recipes})
+        own, teacher = run.for_arm(arm), run.teacher(arm)
+        return {"teacher": teacher, "model": own.model.key(), "train": own.train.arm_key(teacher)}
 
 
 def _plainly(members: list[Member]) -> list[dict[str, Any]]:

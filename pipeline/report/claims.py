@@ -16,14 +16,25 @@ def claims(metrics: Metrics) -> Table | None:
     listed = [(f"{row['first']} − {row['second']}", row) for row in found["rows"]]
     if found["chance"] is not None:
         listed.append(("plain − plain, other seeds", found["chance"]))
+    rule = (f"p: {found['permutations']:,} random flips of the signs of the users' differences, averaged over seeds: "
+            "other users, these models; Holm's correction over the pairs that the configuration fixes. Shown: "
+            f"interval above 0 and corrected p below {found['level']:.2g}.")
     rows = tuple((pair, signed(row["mean"]), f"{100 * row['relative']:+.1f} %",
                   f"[{signed(row['low'])}, {signed(row['high'])}]", f"{row['p']:.4f}", f"{row['p_holm']:.4f}",
                   "shown" if row["shown"] else "not shown") for pair, row in listed)
     return Table(f"Claims: {found['metric']}, {PROTOCOL_TITLES[metrics['main_protocol']]}",
                  ("pair", "difference", "relative", f"{100 * (1 - found['level']):g} % interval", "p", "p (Holm)", ""),
-                 rows, f"p: {found['permutations']:,} random flips of the signs of the users' differences, averaged "
-                 "over seeds; Holm's correction over the pairs that the configuration fixes. Shown: interval above 0 "
-                 f"and corrected p below {found['level']:.2g}. Plain against plain must read: not shown.")
+                 rows, f"{rule}{_chance_note(found['chance'])}")
+
+
+def _chance_note(chance: Mapping[str, Any] | None) -> str:
+    """What plain against plain can find, and what it cannot."""
+    if chance is None:
+        return ""
+    seeds = chance["seeds"]
+    return " Plain against plain must read: not shown. " + (
+        f"It sets {seeds} seeds against {seeds} others, fewer than the pairs above have: it finds gross errors alone."
+        if seeds > 1 else "It sets one seed against one other by users alone, so the chance of a seed may be shown.")
 
 
 def opening(metrics: Metrics) -> list[str]:
@@ -81,7 +92,7 @@ def _served(found: Mapping[str, Any]) -> tuple[str, str]:
     better = {arm: next(row for row in rows if row["second"] == "plain") for arm, rows in by_arm.items()
               if any(row["second"] == "plain" and row["shown"] for row in rows)}
     if not better:
-        hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["high"] < 0]
+        hurt = [row["first"] for row in found["rows"] if row["second"] == "plain" and row["verdict"] == "below 0"]
         return "plain", ("Serve plain: no teacher's gain is shown" + (f"; {', '.join(hurt)} did worse" if hurt else "")
                          + f" ({found['metric']})")
     arm = max(better, key=lambda name: better[name]["mean"])

@@ -21,7 +21,7 @@ from pipeline.store.columns import ITEM_IDX
 Groups = dict[str, dict[str, np.ndarray]]
 """Kind → label → bool [N], whom of the test users a slice holds; no slice is empty."""
 COLD_START = "cold_start"
-_LABELS = {REMOVED: "removed from training", CUT: "cut in training"}
+_LABELS = {REMOVED: "removed from training", CUT: "few left in training"}
 
 
 def groups(prepared: Artifact, cases: Cases, items: Items) -> Groups:
@@ -49,8 +49,8 @@ def tables(metrics: Metrics) -> Iterator[Table]:
     for kind, found in metrics["effects"].items():
         note = "Shown beside the claims, not tested."
         if kind == COLD_START:
-            note = ("A model of ids alone cannot rank a removed item. Which items they are stands in "
-                    f"{COLD_FILE} of the prepared data. {note}")
+            note = ("A model of ids alone cannot rank a removed item; some of those with few left had no more before. "
+                    f"Which items they are stands in {COLD_FILE} of the prepared data. {note}")
         yield Table(f"Effects, {SLICE_TITLES[kind][0].lower()}{SLICE_TITLES[kind][1:]}",
                     ("slice", "users", "pair", "metric", "difference", level, ""), tuple(map(_row, found)), note)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.svg import INK, drawn
-from pipeline.report.tables import OTHER, PROTOCOL_TITLES
+from pipeline.report.tables import OTHER, PROTOCOL_TITLES, validation_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def _learning(metrics: Metrics) -> Figure | None:
                 best = run["validation"][run["epoch"].index(run["best_epoch"])]
                 if best is not None:
                     left.plot([run["best_epoch"]], [best], "o", color=_color(arm), markersize=6)
-    left.set_title(f"Validation {metrics['validation_metric']} (dot: chosen epoch)")
+    left.set_title(f"Validation {' or '.join(validation_metrics(metrics))} (dot: chosen epoch)")
     right.set_title("Ranking loss L_model on training users")
     for axes in (left, right):
         _mark_switch(axes, metrics)

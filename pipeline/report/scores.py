@@ -5,6 +5,7 @@ Legend: S seeds, N test users, M metrics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +61,9 @@ class Answers:
     def claims(self, protocol: Protocol, config: ReportConfig) -> dict[str, Any] | None:
         """The family of tested comparisons on the primary metric, and an A/A comparison of the plain arm with itself.
 
-        A gain is shown where its interval lies above 0 and its p value, corrected for the family, is below
-        1 - confidence.
+        A gain is shown where its interval lies above 0, which is about other seeds too, and its p value, corrected for
+        the family, is below 1 - confidence, which is about other users of these models. Flips are at least so many that
+        the smallest corrected p is a tenth of that.
         """
         family = compared(list(self.arms), self.control_for)
         if not family:
@@ -69,24 +71,27 @@ class Answers:
         metric, level = f"ndcg@{self.cutoff}", 1 - config.confidence
         values = {arm: self._values(arm, protocol)[metric] for arm in self.arms}
         changes = [values[first] - values[second] for first, second in family]
-        p_values = [sign_flip_p(change_SN.mean(0), config.permutations, config.seed) for change_SN in changes]
+        flips = max(config.permutations, math.ceil(10 * len(family) / level))
+        p_values = [sign_flip_p(change_SN.mean(0), flips, config.seed) for change_SN in changes]
         rows = []
         for (first, second), change_SN, p, adjusted in zip(family, changes, p_values, holm(p_values), strict=True):
             row = self._tested(change_SN, values[second], config)
             rows.append({"first": first, "second": second, **row, "p": p, "p_holm": adjusted,
-                         "shown": row["low"] > 0 and adjusted < level})
+                         "shown": row["verdict"] == "above 0" and adjusted < level})
         same = halves(values["plain"]) if "plain" in values else None
         chance = None
         if same is not None:
-            p = sign_flip_p(same.mean(0), config.permutations, config.seed)
+            p = sign_flip_p(same.mean(0), flips, config.seed)
             row = self._tested(same, values["plain"], config)
-            chance = {**row, "p": p, "p_holm": p, "shown": (row["low"] > 0 or row["high"] < 0) and p < level}
-        return {"metric": metric, "level": level, "permutations": config.permutations, "rows": rows, "chance": chance}
+            chance = {**row, "p": p, "p_holm": p, "seeds": len(same),
+                      "shown": row["verdict"] in ("above 0", "below 0") and p < level}
+        return {"metric": metric, "level": level, "permutations": flips, "rows": rows, "chance": chance}
 
-    def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, config: ReportConfig) -> dict[str, float]:
+    def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, config: ReportConfig) -> dict[str, Any]:
         row = intervals(change_SN[:, :, None], config.bootstrap_samples, config.confidence, config.seed)[0]
         base = float(base_SN.mean())
-        return {"mean": row.mean, "low": row.low, "high": row.high, "relative": row.mean / base if base > 0 else 0.0}
+        return {"mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict,
+                "relative": row.mean / base if base > 0 else 0.0}
 
     def _differences(self, protocol: Protocol, pairs: list[tuple[str, str]], config: ReportConfig
                      ) -> Iterator[dict[str, Any]]:

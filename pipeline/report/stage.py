@@ -58,7 +58,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "bootstrap": {"resamples": config.report.bootstrap_samples, "confidence": config.report.confidence,
                       "seed": config.report.seed, "seed_variance_included": len(config.seeds) > 1},
         "slices": answers.slices(main, parts), "effects": answers.effects(main, parts, config.report),
-        "validation_metric": config.train.validation_metric, "distill_epochs": config.train.distill_epochs,
+        "distill_epochs": config.train.distill_epochs,
         "training": by_arm,
         "balance": {arm: balance(seeds) for arm, seeds in by_arm.items() if arm != "plain"},
         "teacher": teacher(inputs.profiles, inputs.encoded, inputs.targets) if (

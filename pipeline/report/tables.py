@@ -72,8 +72,8 @@ def bootstrap_note(metrics: Metrics) -> str:
     bootstrap = metrics["bootstrap"]
     start = f"{bootstrap['resamples']:,} resamples; each user's metric is averaged over seeds. "
     if bootstrap["seed_variance_included"]:
-        return start + ("Users and seeds are both resampled; intervals from few seeds "
-                        f"({len(metrics['seeds'])} here) are a little narrow.")
+        return start + ("Intervals are of other users and other seeds; few seeds "
+                        f"({len(metrics['seeds'])} here) tell their spread but roughly, which widens them.")
     return start + "Users are resampled; one seed: seed variance not included."
 
 
@@ -88,17 +88,25 @@ def slices(metrics: Metrics, kind: str) -> Table:
                  ("slice", "users", *who), rows, best=best)
 
 
+def validation_metrics(metrics: Metrics) -> list[str]:
+    """By which the trainings chose their epochs; a recipe may have one of its own."""
+    return list(dict.fromkeys(run["metric"] for seeds in metrics["training"].values() for run in seeds.values()))
+
+
 def training(metrics: Metrics) -> Table:
     """Chosen epoch and validation metric of every training."""
-    rows = []
+    rows, chosen_by = [], validation_metrics(metrics)
+    several = len(chosen_by) > 1
     for arm, seeds in metrics["training"].items():
         for seed, run in seeds.items():
             cost = metrics["cost"].get(f"{arm}/seed-{seed}", {})
-            rows.append((arm, seed, str(run["best_epoch"]), _number(run["best_validation"], ".4f"),
+            rows.append((arm, seed, str(run["best_epoch"]),
+                         _number(run["best_validation"], ".4f") + (f" ({run['metric']})" if several else ""),
                          f"{run['epochs_run']}{' (stopped early)' if run['stopped_early'] else ''}",
                          _number(run["ranking"][-1], ".4f"), _number(cost.get("seconds"), ".1f")))
-    return Table("Training", ("arm", "seed", "chosen epoch", f"validation {metrics['validation_metric']}", "epochs run",
-                              "last ranking loss", "seconds"), tuple(rows))
+    name = "validation" if several else f"validation {', '.join(chosen_by)}"
+    return Table("Training", ("arm", "seed", "chosen epoch", name, "epochs run", "last ranking loss", "seconds"),
+                 tuple(rows))
 
 
 def balance(metrics: Metrics) -> Table | None:

@@ -31,6 +31,7 @@ def curves(config: TrainConfig, arm: Arm, trained: Artifact) -> dict[str, Any]:
     for name in ("distillation", "beta"):
         series[name] = [v if d else None for v, d in zip(series[name], distils, strict=True)]
     return {
+        "metric": config.validation_metric,
         "epoch": [e["epoch"] for e in epochs],
         "validation": [_short(e.get(config.validation_metric)) for e in epochs],
         **series,

@@ -118,12 +118,12 @@ def test_cold_targets_are_told_apart(storage: Storage) -> None:
     inputs = inputs_of(storage, config, cold={3: "removed", 4: "cut", 5: "cut"})
     metrics = write_report(config, storage, inputs)
     targets = cases(inputs.prepared.local("test.arrow")).targets
-    counts = {"removed from training": (targets == 3).sum(), "cut in training": np.isin(targets, [4, 5]).sum()}
+    counts = {"removed from training": (targets == 3).sum(), "few left in training": np.isin(targets, [4, 5]).sum()}
     counts["all others"] = len(targets) - sum(counts.values())
     assert {row["label"]: row["users"] for row in metrics["slices"]["cold_start"]} == counts
     assert {row["label"]: row["users"] for row in metrics["effects"]["cold_start"]} == counts
     cut = next(row for row in metrics["effects"]["cold_start"]
-               if (row["label"], row["metric"]) == ("cut in training", "ndcg@10"))
+               if (row["label"], row["metric"]) == ("few left in training", "ndcg@10"))
     means = {}
     for arm in config.arms:
         gains = []

@@ -33,7 +33,8 @@ def _claims(*rows: tuple[str, str, float, bool], **baselines: float) -> dict[str
             "baselines": {name: {"seen_removed": {"ndcg@10": value}} for name, value in baselines.items()},
             "claims": {"metric": "ndcg@10", "rows": [
         {"first": first, "second": second, "mean": mean, "low": mean - 0.001, "high": mean + 0.001, "relative": 0.1,
-         "shown": shown} for first, second, mean, shown in rows]}}
+         "verdict": "above 0" if mean > 0.001 else "below 0" if mean < -0.001 else "includes 0", "shown": shown}
+        for first, second, mean, shown in rows]}}
 
 
 def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:

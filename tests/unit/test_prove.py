@@ -121,11 +121,55 @@ def test_another_architecture_gets_an_ensemble_of_its_own_kind_without_texts(tmp
             "members": [{"arm": "bert"}, {"arm": "bert-text"}], "start": 1}}}}
     found = derive(RunConfig.model_validate(config(tmp_path).model_dump() | {
         "recipes": recipes, "arms": ("plain", "both")})).config
-    assert members(found, "both-ids") == [("bert", 0, 1.0), ("bert-text-ids", 0, 1.0)]
+    assert members(found, "both-ids") == [("bert", 0, 1.0), ("bert-text-ids", 5, 1.0)]  # without texts it is bert
     assert found.for_arm("bert-text-ids").train.item_init is None
     wide = matched(tmp_path, "recipes.matched.model={hidden_dim: 32}", "recipes.text.model={hidden_dim: 32}")
     ensemble = wide.for_arm("matched-ids").train.ensemble
     assert ensemble is not None and ensemble.start is None  # plain's weights do not fit the student's
+
+
+def test_no_training_is_counted_twice_among_ids_whatever_it_is_called(tmp_path: Path) -> None:
+    recipes = """recipes={base: {}, text: {train: {item_init: {kind: text}}}, both: {train: {
+      distill_epochs: 0, ensemble: {members: [{arm: text}, {arm: base}, {arm: base, seed: 5}]}}}}"""
+    found = derive(config(tmp_path, recipes, "arms=[plain, both]")).config
+    assert members(found, "both-ids") == [("plain", 10, 1.0), ("base", 0, 1.0), ("base", 5, 1.0)]
+    other = "model={kind: bert4rec, hidden_dim: 32, num_heads: 1}"
+    texts = """recipes={start: {MODEL, train: {item_init: {kind: text}}},
+      whitened: {MODEL, train: {item_init: {kind: text, whiten: true}}},
+      both: {MODEL, train: {distill_epochs: 0, ensemble: {members: [{arm: start}, {arm: whitened}]}}}}"""
+    found = derive(config(tmp_path, texts.replace("MODEL", other.replace("=", ": ")), "arms=[plain, both]")).config
+    assert members(found, "both-ids") == [("start-ids", 0, 1.0), ("whitened-ids", 5, 1.0)]
+
+
+def test_a_member_that_is_an_ensemble_loses_its_members_texts_too(tmp_path: Path) -> None:
+    recipes = """recipes={text: {MODEL, train: {item_init: {kind: text}}},
+      inner: {MODEL, train: {distill_epochs: 0, ensemble: {members: [{arm: text}]}}},
+      outer: {MODEL, train: {distill_epochs: 0, ensemble: {members: [{arm: inner}]}}}}""".replace(
+          "MODEL", "model: {kind: bert4rec, hidden_dim: 32, num_heads: 1}")
+    found = derive(config(tmp_path, recipes, "arms=[plain, outer]")).config
+    assert members(found, "outer-ids") == [("inner-ids", 0, 1.0)]
+    assert members(found, "inner-ids") == [("text-ids", 0, 1.0)]
+
+
+def test_a_teacher_may_be_a_member_of_another(tmp_path: Path) -> None:
+    """Its controls are members of the other's, and stay its controls."""
+    for arms in ("[plain, text-start, matched]", "[plain, matched, text-start]"):
+        found = derive(config(tmp_path, f"arms={arms}"))
+        assert found.config.control_for("text-start-shuffled") == "text-start"
+        assert ("text-start-shuffled", 0, 1.0) in members(found.config, "matched-shuffled")
+        assert {("text-start", "text-start-shuffled"), ("matched", "matched-shuffled")} <= set(found.family)
+    own = """recipes={text-start-shuffled: {control_for: text-start, train: {
+      item_init: {control: shuffled, kind: text}}}}"""
+    assert "matched-shuffled" in derive(config(tmp_path, own, "arms=[plain, matched]")).config.arms
+    with pytest.raises(ConfigError, match="text-start-shuffled: the proof needs this name for a member of a control"):
+        derive(config(tmp_path, own.replace("train: {", "train: {epochs: 7, "), "arms=[plain, matched]"))
+
+
+def test_untrained_items_are_not_placed_where_no_text_is_left(tmp_path: Path) -> None:
+    recipes = """recipes={both: {train: {distill_epochs: 0, place_untrained: true, item_init: {kind: text},
+      ensemble: {members: [{arm: text-start}, {arm: plain}]}}}}"""
+    train = derive(config(tmp_path, recipes, "arms=[plain, both]")).config.for_arm("both-ids").train
+    assert (train.item_init, train.place_untrained) == (None, False)
 
 
 def test_the_users_own_controls_stay_and_other_recipes_names_are_not_taken(tmp_path: Path) -> None:

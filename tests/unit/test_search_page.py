@@ -61,7 +61,7 @@ def trials() -> list[dict[str, Any]]:
 
 
 def test_the_page_holds_every_figure_and_escapes_what_it_shows() -> None:
-    page = search_page("search & more", "ndcg@10", space(), trials(), "The end.")
+    page = search_page("search & more", "ndcg@10", space(), trials(), "The end.", halving=True)
     read = Cells()
     read.feed(page)
     assert "search &amp; more" in page and "<b>loss" not in page and "&lt;b&gt;loss&lt;/b&gt; became NaN" in page
@@ -84,5 +84,21 @@ def test_what_decides_the_metric_is_what_is_important() -> None:
 
 
 def test_a_search_of_one_trial_has_no_plots() -> None:
-    page = search_page("s", "ndcg@10", space(), trials()[:1], "")
+    page = search_page("s", "ndcg@10", space(), trials()[:1], "", halving=False)
     assert "<svg" not in page and "0.0800" in page
+
+
+def test_what_settings_explain_together_is_laid_to_none_of_them() -> None:
+    """The metric is whether two settings agree: each alone explains little, and one that never changes nothing."""
+    scored = [row | {"metric": float((row["train.alpha"] == 0.8) == row["train.beta"]), "model.dropout": 0.3}
+              for row in trials() if row["metric"] is not None and row["train.alpha"] != 0.4]
+    figure = importance(scored, space())
+    assert figure is not None
+    bars = [bar.get_width() for bar in figure.axes[0].patches]
+    assert len(bars) == 2 and sum(bars) < 0.6
+    assert importance([row | {"train.alpha": 0.8, "train.beta": True} for row in scored], space()) is None
+
+
+def test_only_a_search_that_stops_trials_says_that_it_did() -> None:
+    told = [search_page("s", "ndcg@10", space(), trials(), "", halving=halving) for halving in (True, False)]
+    assert ["was stopped as one of the worse, unless" in page for page in told] == [True, False]

@@ -15,6 +15,27 @@ def test_few_users_are_tested_exactly() -> None:
     assert sign_flip_p(np.array([1.0, 2, 3, 4]), 1000, 0) == pytest.approx(2 / 16)
 
 
+def test_one_user_or_none_that_differs_is_no_evidence() -> None:
+    assert sign_flip_p(np.array([0.5]), 1000, 0) == sign_flip_p(np.array([0.0, 0.5, 0.0]), 1000, 0) == 1.0
+
+
+def test_it_is_scipys_permutation_test() -> None:
+    """Exactly where all flips are made; users without a difference change nothing, ties count as extreme."""
+    rng = np.random.default_rng(5)
+    for values in (rng.normal(0.4, 1, 9), np.round(rng.normal(0.5, 1, 8), 1), np.append(rng.normal(size=7), [0.0] * 3)):
+        theirs = stats.permutation_test((values,), lambda x, axis: x.mean(axis=axis), permutation_type="samples",
+                                        vectorized=True, n_resamples=10_000)
+        assert sign_flip_p(values, 1024, 0) == pytest.approx(theirs.pvalue)
+
+
+def test_users_that_are_looked_at_in_turn_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_N, many_N = np.random.default_rng(1).normal(0.5, 1, 8), np.random.default_rng(2).normal(0.02, 1, 3000)
+    exact, drawn = sign_flip_p(few_N, 999, 0), sign_flip_p(many_N, 999, 0)
+    monkeypatch.setattr("pipeline.report.significance._CELLS", 2000)  # 7 of the few users at a time, 2 of the many
+    assert sign_flip_p(few_N, 999, 0) == exact
+    assert sign_flip_p(many_N, 999, 0) == pytest.approx(drawn, abs=4 * (2 * drawn * (1 - drawn) / 999) ** 0.5)
+
+
 def test_the_p_value_of_many_users_is_near_that_of_a_t_test() -> None:
     change_N = np.random.default_rng(3).normal(0.05, 1, 2000)
     p = stats.ttest_1samp(change_N, 0).pvalue

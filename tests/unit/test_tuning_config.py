@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cluster.storage import Storage
 from configs.errors import ConfigError
 from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
 from tuning.config import TuneConfig
-from tuning.search import base_run, with_overrides
+from tuning.search import _conclude, base_run, claimed, with_overrides
 from tuning.space import COMBINATION, chosen, combinations, encode, suggest
-from tuning.trial import assign, searched_step, trial_config
+from tuning.trial import TUNED, assign, searched_step, trial, trial_config
 
 SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
 
@@ -48,6 +51,7 @@ def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
     ({"space": {}}, "space"),
     ({"name": "a/b"}, "names a folder"),
     ({"search": {"kind": "random"}}, "optuna"),
+    ({"seed": -1}, "seed"),
 ])
 def test_bad_search_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -160,3 +164,54 @@ def test_a_setting_that_changes_what_the_arm_learns_from_is_refused() -> None:
 def test_a_search_s_winner_must_have_a_name() -> None:
     with pytest.raises(ConfigError, match="at most 95"):
         validate(TuneConfig, {"name": "a" * 96, "run": "demo.yaml", "space": SPACE})
+
+
+def test_a_setting_that_changes_what_validation_measures_is_refused() -> None:
+    """Figures of another measure, list or sample of users cannot be ranked with the others."""
+    for name, values in (("filter_seen", [True, False]), ("validation_metric", ["ndcg@10", "recall@20"]),
+                         ("validation_users", [50, 100])):
+        with pytest.raises(ConfigError, match=rf"train\.{name} changes what validation measures"):
+            space_of(f"train.{name}", values)
+    with pytest.raises(ConfigError, match=r"space\.recipes\.matched\.train\.validation_metric: train\."):
+        space_of("recipes.matched.train.validation_metric", ["ndcg@10", "mrr@5"], "arms=[plain,matched]")
+
+
+def test_a_search_goes_on_wherever_and_however_it_is_computed() -> None:
+    path = resolve_path("tune/alpha_beta.yaml")
+
+    def begun(*overrides: str) -> dict[str, Any]:
+        config = with_overrides(path, overrides)
+        return claimed(config, base_run(config, path)[1])
+
+    assert begun() == begun("cluster.num_cpus=3", "storage.uri=elsewhere", "train.execution.log_every_steps=7",
+                            "reduce.execution={actors: 0}", "execution.concurrent_trials=2")
+    assert begun() != begun("train.gradient_clip=2.0") and begun() != begun("seed=1")
+
+
+def test_the_winner_s_file_is_read_as_it_was_written(storage: Storage) -> None:
+    """Words that YAML 1.1 tells from numbers, and 1.2 does not."""
+    path = resolve_path("tune/alpha_beta.yaml")
+    config = load(TuneConfig, path, ["overrides=['recipes={\"08\": {}, \"1e5\": {}}']"])
+    values, run_config = base_run(config, path)
+    row = {"trial": "t", "status": "finished", "metric": 0.1, "epochs": 3, "seconds": 1.0, "fingerprint": "f",
+           "train.alpha": 0.4, "train.beta": True, "reason": ""}
+    result = _conclude(config, values, run_config, storage, "tune/s", [row])
+    best = load(RunConfig, storage.path("tune/s/best.yaml"))
+    assert best == result.best and set(best.recipes) == {"08", "1e5"}
+
+
+def test_a_trial_that_was_trained_before_tells_its_epochs_as_it_did(storage: Storage, monkeypatch: pytest.MonkeyPatch
+                                                                    ) -> None:
+    """ASHA compares trials at the same epoch: the final best at the last one alone would stop those that come later."""
+    values = load(RunConfig, "demo.yaml", ["train.distill_epochs=1"]).model_dump(mode="json")
+    history = [{"epoch": epoch, "phase": 1 if epoch == 1 else 2, "ndcg@10": value}
+               for epoch, value in enumerate((0.9, 0.2, 0.4, 0.3), 1)]
+    info = {"epochs": 4, "best_validation": 0.4, "history": history}
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("tuning.trial.find_or_build",
+                        lambda *given, **named: SimpleNamespace(manifest=SimpleNamespace(info=info)))
+    monkeypatch.setattr("ray.tune.report", told.append)
+    inputs = {label: SimpleNamespace(fingerprint="f") for label in searched_step(validate(RunConfig, values)).inputs}
+    trial({}, {"values": values, "storage": storage, "folder": "tune/s", "inputs": inputs})
+    assert [(one["epoch"], one[TUNED], one["metric"], one["best"]) for one in told] == [
+        (2, 1, 0.2, 0.2), (3, 2, 0.4, 0.4), (4, 3, 0.3, 0.4), (4, 3, 0.4, 0.4)]
