@@ -102,9 +102,14 @@ def _widening(values_SNM: np.ndarray, tail: float) -> np.ndarray:
     """t/z of each quantity's degrees of freedom, [M]; 1 where seeds make no difference."""
     seeds, users = values_SNM.shape[:2]
     of_seeds_M, of_users_M = _seed_variance(values_SNM), values_SNM.mean(axis=0).var(axis=0) / users
-    share_M = of_seeds_M / np.where(of_seeds_M > 0, of_seeds_M + of_users_M, 1.0)
-    return np.array([stdtrit((seeds - 1) / share**2, 1 - tail) / ndtri(1 - tail) if share > 1e-6 else 1.0
-                     for share in share_M])
+    freedom = [degrees_of_freedom(*parts, seeds) for parts in zip(of_seeds_M, of_users_M, strict=True)]
+    return np.array([stdtrit(each, 1 - tail) / ndtri(1 - tail) if math.isfinite(each) else 1.0 for each in freedom])
+
+
+def degrees_of_freedom(of_seeds: float, of_users: float, seeds: int) -> float:
+    """Of the sum of two variances, the first of which some seeds tell (Satterthwaite, 1946); inf: it is nothing."""
+    share = of_seeds / (of_seeds + of_users) if of_seeds > 0 else 0.0
+    return (seeds - 1) / share**2 if share > 1e-6 else math.inf
 
 
 def _user_counts(rng: np.random.Generator, rows: int, users: int) -> np.ndarray:

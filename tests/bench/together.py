@@ -1,0 +1,108 @@
+"""`python -m tests.bench.together NAME RUN…`: what recorded runs of one seed each say together.
+
+The runs have the same test users, whose own figures are not recorded. What the users add to the variance of a mean over
+seeds is at most the mean of what they add to each seed's (Var(Σ d_s / S) ≤ Σ Var(d_s) / S), so that intervals with this
+mean are rather too wide. The seeds' part and the degrees of freedom are those of ``pipeline/report/statistics.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from configs.files import flatten
+from pipeline.report.significance import holm
+from pipeline.report.statistics import degrees_of_freedom
+from pipeline.report.tables import signed
+from tests.bench.pages import RESULTS, table, write_page
+
+_OF_ONE_RUN = {"name", "seeds", "arms", "storage", "cluster", "execution"}
+
+
+def main() -> None:
+    """Write ``docs/results/NAME.{json,md}`` from the recorded runs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", help="of the page")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="names of recorded runs of one seed")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    given = parser.parse_args()
+    runs = {name: json.loads((given.results / f"{name}.json").read_text()) for name in given.runs}
+    figures = together(runs)
+    write_page(given.results, given.name, figures, page(given.name, figures))
+
+
+def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The comparisons that two runs or more have tested, each over the seeds that have it.
+
+    Raises:
+        SystemExit: the runs are not of one seed each, differ in more than seed and arms, or repeat a seed.
+    """
+    first = next(iter(runs.values()))
+    seeds = [run["metrics"]["seeds"] for run in runs.values()]
+    if any(len(each) != 1 for each in seeds) or len({each[0] for each in seeds}) < len(seeds):
+        raise SystemExit(f"the runs have the seeds {seeds}; each must have one of its own")
+    for name, run in runs.items():
+        if _settings(run) != _settings(first):
+            raise SystemExit(f"{name} was run with other settings than {next(iter(runs))}")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in runs.values():
+        for row in run["metrics"]["claims"]["rows"]:
+            found[row["first"], row["second"]].append({**row, "seed": run["metrics"]["seeds"][0]})
+    claims = first["metrics"]["claims"]
+    rows = [_over_seeds(pair, each, claims["level"]) for pair, each in found.items() if len(each) > 1]
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": corrected, "shown": bool(row["low"] > 0 and corrected < claims["level"])}
+    return {"runs": list(runs), "metric": claims["metric"], "level": claims["level"],
+            "test_users": first["metrics"]["test_users"], "rows": rows}
+
+
+def _settings(run: Mapping[str, Any]) -> tuple[object, ...]:
+    metrics = run["metrics"]
+    settings = {name: value for name, value in flatten(run["config"]).items() if value is not None and not (
+        {*name.split(".")} & _OF_ONE_RUN)}
+    return settings, metrics["test_users"], metrics["claims"]["metric"], metrics["claims"]["level"]
+
+
+def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:
+    """Mean, interval and two-sided p of a comparison over the seeds that have it."""
+    means_S = np.array([row["mean"] for row in rows])
+    errors_S = np.array([row["high"] - row["low"] for row in rows]) / (2 * stats.norm.ppf(1 - level / 2))
+    of_seeds, of_users = float(means_S.var(ddof=1)) / len(rows), float((errors_S**2).mean())
+    freedom = degrees_of_freedom(of_seeds, of_users, len(rows))
+    error, mean = math.sqrt(of_seeds + of_users), float(means_S.mean())
+    reach = float(stats.t.ppf(1 - level / 2, freedom)) * error
+    base = float(np.mean([row["mean"] / row["relative"] for row in rows]))
+    return {"first": pair[0], "second": pair[1], "seeds": [row["seed"] for row in rows], "means": means_S.tolist(),
+            "mean": mean, "relative": mean / base, "low": mean - reach, "high": mean + reach,
+            "degrees_of_freedom": freedom, "p": float(2 * stats.t.sf(abs(mean) / error, freedom))}
+
+
+def page(name: str, figures: Mapping[str, Any]) -> str:
+    """The page of the figures."""
+    rows = []
+    for row in figures["rows"]:
+        rows.append((f"{row['first']} − {row['second']}", ", ".join(map(str, row["seeds"])),
+                     ", ".join(map(signed, row["means"])), signed(row["mean"]), f"{100 * row['relative']:+.1f} %",
+                     f"[{signed(row['low'])}, {signed(row['high'])}]", f"{row['p_holm']:.1g}",
+                     "shown" if row["shown"] else "not shown"))
+    level = f"{100 * (1 - figures['level']):g} % interval"
+    of_runs = ", ".join(f"[{run}]({run}.md)" for run in figures["runs"])
+    return "\n\n".join([
+        f"# {name}",
+        f"Test {figures['metric']} of {figures['test_users']:,} users, seeds that were run and recorded one by one "
+        f"({of_runs}), together. Intervals are of other users and other seeds; the users' part of the variance is the "
+        "mean of the single seeds', which is the most that it can be, the seeds' part and Student's t are as in the "
+        "report of several seeds.",
+        table(("pair", "seeds", "difference by seed", "mean", "relative", level, "p (t, Holm)", ""), rows)])
+
+
+if __name__ == "__main__":
+    main()
