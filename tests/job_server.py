@@ -69,9 +69,10 @@ def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, s
         wait_for(lambda: urllib.request.urlopen(f"{address}/api/version", timeout=5), head, f"job server at {address}")
         yield f"127.0.0.1:{ports[0]}", address, environment
     finally:
-        if autoscaler is not None:
-            _end_nodes(f"127.0.0.1:{ports[0]}")
-        head.terminate()
+        if autoscaler is None:
+            head.terminate()
+        else:
+            _end(head)
         head.wait(timeout=90)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -79,12 +80,13 @@ def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, s
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
-def _end_nodes(address: str) -> None:
-    """What the autoscaler has started, and itself: nobody else ends them."""
-    for process in psutil.process_iter(["cmdline"]):
-        if any(address in word for word in process.info["cmdline"] or ()) and "--head" not in process.info["cmdline"]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """A head that grew, with the nodes that its autoscaler started, which nobody else ends and whose end it awaits."""
+    below = psutil.Process(head.pid).children(recursive=True)
+    head.kill()
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _growing(address: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 def test_what_only_further_nodes_have_is_asked_for_and_used(version: int, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    with ray_head("--num-cpus", "2", autoscaler=version) as (address, _, environment):
+    with ray_head("--num-cpus", "0", autoscaler=version) as (address, _, environment):
         done = cli("profile", "-c", str(tmp_path / "tiny.yaml"), f"storage.uri={tmp_path / 'storage'}",
                    "profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40, resources: {large: 1}}",
                    env=environment | {"RAY_ADDRESS": address})
