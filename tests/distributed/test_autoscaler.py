@@ -20,7 +20,7 @@ def test_what_only_further_nodes_have_is_asked_for_and_used(version: int, tmp_pa
                    "profile.execution={actors: 2, num_cpus: 0.5, block_rows: 40, resources: {large: 1}}",
                    env=environment | {"RAY_ADDRESS": address})
     assert done.returncode == 0, done.stderr
-    assert "profile: asking the autoscaler for nodes with 2 large (there are 0)" in done.stderr
+    assert "profile: asking the autoscaler for nodes with 2 CPU (there are 0), 2 large (there are 0)" in done.stderr
     assert list((tmp_path / "storage").glob("artifacts/profile/*/manifest.json"))
 
 
