@@ -6,10 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.storage import Storage
+
+if TYPE_CHECKING:
+    from tests.tools import Started
 
 # Ray reads this once per process and keeps it: a test that fails to join a cluster must not decide for the next one.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -71,3 +75,12 @@ def storage(tmp_path: Path) -> Storage:
     from cluster.config import StorageConfig
 
     return Storage.from_config(StorageConfig(uri=str(tmp_path / "storage")))
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    """Takes the processes that a test starts; those that still run when it is over, for it failed, are killed."""
+    from tests.tools import killed_at_end
+
+    with killed_at_end() as take:
+        yield take

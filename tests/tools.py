@@ -8,9 +8,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from pipeline.stages import STAGES
 
@@ -145,4 +149,40 @@ def epochs_logged(log: Path) -> int:
 
 def saved_blocks(folder: Path) -> int:
     """Blocks of mapped rows that are saved below a folder of a storage."""
-    return sum(not path.name.endswith(".pending.parquet") for path in folder.rglob("work/checkpoint/*.parquet"))
+    return len(_records(folder))
+
+
+def saved_ids(folder: Path) -> list[int]:
+    """Ids of the rows in those blocks."""
+    return [row for path in _records(folder) for row in pq.read_table(path)[0].to_pylist()]
+
+
+def _records(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("work/checkpoint/*.parquet") if not path.name.endswith(".pending.parquet")]
+
+
+Started = Callable[[Any], Any]
+"""Takes a process that a test has just started, by subprocess or multiprocessing, and returns it."""
+
+
+@contextmanager
+def killed_at_end() -> Iterator[Started]:
+    """What is taken is killed at the end if it still runs, for an assertion failed; its pipes are closed."""
+    started: list[Any] = []
+
+    def take(process: Any) -> Any:
+        started.append(process)
+        return process
+
+    try:
+        yield take
+    finally:
+        for process in started:
+            process.kill()
+            if isinstance(process, BaseProcess):
+                process.join()
+                continue
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()

@@ -95,6 +95,9 @@ def test_a_node_that_is_too_slow_to_start_is_one_clear_error(monkeypatch: pytest
         tries.append("init")
         raise Exception("The current node timed out during startup.")
 
+    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_worker_niceness"):
+        monkeypatch.setenv(name, "")  # so that it is afterwards as it was, though `connect` sets it
+        monkeypatch.delenv(name)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", too_slow)

@@ -6,10 +6,13 @@ In this process where Ray is not what is tested: a pass over Ray's actors takes 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.config import ActorExecution
@@ -19,11 +22,12 @@ from pipeline.profile import keys
 from pipeline.profile.config import ProfileConfig
 from pipeline.profile.engines import engine_of
 from pipeline.profile.llm.chat import ChatTokenizer
+from pipeline.profile.llm.conversation import ITEM_TOO_LONG
 from pipeline.profile.llm.plan import estimate_of
 from pipeline.profile.stage import profile
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
+from pipeline.store.columns import ANGLE, ITEM_IDX, ITEMS, PROFILE, REASON, TITLE, USER_IDX
 from pipeline.work.hub import ModelFiles
 from tests.scripted_llm import GOOD, GOOD_RECORD, Faulty, ReceivedRequest, Reply, scripted_server
 from tests.texts import make_text_prepared
@@ -173,6 +177,25 @@ def test_the_plan_counts_what_is_sent(storage: Storage, tokenizer: Path, strateg
     assert again.requests_bound == 0, "everything is in the ledger"
 
 
+def test_an_item_longer_than_the_context_is_a_reason_and_the_stage_goes_on(storage: Storage, tokenizer: Path) -> None:
+    prepared = make_text_prepared(storage, users=30, textless=0)
+    items = prepared.read_table("items.parquet").sort_by(ITEM_IDX)
+    titles = [" ".join(f"word{n}" for n in range(1200)), *items[TITLE].to_pylist()[1:]]
+    storage.write_table(prepared.relative("items.parquet"),
+                        items.set_column(items.column_names.index(TITLE), TITLE, pa.array(titles, pa.string())))
+    histories = prepared.read_table("histories")
+    beyond = [user for user, read in zip(histories[USER_IDX].to_pylist(), histories[ITEMS].to_pylist(), strict=True)
+              if 1 in read]
+    with scripted_server() as server:
+        artifact = build(prepared, storage, config_of(server.url, tokenizer, max_rejected_fraction=0.5, engine={
+            "max_model_len": 2500, "sampling": {"max_tokens": 250},
+            "prompt": {"title_chars": 10_000, "line_chars": 10_000}}))
+    assert 0 < len(beyond) < 15
+    assert [(row[USER_IDX], row[REASON]) for row in artifact.read_table("rejected.parquet").to_pylist()] == [
+        (user, ITEM_TOO_LONG) for user in beyond]
+    assert artifact.manifest.counts["num_out"] == 30 - len(beyond) == len(server.asked)
+
+
 def test_a_price_above_the_limit_needs_a_yes(storage: Storage, tokenizer: Path) -> None:
     prepared = make_text_prepared(storage, users=20, textless=0)
     with scripted_server() as server:
@@ -208,16 +231,43 @@ def test_a_price_that_is_agreed_to_goes_on(storage: Storage, tokenizer: Path) ->
         assert out.resumed and profile(config, prepared, out, confirmed=True).manifest.counts["num_out"] == 20
 
 
-def test_keys_reach_the_server_and_nothing_else(storage: Storage, tokenizer: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def kept(storage: Storage) -> bytes:
+    """All that lies in the storage, its names too; tables are written out, for they are compressed on the disk."""
+    found = b""
+    for path in storage.files(""):
+        table = pq.read_table(storage.path(path)).to_pydict() if path.endswith(".parquet") else None
+        found += path.encode() + (storage.read_bytes(path) if table is None else str(table).encode())
+    return found
+
+
+def test_keys_reach_the_server_and_nothing_else(storage: Storage, tokenizer: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+                                                ) -> None:
+    secret = "sk-very-secret"
+
+    def script(asked: ReceivedRequest) -> Reply:
+        """It refuses some users with a message that has the key in it."""
+        return Reply(status=400, message=f"bad key {secret}") if asked.chance < 0.5 else Reply()
+
     prepared = make_text_prepared(storage, users=8, textless=0)
-    with scripted_server(lambda asked: Reply(status=400)) as server:
+    with scripted_server(script) as server, caplog.at_level(logging.DEBUG):
         config = config_of(server.url, tokenizer, execution={"api_key_env": "MENTOREC_TEST_KEY"},
-                           max_rejected_fraction=0.0)
+                           max_rejected_fraction=0.9, max_unanswered_fraction=0.9,
+                           engine={"gate": {"retries": 0, "language": False}})
         monkeypatch.delenv("MENTOREC_TEST_KEY", raising=False)
         with pytest.raises(ConfigError, match="MENTOREC_TEST_KEY is not set"):
             build(prepared, storage, config)
         assert not server.asked
+        monkeypatch.setenv("MENTOREC_TEST_KEY", secret)
+        artifact = build(prepared, storage, config)
+    assert [headers.get("Authorization") for headers in server.headers] == [f"Bearer {secret}"] * 8
+    assert 0 < artifact.manifest.counts["num_out"] < 8
+    reasons = artifact.read_table("rejected.parquet")[REASON].to_pylist()
+    assert reasons and all("bad key ***" in reason for reason in reasons)
+    lies, said = kept(storage), capfd.readouterr()
+    assert b"bad key" in lies, "what is searched has been read"
+    assert secret.encode() not in lies
+    assert secret not in said.out + said.err + caplog.text
 
 
 @pytest.mark.parametrize("where", [HERE, ON_RAY], ids=["here", "on-ray"])

@@ -37,7 +37,14 @@ HERE = ActorExecution(actors=0, batch_rows=30, block_rows=30)
 ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
           "VLLM_NO_USAGE_STATS": "1"}
 KEY = "MENTOREC_TEST_SERVER_KEY"
-os.environ.setdefault(KEY, "secret")  # before Ray starts: its workers have it from here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[str]:
+    """Of the server, in this process, which alone asks it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY, "secret")
+        yield "secret"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +132,7 @@ def test_a_gpu_type_that_no_node_has_is_refused_before_vllm_starts(storage: Stor
 
 
 @pytest.fixture(scope="module")
-def served(model: Path) -> Iterator[str]:
+def served(model: Path, key: str) -> Iterator[str]:
     """``vllm serve`` on loopback with a context of 1,500 tokens; by its module, as the CPU build's command fails."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -133,7 +140,7 @@ def served(model: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host",
                "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--max-model-len", "1500",
                "--enforce-eager", "--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens",
-               "4096", "--max-num-seqs", "16", "--api-key", os.environ[KEY]]
+               "4096", "--max-num-seqs", "16", "--api-key", key]
     with subprocess.Popen(command, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 600

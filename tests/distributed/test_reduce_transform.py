@@ -106,16 +106,26 @@ def test_saved_umap_places_rows_as_the_fitted_one(storage: Storage) -> None:
 def test_rows_outside_the_sample_are_the_same_on_ray_actors_as_in_this_process(
         storage: Storage, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, method: PCAReducer | UMAPReducer) -> None:
     import ray
+    from ray.util import ActorPool
 
     config = ReduceConfig(method=method, fit_rows=150, transform_rows=4, quality_rows=50,
                           execution={"actors": 2, "num_cpus": 0.5})
-    encode = source(storage)
+    encode, pools = source(storage), list[int]()
+
+    class Watched(ActorPool):  # type: ignore[misc]
+        def __init__(self, actors: list[object]) -> None:
+            pools.append(len(actors))
+            super().__init__(actors)
+
+    monkeypatch.setattr("ray.util.ActorPool", Watched)
     on_ray = built(storage, config, encode)
+    assert pools == [2], "the rows went to actors"
     users, _, vectors = targets(on_ray)
     assert users == list(range(260))
     storage.delete(f"artifacts/reduce/{on_ray.fingerprint}")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert targets(built(storage, config, encode))[2].tobytes() == vectors.tobytes()
+    assert pools == [2]
 
 
 class Deadly(VectorTable):

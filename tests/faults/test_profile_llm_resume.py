@@ -25,6 +25,7 @@ from pipeline.store.columns import USER_IDX
 from tests.scripted_llm import ReceivedRequest, Reply, ScriptedServer, scripted_server
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model, make_tokenizer
+from tests.tools import Started
 
 pytestmark = [pytest.mark.llm, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +102,8 @@ def repeated(server: ScriptedServer) -> int:
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_asker_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, config: ProfileConfig) -> None:
+def test_a_killed_asker_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, config: ProfileConfig, started: Started
+                                                                ) -> None:
     storage, killed = tmp_path / "storage", threading.Event()
 
     def script(asked: ReceivedRequest) -> Reply:  # from a third on, nothing is answered before the kill
@@ -109,7 +111,7 @@ def test_a_killed_asker_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, 
 
     with scripted_server(script) as server:
         config = at(config, server.url)
-        process = start(storage, config)
+        process = started(start(storage, config))
         until(lambda: len(server.asked) > USERS // 3, process)
         asker = child(process, "MapBatches(Client)")
         killed.set()
@@ -118,11 +120,11 @@ def test_a_killed_asker_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, 
         twice = repeated(server)
         process.kill()
         process.wait()
-        process.stderr.close()  # type: ignore[union-attr]
+        process.stderr.close()
         time.sleep(3)  # the killed driver's Ray ends by itself
         before = saved(storage)
         assert USERS // 2 <= before < USERS
-        said = end(start(storage, config))
+        said = end(started(start(storage, config)))
         artifact = finished(storage, config)
     most = config.engine.execution.in_flight  # type: ignore[union-attr]
     assert 0 < twice <= most
@@ -152,10 +154,10 @@ def doubles(storage: Path) -> int:
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_vllm_engine_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, vllm_config: ProfileConfig
-                                                                      ) -> None:
+def test_a_killed_vllm_engine_is_replaced_and_a_killed_driver_goes_on(tmp_path: Path, vllm_config: ProfileConfig,
+                                                                      started: Started) -> None:
     storage = tmp_path / "storage"
-    process = start(storage, vllm_config)
+    process = started(start(storage, vllm_config))
     until(lambda: saved(storage) >= 12, process)
     child(process, "EngineCore").kill()
     at_kill = saved(storage)
@@ -163,12 +165,12 @@ def test_a_killed_vllm_engine_is_replaced_and_a_killed_driver_goes_on(tmp_path: 
     engine = child(process, "EngineCore")
     process.kill()
     process.wait()
-    process.stderr.close()  # type: ignore[union-attr]
+    process.stderr.close()
     _, alive = psutil.wait_procs([engine], timeout=60)
     assert not alive, "the engine ends with its driver"
     before = saved(storage)
     assert before < USERS
-    end(start(storage, vllm_config))
+    end(started(start(storage, vllm_config)))
     finished(storage, vllm_config)
     assert isinstance(vllm_config.engine, VLLMEngine)
     assert doubles(storage) <= vllm_config.engine.execution.in_flight, "of the dead engine's; none of the driver's"

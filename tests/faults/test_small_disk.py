@@ -23,9 +23,12 @@ MET: dict[str, tuple[Obstacle, ...]] = {
     "prepare": (READ_ONLY, NO_ROOM, LITTLE, MORE, NO_FILES),
     "prepare in blocks": (NO_ROOM, LITTLE, MORE, NO_FILES),
     "profile": (READ_ONLY, NO_ROOM, LITTLE, NO_FILES),
+    "encode": (MORE, NO_FILES),
+    "reduce": (LITTLE, NO_FILES),
     "ledger": (Obstacle("full", 150), PARTS, READ_ONLY),
     "train": (READ_ONLY, NO_ROOM, LITTLE, MORE, Obstacle("read-only", folder="results/artifacts/train/*/attempts")),
     "evaluate": (LITTLE, NO_FILES, READ_ONLY),
+    "report": (MORE, NO_FILES),
     "profile on Ray": (Obstacle("full", 24),),
 }
 
@@ -49,11 +52,13 @@ def outcomes(server: ScriptedServer, folder: Path) -> dict[str, Outcome]:
     config.write_text(SMALL + storage)
     asked.write_text(asking(SMALL, server.url, make_tokenizer(folder / "tokenizer"), batch=4) + storage)
     run = ("-c", str(config))
-    commands = {  # the plain arm needs no vectors of texts, which take longest to make
+    commands = {
         "prepare": ("prepare", *run),
         "prepare in blocks": ("prepare", *run, "prepare.seed=1", "prepare.execution.rows_at_once=20"),
-        "profile": ("profile", *run), "ledger": ("profile", "-c", str(asked)),
+        "profile": ("profile", *run), "encode": ("encode", *run), "reduce": ("reduce", *run),
+        "ledger": ("profile", "-c", str(asked)),
         "train": ("train", *run, "arms=[plain]"), "evaluate": ("evaluate", *run, "arms=[plain]"),
+        "report": ("report", *run, "arms=[plain]"),
         "profile on Ray": ("profile", *run, "profile.form=long", *ON_RAY)}
     trials = [Trial(name, commands[name], met) for name, met in MET.items()]
     return {outcome.name: outcome for outcome in meet(trials, disk, here=True)}

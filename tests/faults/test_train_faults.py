@@ -35,6 +35,7 @@ from pipeline.train.export import load_model
 from pipeline.train.keys import key
 from pipeline.train.learner import Learner
 from tests.builders import make_prepared, make_targets, train_arm
+from tests.tools import Started
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8)
@@ -78,11 +79,11 @@ def weights(artifact: Artifact) -> bytes:
 
 
 @pytest.mark.parametrize(("model", "step"), [(SASREC, 7), (BERT4REC, 13)])
-def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, model: ModelConfig, step: int) -> None:
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, model: ModelConfig, step: int, started: Started) -> None:
     whole = train_here(tmp_path / "whole", model=model)
     victim = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(tmp_path / "killed", model, step))
     victim.start()
-    victim.join(timeout=120)
+    started(victim).join(timeout=120)
     assert victim.exitcode == -signal.SIGKILL
     epochs: list[int] = []
     killed = train_here(tmp_path / "killed", model=model, epochs=epochs)
@@ -110,20 +111,25 @@ def epochs_in(root: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_driver_of_ray_workers(tmp_path: Path) -> None:
+def test_a_killed_driver_of_ray_workers(tmp_path: Path, started: Started) -> None:
     whole = train_here(tmp_path / "whole", LONGER)
     processes = multiprocessing.get_context("spawn")
     victim = processes.Process(target=train_on_ray, args=(tmp_path / "killed",))
     victim.start()
+    started(victim)
+    deadline = time.monotonic() + 400
     while victim.is_alive() and epochs_in(tmp_path / "killed") < 8:
+        assert time.monotonic() < deadline, "training did not get under way"
         time.sleep(0.1)
     victim.kill()
     victim.join()
     assert 8 <= epochs_in(tmp_path / "killed") < LONGER.epochs
     again = processes.Process(target=train_on_ray, args=(tmp_path / "killed",))
     again.start()
-    fewest = LONGER.epochs
+    started(again)
+    fewest, deadline = LONGER.epochs, time.monotonic() + 400
     while again.is_alive():
+        assert time.monotonic() < deadline, "it did not end in time"
         fewest = min(fewest, epochs_in(tmp_path / "killed"))
         time.sleep(0.05)
     again.join()

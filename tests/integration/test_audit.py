@@ -19,7 +19,9 @@ from pipeline.audit import keys, stage
 from pipeline.audit.config import AuditConfig, AuditExecution
 from pipeline.audit.figures import by_chance, candidates, of_ranks
 from pipeline.audit.stage import audit
+from pipeline.audit.subjects import AuditInputs, ItemTexts
 from pipeline.audit.tables import plain_text, tables
+from pipeline.reduce.vectors import VectorTable
 from pipeline.store import arrays, artifacts
 from pipeline.store.artifacts import Artifact, StageKey
 from pipeline.store.columns import ANGLE, COUNT, ITEM_IDX, RANK, RANK_UNFILTERED, USER_IDX, VECTOR
@@ -139,14 +141,32 @@ def test_a_profile_that_knows_beats_shuffled_ones_and_one_that_does_not_is_shown
     assert blank["subjects"]["profile"]["percentile"]["mean"] == pytest.approx(0.5, abs=0.12)
 
 
-def test_blocks_change_no_rank_and_nobody_keeps_the_own_profile(storage: Storage, made: Made,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_no_rank(storage: Storage, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But those of shuffled profiles where the blocks differ among whose users they are shuffled."""
     whole = made.run(storage)
+    larger = AuditExecution(batch_users=50, item_chunk=ITEMS)
+    ranked_otherwise = made.run(storage, CONFIG.model_copy(update={"bootstrap_samples": 201, "execution": larger}))
     monkeypatch.setattr(stage, "_BLOCK_USERS", 9)
-    parts = made.run(storage, CONFIG.model_copy(update={"bootstrap_samples": 201}))
-    for subject in ("profile", "history", "popularity"):
-        assert ranks_of(whole, subject) == ranks_of(parts, subject)
-    assert ranks_of(whole, "shuffled") != ranks_of(whole, "profile")
+    parts = made.run(storage, CONFIG.model_copy(update={"bootstrap_samples": 202}))
+    for subject in ("profile", "history", "popularity", "shuffled"):
+        assert ranks_of(whole, subject) == ranks_of(ranked_otherwise, subject)
+        assert subject == "shuffled" or ranks_of(whole, subject) == ranks_of(parts, subject)
+    assert ranks_of(whole, "shuffled").keys() == ranks_of(parts, "shuffled").keys()
+
+
+@pytest.mark.parametrize("users", [2, 3, 9, None])
+def test_shuffled_everyone_has_the_profile_of_one_other_user_of_the_block(storage: Storage, made: Made,
+                                                                          users: int | None) -> None:
+    texts = ItemTexts.read(VectorTable.open(made.items, ITEM_IDX), ITEMS)
+    inputs = AuditInputs(VectorTable.open(made.encoded), texts, np.zeros(ITEMS))
+    block = made.validation.take(np.flatnonzero(inputs.profiled(made.validation.users))[:users])
+    for seed in range(20):
+        scorers = dict(zip(inputs.names(), inputs.scorers(block, np.random.default_rng(seed)), strict=True))
+        own, shuffled = (scorers[name].states(block.histories, np.arange(len(block))).numpy()
+                         for name in ("profile", "shuffled"))
+        given = (own[:, None] == shuffled).all(axis=2)  # [i, j]: j has the profile of i
+        assert not given.diagonal().any(), "nobody keeps the own"
+        assert (given.sum(axis=0) == 1).all() and (given.sum(axis=1) == 1).all()
 
 
 def test_several_angles_stand_alone_and_as_their_mean(storage: Storage) -> None:

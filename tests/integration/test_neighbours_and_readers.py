@@ -71,8 +71,14 @@ def test_killed_and_resumed_ends_with_the_same_weights(storage: Storage, config:
 def test_neighbours_are_drawn_to_from_the_second_step_on_and_change_what_is_learnt(storage: Storage) -> None:
     prepared = make_prepared(storage)
     targets = make_targets(storage, prepared)
-    drawn, plain = (train_arm(storage, prepared, targets, NEIGHBOURS, SASREC, arm) for arm in ("distilled", "plain"))
-    epochs = [record for record in read_metrics(drawn.local("metrics.jsonl")) if record["kind"] == "epoch"]
+    each_step = NEIGHBOURS.execution.model_copy(update={"log_every_steps": 1})
+    config = NEIGHBOURS.model_copy(update={"execution": each_step})
+    drawn, plain = (train_arm(storage, prepared, targets, config, SASREC, arm) for arm in ("distilled", "plain"))
+    records = read_metrics(drawn.local("metrics.jsonl"))
+    first, *later = [record for record in records if record["kind"] == "step" and record["epoch"] <= 3]
+    assert first["num_profiled"] == first["distillation"] == 0, "no neighbour has a state yet"
+    assert later and all(record["num_profiled"] > 0 < record["distillation"] for record in later)
+    epochs = [record for record in records if record["kind"] == "epoch"]
     assert all(record["distillation"] > 0 for record in epochs[:3]) and "distillation" not in epochs[3]
     assert not torch.equal(weights(drawn)["item_embedding.weight"], weights(plain)["item_embedding.weight"])
     shuffled = train_arm(storage, prepared, targets, NEIGHBOURS, SASREC, "shuffled")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cluster.storage import Storage
 from pipeline.report.claims import advice, opening
-from tests.made_report import (
-    Written,
-    markdown_tables,
-)
+from pipeline.report.stage import write_report
+from tests.made_report import Written, inputs_of, markdown_tables, run_config
 
 
 def test_a_real_gain_is_claimed_and_chance_is_not(written: Written) -> None:
@@ -24,6 +26,22 @@ def test_a_real_gain_is_claimed_and_chance_is_not(written: Written) -> None:
     assert [(row[0], row[-1]) for row in rows] == [
         ("distilled − plain", "shown"), ("distilled − shuffled", "shown"),
         ("plain − plain, other seeds", "not shown")]
+
+
+def test_claims_and_advice_are_of_the_protocol_that_the_run_evaluates_by(storage: Storage) -> None:
+    config = run_config(arms=["plain", "distilled"], seeds=[0], evaluate={"filter_seen": False})
+    metrics = write_report(config, storage, inputs_of(storage, config, users=80))
+    assert metrics["main_protocol"] == "all_items"
+    gains = {protocol: metrics["arms"]["distilled"][protocol]["ndcg@10"]["mean"]
+             - metrics["arms"]["plain"][protocol]["ndcg@10"]["mean"] for protocol in ("all_items", "seen_removed")}
+    [row] = metrics["claims"]["rows"]
+    assert row["mean"] == pytest.approx(gains["all_items"]) != pytest.approx(gains["seen_removed"], rel=1e-3)
+    text = Path(storage.path("runs/made-by-hand/report.md")).read_text()
+    table = markdown_tables(text)["Claims: ndcg@10, all items ranked"]
+    assert [cells[0] for cells in table[1:]] == ["distilled − plain"]
+    said = f"ndcg@10 {100 * row['relative']:+.1f} % over plain"
+    assert said in (advice(metrics) or "") and said in text
+    assert "kept in the main table, removed from the ranking in the second" in text
 
 
 def _claims(*rows: tuple[str, str, float, bool], **baselines: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cluster.storage import Storage
 from configs.loader import load
 from pipeline.config import RunConfig
 from pipeline.plan import PlannedStep, plan
-from tests.tools import ON_RAY, ROOT, TINY, Cli, cli_here, epochs_logged, strays, write_table
+from tests.tools import ON_RAY, ROOT, TINY, Cli, Started, cli_here, epochs_logged, strays, write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 """Ray's actors and workers start in seconds on a quiet machine and in minutes on a busy one."""
@@ -138,10 +138,10 @@ def test_renaming_all_raw_ids_changes_no_metric(tiny_config: Path, tmp_path: Pat
 
 
 def test_killed_in_training_and_rerun_ends_with_the_same_test_ranks(
-        tiny_config: Path, tmp_path: Path) -> None:
+        tiny_config: Path, tmp_path: Path, started: Started) -> None:
     slower = ["train.epochs=60", "train.distill_epochs=10"]
     command = [sys.executable, "-m", "pipeline", "run", "--config", str(tiny_config), *slower]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = started(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     storage = tmp_path / "storage"
     deadline = time.monotonic() + 240
     while not any(epochs_logged(log) >= 15 for log in storage.glob("artifacts/train/*/attempts/*/metrics.jsonl")):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cluster.config import StorageConfig
 from cluster.storage import Storage
-from configs.errors import ArtifactError, ConfigError
+from configs.errors import ArtifactError, ConfigError, ResourceError
 from models.config import (
     BERT4RecConfig,
     ESASRecConfig,
@@ -356,7 +356,8 @@ def test_loading_refuses_what_does_not_fit(storage: Storage, prepared: Artifact)
         load_model(folder)
 
 
-def test_what_is_refused_at_the_door(storage: Storage, prepared: Artifact, targets: Artifact) -> None:
+def test_what_is_refused_at_the_door(storage: Storage, prepared: Artifact, targets: Artifact,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
     out = artifacts.begin(storage, key(CONFIG, SASREC, "plain", 0, prepared.fingerprint, None))
     deep = CONFIG.distillation.model_copy(update={"layer": 2})
     workers = changed(execution=TrainExecution(num_workers=1))
@@ -366,6 +367,13 @@ def test_what_is_refused_at_the_door(storage: Storage, prepared: Artifact, targe
         train(changed(distillation=deep), SASREC, "distilled", 0, prepared, targets, out)
     with pytest.raises(ConfigError, match="epochs can be watched only in the process that trains"):
         train(workers, SASREC, "plain", 0, prepared, None, out, on_epoch=print)
+    for alone in (0, 1):
+        divided = changed(execution=TrainExecution(num_workers=alone, shard_item_table=True))
+        with pytest.raises(ConfigError, match="shard_item_table: got True; legal: with num_workers of 2 or more"):
+            train(divided, SASREC, "plain", 0, prepared, None, out)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="train.execution.use_gpu: torch sees no GPU in this process; set it to"):
+        train(changed(execution=TrainExecution(num_workers=0, use_gpu=True)), SASREC, "plain", 0, prepared, None, out)
 
 
 def test_with_dropout_two_workers_are_another_address_than_one() -> None:

@@ -146,4 +146,6 @@ space:
     with (storage / "tune" / "drawn" / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 == len({row["train.optimizer.lr"] for row in rows})
+    epochs = [int(row["epochs"]) for row in rows]
+    assert min(epochs) < 30 == max(epochs), "some are stopped early, and the best are not"
     assert all((row["train.beta_cap"] != "") == (row["train.beta"] == "True") for row in rows)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,8 +17,10 @@ SIGNALS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 
 
 @pytest.fixture(autouse=True)
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell began us behind it
+def _interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell began us behind it
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class StruckInDestructor:

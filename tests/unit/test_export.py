@@ -196,6 +196,23 @@ def test_onnx_gives_torchs_states_and_scores_for_any_batch_and_length(tmp_path: 
             np.testing.assert_allclose(one, other.numpy(), atol=1e-5)
 
 
+def test_an_export_with_onnx_has_its_graphs_in_files_card_and_page(run: StorageConfig, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    folder = tmp_path / "out"
+    files = export("small", str(folder), run, arm="plain", onnx=True)
+    graphs = {"encoder.onnx", "scores.onnx"}
+    assert {Path(file).name for file in files} == {path.name for path in folder.iterdir()} >= graphs
+    recommender = load(folder)
+    assert recommender.card["onnx"] == {"longest_input": 6, "input": "items", "outputs": ["state", "scores"]}
+    assert all(f"| {name} | ONNX: " in (folder / "README.md").read_text() for name in graphs)
+    state, scores = runtime.InferenceSession(str(folder / "scores.onnx")).run(None, {"items": np.array([[3, 5, 0]])})
+    assert state.shape == (1, MODEL.hidden_dim)
+    found = recommender.recommend([["item-3", "item-5"]], 5, Filter(seen=False))
+    np.testing.assert_array_equal(1 + np.argsort(-scores, axis=1)[:, :5], found.items_NK)
+    export("small", str(folder), run, arm="plain", overwrite=True)
+    assert not graphs & {path.name for path in folder.iterdir()} and "onnx" not in load(folder).card
+
+
 def test_an_export_that_was_stopped_over_an_older_one_is_no_model(run: StorageConfig, tmp_path: Path) -> None:
     """Its weights would fit, and answer under the older one's name."""
     for arm in ("plain", "distilled"):

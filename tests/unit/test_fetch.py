@@ -11,10 +11,12 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from configs.errors import ConfigError, DataError, MissingExtraError, ResourceError
 from pipeline.fetch import download, gguf
@@ -239,6 +241,44 @@ def test_a_connection_that_is_lost_on_the_way_is_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lost)
     with pytest.raises(ResourceError, match=r"'google/gemma' cannot be brought from the hub \(LostError\)"):
+        list(fetch("google/gemma", None, None))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["folder", "cache"])
+def test_a_hub_model_is_brought_without_its_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+                                                    ) -> None:
+    asked: dict[str, object] = {}
+
+    def brings(model: str, **given: object) -> str:
+        asked.update(given, model=model)
+        (tmp_path / "model.safetensors").write_bytes(b"x")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", brings)
+    folder = tmp_path if named else None
+    assert list(fetch("google/gemma", folder, "v2")) == [
+        f"google/gemma lies in {tmp_path}; model: {tmp_path if named else 'google/gemma'}"]
+    assert (asked["model"], asked["revision"], asked["local_dir"]) == ("google/gemma", "v2", folder)
+    assert {"*.bin", "*.pkl", "*.pt", "original/*"} <= set(cast(list[str], asked["ignore_patterns"]))
+
+
+@pytest.mark.parametrize("kind", [RepositoryNotFoundError, GatedRepoError, RevisionNotFoundError])
+def test_a_hub_model_that_is_not_there_or_not_for_us_is_one_line(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+                                                                 ) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise kind.__new__(kind, "401 Client Error: secret words")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(ConfigError) as told:
+        list(fetch("google/gemma", None, None))
+    assert str(told.value) == ("MODEL: the hub has no model 'google/gemma' with revision 'main' that this machine may "
+                               "read; check the name, or log in (hf auth login)")
+
+
+def test_a_hub_model_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(DataError, match="the hub's model has no safetensors, and pickles are not loaded"):
         list(fetch("google/gemma", None, None))
 
 

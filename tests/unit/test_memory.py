@@ -13,11 +13,13 @@ from pipeline.work.memory import FROM_THE_START
 from tests.tools import ROOT
 
 MIB, TIMES = 64, 10
+PR_SET_THP_DISABLE = 41
 AGAIN_AND_AGAIN = f"""
 import ctypes, resource, sys
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.free.argtypes = [ctypes.c_void_p]
+library.prctl({PR_SET_THP_DISABLE}, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # a huge page is one fault
 if "keep" in sys.argv:
     from pipeline.work.memory import keep_freed_memory
     keep_freed_memory()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-import time
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -117,15 +117,14 @@ def test_items_of_different_size(capsys: pytest.CaptureFixture[str], monkeypatch
 def test_work_of_unknown_length_says_how_long_it_takes_until_it_is_told_to_stop(
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_WAITING_S", 0.01)
-    told = ""
+    told, before = "", set(threading.enumerate())
     with waiting("reduce: searching") as known:
+        [teller] = set(threading.enumerate()) - before
         while not told:
             told = capsys.readouterr().err
         known()
-        time.sleep(0.02)  # a line that was under way
-        capsys.readouterr()
-        time.sleep(0.1)
-        assert capsys.readouterr().err == ""
+        teller.join(20)
+        assert not teller.is_alive(), "nobody is there to say more"
     assert re.fullmatch(r"reduce: searching: \d+\.\d s so far", told.splitlines()[0])
 
 

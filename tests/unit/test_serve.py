@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +20,7 @@ pytest.importorskip("fastapi", reason="Ray Serve (extra `serve`) is not installe
 
 from fastapi.testclient import TestClient
 
-from configs.errors import ArtifactError, ConfigError, DataError, MentorecError
+from configs.errors import ArtifactError, ConfigError, DataError, MentorecError, ResourceError
 from models.config import SASRecConfig
 from pipeline.api import Filter, load
 from pipeline.serve.answers import Answer, Answers, Question
@@ -193,6 +197,41 @@ def test_a_newer_model_takes_over_and_a_broken_one_does_not(tmp_path: Path) -> N
     assert client.post("/recommend", json={"history": ["item-1"]}).json()["model"] == "new"
 
 
+def test_a_watch_tells_of_a_newer_model_that_cannot_be_loaded_and_takes_over_a_later_good_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from pipeline.serve import deployment
+
+    class Over(Exception):
+        pass
+
+    folder = write_model(tmp_path / "model", "old")
+    answers, seen = Answers(str(folder)), list[tuple[str, int]]()
+
+    def sleep(seconds: float) -> None:
+        """What happens to the folder between the looks at it."""
+        assert seconds == 7.0
+        seen.append((answers.fingerprint, len(caplog.records)))
+        match len(seen):
+            case 2:
+                write_model(folder, "broken", seed=1)
+                (folder / "model.safetensors").write_bytes(b"half")
+            case 4:
+                write_model(folder, "good", seed=2)
+            case 6:
+                raise Over
+
+    monkeypatch.setattr(deployment, "time", SimpleNamespace(sleep=sleep))
+    service = SimpleNamespace(_config=ServeConfig(model=str(folder), watch_s=7.0), _answers=answers)
+    with caplog.at_level("INFO", logger="mentorec.serve"), pytest.raises(Over):
+        deployment.Service._follow(service)  # type: ignore[arg-type]
+    assert seen == [("old", 0), ("old", 0), ("old", 1), ("old", 2), ("good", 3), ("good", 3)]
+    levels, words = zip(*((record.levelname, record.getMessage()) for record in caplog.records), strict=True)
+    assert levels == ("WARNING", "WARNING", "INFO")
+    assert words[0] == words[1]
+    assert re.fullmatch("the newer model cannot be loaded, the old one goes on answering: .*cannot be read.*", words[0])
+    assert words[2] == "serving the newer model good"
+
+
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
 ID = st.text(st.characters(exclude_categories=())) | st.integers() | JSON
@@ -242,6 +281,32 @@ def test_settings_and_the_shipped_file_are_legal(monkeypatch: pytest.MonkeyPatch
         token(guarded)
     monkeypatch.setenv("MENTOREC_TEST_TOKEN", "x")
     assert token(guarded) == "x"
+
+
+@pytest.mark.parametrize(("changed", "warned"), [
+    ({"host": "0.0.0.0"}, True), ({"host": "0.0.0.0", "token_variable": "MENTOREC_TEST_TOKEN"}, False),
+    ({"host": "127.0.0.1"}, False)])
+def test_more_replicas_than_there_is_room_for_are_refused_and_an_open_door_is_told(
+        folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, str],
+        warned: bool) -> None:
+    """Before anything is started."""
+    from pipeline.commands import serve as command
+
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setenv("MENTOREC_TEST_TOKEN", "x")
+    monkeypatch.setattr(command, "connect", lambda _: nullcontext())
+    monkeypatch.setattr(command, "await_nodes", lambda bundles, _: asked.append(bundles))
+    monkeypatch.setattr(command, "room_for", lambda _: 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = ServeConfig.model_validate({"model": str(folder), "port": port, "replicas": 3, **changed})
+    with pytest.raises(ResourceError, match="serve: 3 replicas of 1 CPUs and 0 GPUs are asked for, the cluster has "
+                                            "room for 2; lower num_cpus, num_gpus or replicas, or add nodes"):
+        next(command.serve(config))
+    assert asked == [[{"CPU": 1.0}] * 3]
+    assert capsys.readouterr().err == ("serve: 0.0.0.0 may be reached from other machines and nobody is asked for a "
+                                       "token; set token_variable\n" if warned else "")
 
 
 @pytest.mark.parametrize(("args", "message"), [
