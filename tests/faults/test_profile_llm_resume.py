@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -74,8 +75,10 @@ def saved(storage: Path) -> int:
 
 def child(process: subprocess.Popen[str], name: str) -> psutil.Process:
     """The one process below the driver whose title holds ``name``."""
-    below = [child for child in psutil.Process(process.pid).children(recursive=True)
-             if name in " ".join(child.cmdline())]
+    below = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may have ended
+            below += [each] if name in " ".join(each.cmdline()) else []
     assert len(below) == 1, below
     return below[0]
 
