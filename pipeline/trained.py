@@ -9,7 +9,7 @@ from configs.errors import ArtifactError, ConfigError, illegal
 from pipeline.config import RunConfig
 from pipeline.store.artifacts import Artifact
 
-_SAME_CASES: Final = ("validation_users", "filter_seen")
+SAME_CASES: Final = ("validation_users", "filter_seen")
 """Settings of training by which validation figures are of the same lists."""
 
 
@@ -46,9 +46,9 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
         raise ArtifactError(f"run {config.name!r}: {' and '.join(labels)} not trained under these settings; run "
                             "`mentorec train` with the same --config first")
     settings = [trained[label].manifest.key["config"]["train"] for label in there]
-    if any(one[name] != settings[0][name] for one in settings for name in _SAME_CASES):
+    if any(one[name] != settings[0][name] for one in settings for name in SAME_CASES):
         raise ConfigError(f"run {config.name!r}: {' and '.join(there)} are validated on other users or other lists "
-                          f"({', '.join(_SAME_CASES)}), so which is best is not known; name one: arm=…")
+                          f"({', '.join(SAME_CASES)}), so which is best is not known; name one: arm=…")
     metric = config.train.validation_metric
     best = max(there, key=lambda label: (trained[label].manifest.info.get("validation") or {}).get(metric, 0.0))
     return Trained(best, trained[best])

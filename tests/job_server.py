@@ -20,6 +20,9 @@ import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as _HEAD_NODE
 from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
 
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+"""Ray's own for tests, which starts nodes on this machine."""
+
 
 @contextlib.contextmanager
 def job_server() -> Iterator[tuple[str, dict[str, str]]]:
@@ -75,9 +78,6 @@ def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, s
             _end(head)
         head.wait(timeout=90)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
 def _end(head: subprocess.Popen[bytes]) -> None:

@@ -10,11 +10,12 @@ from configs.loader import validate
 from pipeline.config import RunConfig
 from pipeline.store.digests import DigestCache
 from pipeline.train.definition import TrainStep
+from pipeline.trained import SAME_CASES
 from tuning.config import Choice
 from tuning.space import Space
 from tuning.trial import assign, searched_step
 
-_MEASURES: Final = ("filter_seen", "validation_metric", "validation_users")
+_MEASURES: Final = (*SAME_CASES, "validation_metric")
 """Settings of training by which its validation measures another thing."""
 
 

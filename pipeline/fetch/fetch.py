@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from cluster.faults import storage_errors
 from configs.errors import ConfigError, DataError, MentorecError, ResourceError, illegal
 from pipeline.fetch import download, gguf
 from pipeline.work import packaged
+from pipeline.work.hub import written_out
 from pipeline.work.packaged import PACKAGED, PLACE, RECORD, SCHEME, PackagedModel
 from pipeline.work.progress import say
 from pipeline.work.text import table
@@ -54,7 +54,7 @@ def fetch(model: str, folder: Path | None, revision: str | None) -> Iterator[str
     if model.startswith(SCHEME):
         yield from _package(packaged.known("MODEL", model.removeprefix(SCHEME)), folder)
     elif _is_gguf(model):
-        yield from _file(Path(os.path.expandvars(model)).expanduser(), folder)
+        yield from _file(Path(written_out(model)), folder)
     elif Path(model).is_dir():
         raise ConfigError(f"MODEL: {model} is a folder on this machine; nothing is to be fetched, name it as the model")
     elif model in PACKAGED:
@@ -178,7 +178,7 @@ def _here(model: PackagedModel) -> str:
 
 
 def _is_gguf(model: str) -> bool:
-    return model.endswith(_SUFFIX) or Path(os.path.expandvars(model)).expanduser().is_file()
+    return model.endswith(_SUFFIX) or Path(written_out(model)).is_file()
 
 
 def _sha256(path: Path) -> str:

@@ -30,6 +30,10 @@ class UMAPReducer(Config):
     backend: Literal["auto", "cuml", "umap-learn"] = "auto"
     """`auto`: cuML where a GPU and cuML are, else umap-learn. The backend used is recorded."""
 
+    def most_components(self, rows: int, width: int) -> int:
+        """Of so many fitted rows of the encoder's width."""
+        return min(width, rows - 2)
+
 
 class PCAReducer(Config):
     """Principal components."""
@@ -37,6 +41,10 @@ class PCAReducer(Config):
     kind: Literal["pca"] = "pca"
     components: int = Field(default=64, ge=1)
     """At most the encoder's width, and one below the fitted rows."""
+
+    def most_components(self, rows: int, width: int) -> int:
+        """Of so many fitted rows of the encoder's width."""
+        return min(width, rows - 1)
 
 
 class NoReducer(Config):

@@ -15,7 +15,7 @@ import numpy as np
 
 from configs.errors import ConfigError, DataError, illegal
 from pipeline.reduce import umap_fit
-from pipeline.reduce.config import PCAReducer, ReduceConfig, UMAPReducer
+from pipeline.reduce.config import NoReducer, PCAReducer, ReduceConfig, UMAPReducer
 from pipeline.reduce.definition import COLUMNS, ITEM_VECTORS, TARGETS
 from pipeline.reduce.linear import principal_components, whitening
 from pipeline.reduce.parallel import transform_spans
@@ -66,11 +66,11 @@ def reduce_items(config: ReduceConfig, vectors: Artifact, out: ArtifactDir) -> A
         ConfigError: more components or neighbours than the data allow.
         DataError: no vectors, an item twice, NaN or Inf.
     """
-    table = VectorTable.open(vectors, ITEM_IDX)
-    components = getattr(config.method, "components", 0)  # which nobody set: the student's width
-    most = min(int(vectors.manifest.info["width"]), len(table) - (1 if isinstance(config.method, PCAReducer) else 2))
-    if components > most:
-        raise ConfigError(illegal("model.hidden_dim", components, f"1…{most}",
+    table, method = VectorTable.open(vectors, ITEM_IDX), config.method
+    if not isinstance(method, NoReducer) and method.components > (
+            most := method.most_components(len(table), int(vectors.manifest.info["width"]))):
+        # Nobody set the components: they are the student's width.
+        raise ConfigError(illegal("model.hidden_dim", method.components, f"1…{most}",
                                   f"the start from texts wants as many dimensions of {len(table)} items' texts; or "
                                   "leave out what needs texts: arms=[plain]"))
     return _reduce(config, table, vectors, ITEM_VECTORS, out)
@@ -119,8 +119,7 @@ def fit(config: ReduceConfig, table: VectorTable, rows: np.ndarray) -> Fit:
     targets_FP = vectors_FE
     method = config.method
     if isinstance(method, PCAReducer):
-        most = min(width, len(rows) - 1)
-        if method.components > most:
+        if method.components > (most := method.most_components(len(rows), width)):
             raise ConfigError(illegal("reduce.method.components", method.components, f"1…{most}",
                                       f"the encoder gives {width} dimensions and {len(rows)} rows are fitted"))
         projection, info["explained_variance"] = principal_components(vectors_FE, method.components)

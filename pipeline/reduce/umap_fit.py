@@ -175,8 +175,8 @@ def _start(vectors_NE: np.ndarray, components: int, seed: int) -> np.ndarray:
 
 
 def _check_sizes(config: UMAPReducer, rows: int, width: int) -> None:
-    if config.components > min(width, rows - 2):
-        raise ConfigError(illegal("reduce.method.components", config.components, f"1…{min(width, rows - 2)}",
+    if config.components > (most := config.most_components(rows, width)):
+        raise ConfigError(illegal("reduce.method.components", config.components, f"1…{most}",
                                   f"the encoder gives {width} dimensions and {rows} rows are fitted"))
     if config.neighbors >= rows:
         raise ConfigError(illegal("reduce.method.neighbors", config.neighbors, f"2…{rows - 1}",
