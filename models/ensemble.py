@@ -1,4 +1,5 @@
-"""Finished recommenders as one teacher: the mean of their logits, read without dropout on the student's own inputs.
+"""Finished recommenders as one teacher: the mean of their logits, read without dropout on the student's own inputs;
+baselines may add to it.
 
 The mean of inner products is one inner product of the members' states side by side, so the whole catalogue is scored
 by one product and nothing as large as positions × items is kept.
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from configs.errors import ConfigError, illegal
 from models.base import NextItem, Student
+from models.history_scores import LinkScores, TextScores, Votes
 from models.matching import TeacherScores
 from models.profile_reader import ProfileReader, ReadingStudent
 from models.protocols import Encoded
@@ -27,17 +29,23 @@ class Ensemble:
     """Frozen members. It is no ``nn.Module``: neither DDP nor a checkpoint sees it."""
 
     def __init__(self, student: Student, members: Sequence[Student], weights: Sequence[float],
-                 readers: Sequence[ProfileReader | None] | None = None) -> None:
+                 readers: Sequence[ProfileReader | None] | None = None,
+                 baselines: Sequence[TextScores | LinkScores] = ()) -> None:
         """
         Args:
             student: who reads the same inputs.
             members: trained on the same catalogue; put into evaluation mode.
             weights: of each member's logits; their sum is brought to 1.
             readers: what each member reads of the users' profiles; None: nobody reads them.
+            baselines: whose scores are added to the members' mean.
 
         Raises:
-            ConfigError: a member of another catalogue, of another objective, or with a shorter memory.
+            ConfigError: a member of another catalogue, of another objective, or with a shorter memory; baselines for a
+                student that does not predict the next item.
         """
+        if baselines and not isinstance(student, NextItem):
+            raise ConfigError(illegal("an ensemble's baselines with the student", type(student).__name__,
+                                      "a student that predicts the next item, as they do"))
         for member in members:
             if member.num_items != student.num_items:
                 raise ConfigError(illegal("items of an ensemble's member", member.num_items,
@@ -53,7 +61,10 @@ class Ensemble:
         self._members = [(member, weight / total) for member, weight in zip(members, weights, strict=True)]
         self._reading = [None if reader is None else ReadingStudent(member, reader.requires_grad_(False))
                          for member, reader in zip(members, readers or [None] * len(members), strict=True)]
-        self._table_VE = torch.cat([member.item_weights_VD().float() for member in members], 1)
+        self._texts = [each for each in baselines if isinstance(each, TextScores)]
+        self._links = [each for each in baselines if isinstance(each, LinkScores)]
+        self._table_VE = torch.cat([*(member.item_weights_VD().float() for member in members),
+                                    *(texts.table_VE for texts in self._texts)], 1)
 
     def to(self, device: torch.device) -> Ensemble:
         """The same on a device."""
@@ -61,6 +72,8 @@ class Ensemble:
             member.to(device)
         for reading in filter(None, self._reading):
             reading.reader.to(device)
+        for baseline in (*self._texts, *self._links):
+            baseline.to(device)
         self._table_VE = self._table_VE.to(device)
         return self
 
@@ -80,4 +93,6 @@ class Ensemble:
                 table_TD, read = reading.read(inputs_BL, users_B)
                 encoder = partial(reading.encode, table_TD)
             states.append(share * encode(encoder, read, None, member.packs).final_ND(chosen_N).float())
-        return TeacherScores(torch.cat(states, 1), self._table_VE)
+        states += [texts.states_NE(inputs_BL, chosen_N) for texts in self._texts]
+        votes = [links.votes(inputs_BL, chosen_N) for links in self._links]
+        return TeacherScores(torch.cat(states, 1), self._table_VE, Votes.joined(votes) if votes else None)

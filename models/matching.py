@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.history_scores import Votes
 from models.matmul import ROWS, Precision, add_product, factor, padded, product, rounding
 from models.softmax import BITS, SAFE_EXPONENT
 
@@ -27,10 +28,11 @@ _GPU_ROWS = 16 * ROWS
 
 
 class TeacherScores(NamedTuple):
-    """What a teacher says of the same positions: the scores ``states_NE @ table_VE.T``."""
+    """What a teacher says of the same positions: the scores ``states_NE @ table_VE.T``, and the votes beside."""
 
     states_NE: Tensor
     table_VE: Tensor
+    votes: Votes | None = None
 
 
 class MatchingSums(NamedTuple):
@@ -63,10 +65,11 @@ def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teach
 class _Match(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, states_NE: Tensor, table_VE: Tensor,
-                weight: float, temperature: float, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
+                votes: Votes | None, weight: float, temperature: float, precision: Precision
+                ) -> tuple[Tensor, Tensor, Tensor]:
         count = len(hidden_ND)
         with rounding(precision):
-            student, teacher = _Side(hidden_ND, weights_VD, precision), _Side(states_NE, table_VE, precision)
+            student, teacher = _Side(hidden_ND, weights_VD, precision), _Side(states_NE, table_VE, precision, votes)
             sums = _Sums(student, teacher, weight, temperature, precision)
             sums.run()
         hidden_grad_ND, targets_ND = sums.hidden_grad_DN.T[:count].contiguous(), weights_VD.index_select(0, rows_N)
@@ -82,28 +85,58 @@ class _Match(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         # Made for this very call and used once: scaled in place, the catalogue's gradient is not copied.
         hidden_grad_ND, weights_grad_VD = ctx.saved_tensors
-        return hidden_grad_ND.mul_(grads[0]), weights_grad_VD.mul_(grads[0]), *(None,) * 6
+        return hidden_grad_ND.mul_(grads[0]), weights_grad_VD.mul_(grads[0]), *(None,) * 7
 
 
 class _Side:
     """The student's or the teacher's states and table; scores are powers of 2, see ``models.softmax``."""
 
-    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision) -> None:
+    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision, votes: Votes | None = None) -> None:
         self.states_NX = padded(states_NX) if states_NX.device.type == "cpu" else states_NX
         self.table_VX = factor(table_VX, precision)
         self._scored_NX = factor(self.states_NX * BITS, precision)
         longest = [torch.linalg.vector_norm(rows, dim=1).max() for rows in (states_NX, table_VX)]
-        self._safe = float(longest[0] * longest[1]) <= SAFE_EXPONENT / 2  # quotients of two sums must fit as well
+        largest = float(longest[0] * longest[1])
+        self._votes = None if votes is None else _VoteTiles(votes, len(table_VX))
+        if self._votes is not None:
+            largest += self._votes.largest
+        self._safe = largest <= SAFE_EXPONENT / 2  # quotients of two sums must fit as well
 
     def scores_CR(self, items: slice, part: slice) -> Tensor:
         """fp32 [C, R]."""
-        return product(self.table_VX[items], self._scored_NX[part])
+        scores_CR = product(self.table_VX[items], self._scored_NX[part])
+        if self._votes is not None:
+            self._votes.add_to(scores_CR, items, part)
+        return scores_CR
 
     def top_R(self, tiles: list[slice], part: slice) -> Tensor | None:
         """The largest score of each position; None where no power of the scores can overflow."""
         if self._safe:
             return None
         return torch.stack([self.scores_CR(items, part).amax(0) for items in tiles]).amax(0)
+
+
+class _VoteTiles:
+    """A teacher's votes, tile by tile."""
+
+    def __init__(self, votes: Votes, num_items: int) -> None:
+        self._rows_K, self._scores_K, self._places_K = votes.rows_K, votes.scores_K * BITS, votes.places_K
+        self._ends_N, self._num_items = votes.counts_N.cumsum(0).tolist(), num_items
+        sums_N = torch.zeros_like(votes.counts_N, dtype=torch.float32).index_add_(
+            0, self._places_K, votes.scores_K.abs())
+        self.largest = float(sums_N.max()) if len(sums_N) else 0.0
+        """No score of any item is larger by its votes."""
+
+    def add_to(self, scores_CR: Tensor, items: slice, part: slice) -> None:
+        """Their share of a tile, in place."""
+        first = self._ends_N[part.start - 1] if part.start else 0
+        last = self._ends_N[min(part.stop, len(self._ends_N)) - 1]
+        rows_K, places_K, scores_K = (each[first:last] for each in (self._rows_K, self._places_K, self._scores_K))
+        if len(scores_CR) < self._num_items:
+            inside = ((rows_K >= items.start) & (rows_K < items.stop)).nonzero().squeeze(1)
+            rows_K, places_K, scores_K = rows_K[inside], places_K[inside], scores_K[inside]
+        cells_K = (rows_K - items.start) * scores_CR.shape[1] + places_K - part.start
+        scores_CR.view(-1).index_add_(0, cells_K, scores_K)
 
 
 class _Totals(NamedTuple):

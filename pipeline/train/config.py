@@ -196,6 +196,12 @@ class TrainConfig(Config):
             raise ValueError("place_untrained=true needs the items' texts: set item_init, or a mapped_text table")
         return self
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether training reads the items' text vectors as they were encoded."""
+        baselines = self.ensemble.baselines if self.ensemble is not None else ()
+        return isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
+
     def arm_key(self, arm: Arm) -> dict[str, object]:
         """The values this arm's result depends on; the plain arm does not depend on distillation's."""
         key = self.key()

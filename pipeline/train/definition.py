@@ -28,7 +28,7 @@ class TrainStep(Step):
     item_vectors: str | None = None
     """Label of the step that reduces the item texts that its table starts from."""
     item_texts: str | None = None
-    """Label of the step that encodes the item texts that its table is mapped from."""
+    """Label of the step that encodes the item texts that its table is mapped from or a baseline reads."""
     members: tuple[str, ...] = ()
     """Labels of the steps that train the members of its ensemble, in their order."""
 
@@ -37,7 +37,7 @@ class TrainStep(Step):
         """The step of an arm and a seed."""
         own, teacher = config.for_arm(arm), config.teacher(arm)
         vectors = items_label(own) if own.train.item_init is not None else None
-        texts = "encode/items" if own.train.item_table and own.train.item_table.kind == "mapped_text" else None
+        texts = "encode/items" if own.train.reads_texts else None
         members = tuple(f"train/{member.arm}/seed-{seed + member.seed}" for member in config.members(arm))
         profiles = "reduce" if teacher != "plain" or own.train.profile_input is not None else None
         inputs = ("prepare", *filter(None, (profiles, vectors, texts)), *dict.fromkeys(members))

@@ -20,6 +20,7 @@ from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
 from pipeline.train.dense_targets import MADE_ARMS, build_targets
+from pipeline.train.ensemble_baselines import write_baselines
 from pipeline.train.initial import Start, fresh_start, model_folder, text_start, trained_start
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.neighbours import write_neighbours
@@ -75,10 +76,14 @@ def write_inputs(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, r
         start = text_start(start or fresh_start(model, len(item_ids), seed), texts)
     if start is not None:
         save_file(start.encoder.state_dict(), work / INITIAL_FILE)
-    if item_texts is not None and isinstance(config.item_table, MappedTextTable):
-        table = item_texts.read_table("vectors", [ITEM_IDX, VECTOR])
-        texts = ItemVectors.from_table(table, len(item_ids)).controlled(config.item_table.control, seed, matrix)
+    own = None
+    if item_texts is not None:
+        own = ItemVectors.from_table(item_texts.read_table("vectors", [ITEM_IDX, VECTOR]), len(item_ids))
+    if own is not None and isinstance(config.item_table, MappedTextTable):
+        texts = own.controlled(config.item_table.control, seed, matrix)
         texts.save(work / TEXTS_FILE)
+    if config.ensemble is not None:
+        write_baselines(config.ensemble.baselines, rows.sequences, own, seed, matrix, work)
     return Inputs(shape, start, texts, tuple(sorted(path.name for path in work.iterdir())))
 
 

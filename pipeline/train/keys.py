@@ -11,11 +11,11 @@ from models.config import ModelConfig
 from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
-from pipeline.train.teaching_config import MappedTextTable
 
 VERSION = 6
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
+_NEXT_ITEM = "sasrec, esasrec, gru4rec"
 
 
 def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp: str,
@@ -26,7 +26,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     Args:
         reduce_fp: of the teacher's vectors.
         items_fp: of the reduced item texts; used where ``config.item_init`` asks for them.
-        texts_fp: of the encoded item texts; used where ``config.item_table`` maps them.
+        texts_fp: of the encoded item texts; used where ``config.item_table`` maps them or a baseline of
+            ``config.ensemble`` reads them.
         members: of the ensemble's members; their names in the run are no part of the key.
 
     Raises:
@@ -54,9 +55,10 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         raise ConfigError("train.item_init needs the reduced vectors of the items' texts (`reduce/items`)")
     else:
         inputs["items"] = items_fp
-    if isinstance(config.item_table, MappedTextTable):
+    if config.reads_texts:
         if texts_fp is None:
-            raise ConfigError("train.item_table: mapped_text needs the vectors of the items' texts (`encode/items`)")
+            raise ConfigError("train.item_table: mapped_text, and train.ensemble.baselines: content, need the vectors "
+                              "of the items' texts (`encode/items`)")
         inputs["texts"] = texts_fp
     if config.item_table is None:
         del values["item_table"]
@@ -69,6 +71,11 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     else:
         inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
         values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
+        if not config.ensemble.baselines:
+            del values["ensemble"]["baselines"]
+        elif model.kind == "bert4rec":
+            raise ConfigError(illegal("model.kind with train.ensemble.baselines", model.kind, _NEXT_ITEM,
+                                      "they score the next item, and its teachers masked ones"))
     workers = config.execution.num_workers
     if config.execution.most_workers > 1 and model.dropout > 0:  # each draws its own dropout
         values["workers"] = workers if isinstance(workers, int) else "elastic"
@@ -81,7 +88,7 @@ def _check_profile_input(arm: Arm, model: ModelConfig) -> None:
         raise ConfigError(f"train.profile_input: this arm distils profiles (teacher {arm}), and an arm either distils "
                           "them or reads them; set profile_input in a recipe whose teacher is plain")
     if model.kind == "bert4rec":
-        raise ConfigError(illegal("model.kind with train.profile_input", model.kind, "sasrec, esasrec, gru4rec"))
+        raise ConfigError(illegal("model.kind with train.profile_input", model.kind, _NEXT_ITEM))
 
 
 def _digest_model(folder: Path) -> str:

@@ -31,6 +31,7 @@ from pipeline.store.arrays import cases
 from pipeline.store.columns import USER_ID, USER_IDX
 from pipeline.train.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
 from pipeline.train.data import TrainingRows
+from pipeline.train.ensemble_baselines import load_baseline
 from pipeline.train.export import load_model
 from pipeline.train.feed import feed
 from pipeline.train.item_vectors import ItemVectors
@@ -248,7 +249,9 @@ def _ensemble(spec: TrainSpec, storage: Storage, encoder: Student) -> Ensemble |
         return None
     return Ensemble(encoder, [load_model(storage.local(folder)) for folder in spec.members],
                     [member.weight for member in wanted.members],
-                    [None if file is None else load_reader(storage.local(file)) for file in spec.member_readers])
+                    [None if file is None else load_reader(storage.local(file)) for file in spec.member_readers],
+                    [load_baseline(config, storage.local(file))
+                     for config, file in zip(wanted.baselines, spec.baselines, strict=True)])
 
 
 def _reader(spec: TrainSpec, storage: Storage) -> ProfileReader | None:

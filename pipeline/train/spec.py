@@ -46,6 +46,8 @@ class TrainSpec(Config):
     """What each member reads of profiles (``reading.save_reader``); None: nothing."""
     members: tuple[str, ...] = ()
     """Exported model folders of the ensemble, in the order of ``config.ensemble.members``."""
+    baselines: tuple[str, ...] = ()
+    """Its baselines (``ensemble_baselines.write_baselines``), in the order of ``config.ensemble.baselines``."""
 
     def open_targets(self, storage: Storage, users_N: np.ndarray | None = None) -> Targets:
         """The teacher's vectors, which this training must have; see :meth:`Targets.open`."""

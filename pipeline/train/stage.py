@@ -26,6 +26,7 @@ from pipeline.train.bar import EpochBar, follow
 from pipeline.train.checkpoint import Outcome, Progress, read_outcome
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.data import TrainingRows
+from pipeline.train.ensemble_baselines import baseline_file
 from pipeline.train.export import save_model
 from pipeline.train.initial import Start
 from pipeline.train.inputs import (
@@ -43,7 +44,6 @@ from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape
-from pipeline.train.teaching_config import MappedTextTable
 from pipeline.work.progress import complain, say, took
 from pipeline.work.threads import torch_threads
 
@@ -72,7 +72,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         on_epoch: called after every epoch with its record; only for ``execution.num_workers=0``. What it raises ends
             the training; its checkpoints stay.
         item_vectors: the items' `reduce` artifact; for ``config.item_init`` alone.
-        item_texts: the items' `encode` artifact; for a table that is mapped from the texts alone.
+        item_texts: the items' `encode` artifact; for ``config.reads_texts`` alone.
         members: `train` artifacts, in the order of ``config.ensemble.members``.
 
     Returns:
@@ -105,6 +105,8 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         targets=written.get(TARGETS_FILE), vectors=written.get(MADE_FILE, targets and targets.relative(TARGETS)),
         neighbours=written.get(NEIGHBOURS_FILE), initial=written.get(INITIAL_FILE), texts=written.get(TEXTS_FILE),
         members=tuple(member.relative("model") for member in members),
+        baselines=tuple(written[baseline_file(place)]
+                        for place in range(len(config.ensemble.baselines) if config.ensemble else 0)),
         member_readers=tuple(member.relative(READER) if READER in member.manifest.files else None
                              for member in members))
     num_validation = len(open_arrow(prepared.local("validation.arrow")))
@@ -154,8 +156,8 @@ def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts
                   members: Sequence[Artifact]) -> None:
     pairs = {
         "train.item_init and the `reduce/items` artifact": (config.item_init is not None, item_vectors is not None),
-        "train.item_table of mapped texts and the `encode/items` artifact": (
-            isinstance(config.item_table, MappedTextTable), item_texts is not None),
+        "train.item_table of mapped texts or the ensemble's content baseline, and the `encode/items` artifact": (
+            config.reads_texts, item_texts is not None),
         "train.ensemble and its members' `train` artifacts": (
             len(config.ensemble.members) if config.ensemble else 0, len(members))}
     for what, (asked, given) in pairs.items():

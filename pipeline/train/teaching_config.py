@@ -69,12 +69,52 @@ class Member(Config):
     """Of its logits among the members'."""
 
 
+class ContentScores(Config):
+    """Cosine between an item's text and the mean of the history's texts; nothing is learnt."""
+
+    kind: Literal["content"] = "content"
+    scale: float = Field(default=4.0, gt=0)
+    """What makes logits of cosines."""
+    recency_decay: float = Field(default=0.5, ge=0)
+    """A history item weighs exp(-decay · steps back); 0 = all alike."""
+    control: TextControl = "none"
+    """Whose texts: see `TextControl`."""
+
+
+class TransitionScores(Config):
+    """Which item follows the last one: counts of consecutive training items, normalised per item."""
+
+    kind: Literal["transitions"] = "transitions"
+    scale: float = Field(default=5.0, gt=0)
+    """What makes logits of shares."""
+
+
+class ItemKNNScores(Config):
+    """Cosine similarity of items by the users who had them; the neighbours of each history item vote."""
+
+    kind: Literal["item_knn"] = "item_knn"
+    scale: float = Field(default=5.0, gt=0)
+    """What makes logits of sums of similarities."""
+    neighbors: int = Field(default=100, ge=1)
+    """Neighbours kept per item."""
+    shrinkage: float = Field(default=50.0, ge=0)
+    """Added to the denominator of the cosine: distrusts pairs of rare items."""
+    recency_decay: float = Field(default=0.5, ge=0)
+    """A history item's vote weighs exp(-decay · steps back); 0 = all alike."""
+
+
+BaselineScores = Annotated[ContentScores | TransitionScores | ItemKNNScores, Field(discriminator="kind")]
+
+
 class EnsembleConfig(MatchingConfig):
     """Finished recommenders whose mean logits over the whole catalogue the student matches (Beyer et al., CVPR'22)."""
 
     members: tuple[Member, ...] = Field(min_length=1)
     start: int | None = Field(default=None, ge=0)
     """Place, from 0, of the member whose weights the student starts from; None: a fresh start."""
+    baselines: tuple[BaselineScores, ...] = ()
+    """Whose scores, times `scale`, are added to the members' mean logits: fitted on the training part, never trained.
+    For students that predict the next item."""
     epochs: int | None = Field(default=None, ge=1)
     """Match in so many first epochs, then train on next items alone; None: in all."""
 

@@ -1,0 +1,70 @@
+"""The baselines of an ensemble: fitted once on the training part, kept as arrays that every worker reads.
+
+Legend: V items 1…n, E width of the items' texts, K links between items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from models.history_scores import LinkScores, TextScores
+from models.sequences import Sequences
+from pipeline.evaluate.baselines import ItemGraph, fit_item_knn, fit_transitions
+from pipeline.evaluate.config import ContentConfig, ItemKNNConfig, TransitionsConfig
+from pipeline.evaluate.content import fit_content
+from pipeline.store.tensors import save_file
+from pipeline.train.collaborative import TrainingMatrix
+from pipeline.train.item_vectors import ItemVectors
+from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores
+
+
+def baseline_file(place: int) -> str:
+    """The name of the file of the baseline at a place of ``ensemble.baselines``."""
+    return f"baseline-{place}.safetensors"
+
+
+def write_baselines(baselines: Sequence[BaselineScores], train: Sequences, texts: ItemVectors | None, seed: int,
+                    matrix: TrainingMatrix, work: Path) -> None:
+    """Fit each and write it to ``work``.
+
+    Args:
+        train: all training sequences.
+        texts: the items' own; for the content baseline.
+        seed: of the controls.
+        matrix: what a collaborative control knows.
+    """
+    for place, config in enumerate(baselines):
+        path = work / baseline_file(place)
+        if isinstance(config, ContentScores):
+            assert texts is not None, "the step names the items' texts among its inputs"
+            own = ContentConfig(recency_decay=config.recency_decay)
+            fitted = fit_content(own, texts.controlled(config.control, seed, matrix))
+            save_file({"vectors": fitted.vectors_VE}, path)
+        else:
+            links_VV = _links(config, train, matrix.num_items).links_VV
+            save_file({"offsets": links_VV.indptr.astype(np.int64), "items": links_VV.indices.astype(np.int64),
+                       "scores": links_VV.data.astype(np.float32)}, path)
+
+
+def _links(config: BaselineScores, train: Sequences, num_items: int) -> ItemGraph:
+    """Without the baselines' share of popularity, which the members know."""
+    if isinstance(config, ItemKNNScores):
+        own = ItemKNNConfig(neighbors=config.neighbors, shrinkage=config.shrinkage, popularity_backoff=0.0,
+                            recency_decay=config.recency_decay)
+        return fit_item_knn(own, train, num_items)
+    return fit_transitions(TransitionsConfig(popularity_backoff=0.0), train, num_items)
+
+
+def load_baseline(config: BaselineScores, path: Path) -> TextScores | LinkScores:
+    """What :func:`write_baselines` wrote."""
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    if isinstance(config, ContentScores):
+        return TextScores(tensors["vectors"], config.recency_decay, config.scale)
+    decay = config.recency_decay if isinstance(config, ItemKNNScores) else 0.0
+    return LinkScores(tensors["offsets"], tensors["items"], tensors["scores"], decay,
+                      last_alone=config.kind == "transitions", scale=config.scale)
