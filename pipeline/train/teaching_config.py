@@ -85,7 +85,7 @@ class TransitionScores(Config):
     """Which item follows the last one: counts of consecutive training items, normalised per item."""
 
     kind: Literal["transitions"] = "transitions"
-    scale: float = Field(default=5.0, gt=0)
+    scale: float = Field(default=8.0, gt=0)
     """What makes logits of shares."""
 
 
