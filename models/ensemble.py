@@ -72,8 +72,10 @@ class Ensemble:
             member.to(device)
         for reading in filter(None, self._reading):
             reading.reader.to(device)
-        for baseline in (*self._texts, *self._links):
-            baseline.to(device)
+        for texts in self._texts:
+            texts.to(device)
+        for links in self._links:
+            links.to(device)
         self._table_VE = self._table_VE.to(device)
         return self
 

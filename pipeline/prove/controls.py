@@ -7,7 +7,7 @@ schedule and selection. What the plain arm reads too is no teacher's and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from models.config import ModelConfig
 from pipeline.config import RunConfig
 from pipeline.prove.config import Control
 from pipeline.recipes import Recipe
-from pipeline.train.teaching_config import Member
+from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores, Member
 
 Exchange = Literal["shuffled", "random", "collaborative"]
 _TRAINING_ONLY = ("dropout", "mask_probability")
@@ -42,7 +42,8 @@ class Controls:
         if kind == "longer":
             return self._longer(arm)
         if kind == "ids":
-            return self._ids(arm, arm) if any(self.reads(m.arm) for m in self._config.members(arm)) else None
+            told = _tells(self._baselines(arm)) or any(self.reads(m.arm) for m in self._config.members(arm))
+            return self._ids(arm, arm) if told else None
         return self._exchanged(arm, kind, arm) if self.reads(arm) else None
 
     def reads(self, arm: str) -> bool:
@@ -57,7 +58,12 @@ class Controls:
         return found
 
     def _reads_itself(self, arm: str) -> bool:
-        return self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
+        return (self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
+                or _tells(self._baselines(arm)))
+
+    def _baselines(self, arm: str) -> tuple[BaselineScores, ...]:
+        ensemble = self._config.for_arm(arm).train.ensemble
+        return ensemble.baselines if ensemble is not None else ()
 
     def _text_settings(self, arm: str) -> list[str]:
         """Settings of an arm's training that bring it texts or profiles, and the plain arm not."""
@@ -76,7 +82,9 @@ class Controls:
         members = [member.model_copy(update={"arm": self._exchanged(member.arm, kind, None)})
                    if self.reads(member.arm) else member for member in self._config.members(arm)]
         if members:
-            changes["ensemble"] = {"members": _plainly(members)}
+            changes["ensemble"] = {"members": _plainly(members), "baselines": _plainly(
+                each.model_copy(update={"control": kind}) if _tells([each]) else each
+                for each in self._baselines(arm))}
         return self._add(f"{arm}-{kind}", recipe.model_copy(update={
             "teacher": kind if recipe.teacher == "distilled" else recipe.teacher,
             "train": merge(recipe.train, changes), "control_for": control_for}))
@@ -97,7 +105,8 @@ class Controls:
     def _ensemble_of_ids(self, arm: str, members: Sequence[Member]) -> dict[str, Any]:
         """Further plain seeds in the place of the members that read, or, where the student could not learn from the
         plain arm, those members without their texts, each with a seed that makes it a training of its own. No two seeds
-        of the proof share a further member: they would agree more than chance does."""
+        of the proof share a further member: they would agree more than chance does. In the place of a baseline that
+        reads texts item-kNN stands, and where that is there already nothing does."""
         own, plain = self._config.for_arm(arm), self._config.for_arm("plain")
         usable = plain.model.max_length >= own.model.max_length and (
             (plain.model.kind == "bert4rec") == (own.model.kind == "bert4rec"))
@@ -111,7 +120,11 @@ class Controls:
                 taken.append((training, seed))
                 member = member.model_copy(update={"arm": name, "seed": seed})
             replaced.append(member)
-        ensemble: dict[str, Any] = {"members": _plainly(replaced)}
+        baselines = dict[str, BaselineScores]()
+        for each in self._baselines(arm):
+            own_ids = ItemKNNScores() if _tells([each]) else each
+            baselines.setdefault(own_ids.kind, own_ids)
+        ensemble: dict[str, Any] = {"members": _plainly(replaced), "baselines": _plainly(baselines.values())}
         start = own.train.ensemble.start if own.train.ensemble is not None else None
         if start is not None and replaced[start].arm == "plain" and not _alike(plain.model, own.model):
             ensemble["start"] = None
@@ -148,8 +161,15 @@ class Controls:
         return {"teacher": teacher, "model": own.model.key(), "train": own.train.arm_key(teacher)}
 
 
-def _plainly(members: list[Member]) -> list[dict[str, Any]]:
-    return [member.model_dump(mode="json", exclude_defaults=True) for member in members]
+def _tells(baselines: Iterable[BaselineScores]) -> bool:
+    """Whether one of them reads the items' own texts."""
+    return any(isinstance(each, ContentScores) and each.control == "none" for each in baselines)
+
+
+def _plainly(parts: Iterable[Member | BaselineScores]) -> list[dict[str, Any]]:
+    """As a file has them: what is not as by default, and of which kind each is."""
+    return [{name: value for name, value in part.model_dump(mode="json").items()
+             if name == "kind" or value != type(part).model_fields[name].default} for part in parts]
 
 
 def _alike(first: ModelConfig, second: ModelConfig) -> bool:

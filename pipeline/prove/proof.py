@@ -123,8 +123,11 @@ def _row(config: RunConfig, arm: str) -> tuple[str, ...]:
         control = getattr(setting, "control", "none")
         if setting is not None:
             parts.append(name if control == "none" else f"{name} ({control})")
-    members = ", ".join(f"{m.arm}+{m.seed}" if m.seed else m.arm for m in config.members(arm))
-    return arm, config.control_for(arm) or "–", ", ".join(parts) or "none", str(own.epochs), members or "–"
+    members = [f"{m.arm}+{m.seed}" if m.seed else m.arm for m in config.members(arm)]
+    for baseline in own.ensemble.baselines if own.ensemble is not None else ():
+        control = getattr(baseline, "control", "none")
+        members.append(baseline.kind if control == "none" else f"{baseline.kind} ({control})")
+    return arm, config.control_for(arm) or "–", ", ".join(parts) or "none", str(own.epochs), ", ".join(members) or "–"
 
 
 def trainings(steps: list[PlannedStep]) -> str:

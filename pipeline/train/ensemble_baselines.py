@@ -43,8 +43,8 @@ def write_baselines(baselines: Sequence[BaselineScores], train: Sequences, texts
         if isinstance(config, ContentScores):
             assert texts is not None, "the step names the items' texts among its inputs"
             own = ContentConfig(recency_decay=config.recency_decay)
-            fitted = fit_content(own, texts.controlled(config.control, seed, matrix))
-            save_file({"vectors": fitted.vectors_VE}, path)
+            vectors_VE = fit_content(own, texts.controlled(config.control, seed, matrix)).vectors_VE
+            save_file({"vectors": _leading(vectors_VE, config.components)}, path)
         else:
             links_VV = _links(config, train, matrix.num_items).links_VV
             save_file({"offsets": links_VV.indptr.astype(np.int64), "items": links_VV.indices.astype(np.int64),
@@ -58,6 +58,16 @@ def _links(config: BaselineScores, train: Sequences, num_items: int) -> ItemGrap
                             recency_decay=config.recency_decay)
         return fit_item_knn(own, train, num_items)
     return fit_transitions(TransitionsConfig(popularity_backoff=0.0), train, num_items)
+
+
+def _leading(vectors_VE: np.ndarray, components: int | None) -> np.ndarray:
+    """The same in the directions in which they differ most, again of length 1."""
+    if components is None or components >= vectors_VE.shape[1]:
+        return vectors_VE
+    gram_EE = (vectors_VE.T @ vectors_VE).astype(np.float64)
+    found_VE = vectors_VE @ np.linalg.eigh(gram_EE)[1][:, ::-1][:, :components].astype(np.float32)
+    lengths_V1 = np.linalg.norm(found_VE, axis=1, keepdims=True)
+    return np.ascontiguousarray(found_VE / np.where(lengths_V1 > 0, lengths_V1, 1.0))
 
 
 def load_baseline(config: BaselineScores, path: Path) -> TextScores | LinkScores:

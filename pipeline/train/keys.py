@@ -70,10 +70,9 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         del values["ensemble"]
     else:
         inputs |= {f"member_{place}": fingerprint for place, fingerprint in enumerate(members)}
-        values["ensemble"] = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
-        if not config.ensemble.baselines:
-            del values["ensemble"]["baselines"]
-        elif model.kind == "bert4rec":
+        own = config.ensemble.key() | {"members": [m.weight for m in config.ensemble.members]}
+        values["ensemble"] = {name: value for name, value in own.items() if name != "baselines" or value}
+        if config.ensemble.baselines and model.kind == "bert4rec":
             raise ConfigError(illegal("model.kind with train.ensemble.baselines", model.kind, _NEXT_ITEM,
                                       "they score the next item, and its teachers masked ones"))
     workers = config.execution.num_workers

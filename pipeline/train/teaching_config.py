@@ -75,6 +75,8 @@ class ContentScores(Config):
     kind: Literal["content"] = "content"
     scale: float = Field(default=4.0, gt=0)
     """What makes logits of cosines."""
+    components: int | None = Field(default=128, ge=1)
+    """Leading directions of the texts that cosines are taken in; None: all. A step costs less the fewer there are."""
     recency_decay: float = Field(default=0.5, ge=0)
     """A history item weighs exp(-decay · steps back); 0 = all alike."""
     control: TextControl = "none"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cluster.storage import Storage
 from configs.errors import ConfigError
-from models.config import ESASRecConfig, GRU4RecConfig, ModelConfig, PerturbationConfig, SASRecConfig
+from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelConfig, PerturbationConfig, SASRecConfig
 from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
@@ -137,6 +137,41 @@ def test_a_student_takes_over_its_teachers_ranking(storage: Storage, prepared: A
         divergences[name] = epochs_logged[-1]["matching"]
     assert divergences["taught"] < 0.3 * divergences["untaught"]
     assert divergences["started"] < 0.5 * divergences["untaught"]
+
+
+@pytest.mark.parametrize("kind", ["content", "transitions", "item_knn"])
+def test_a_student_takes_over_what_a_baseline_adds(kind: str, storage: Storage, prepared: Artifact) -> None:
+    """Beside an untrained member, so that all there is to match is the baseline's; served as any other."""
+    given = np.random.default_rng(0).normal(size=(40, 24))
+    texts = {"item_texts": vectors(storage, "encode", "vectors/part-0.parquet", given, [*range(1, 41)])}
+    member = trained(storage, prepared, changed(epochs=1, optimizer={"lr": 1e-12}))
+    divergences, model = [], SASREC.model_copy(update={"dropout": 0.0})
+    for lr, epochs in ((1e-12, 1), (0.01, 60)):
+        config = changed(ensemble={"members": [{"arm": "plain"}], "start": 0, "perturb": None,
+                                   "baselines": [{"kind": kind, "scale": 20}]},
+                         epochs=epochs, optimizer={"lr": lr, "schedule": "cosine"})
+        found = trained(storage, prepared, config, model, members=[member], **(texts if kind == "content" else {}))
+        assert shapes(found) == shapes(member)
+        epochs_logged = [r for r in read_metrics(found.local("metrics.jsonl")) if r["kind"] == "epoch"]
+        divergences.append(epochs_logged[-1]["matching"])
+    assert divergences[0] > 0.1
+    assert divergences[1] < 0.5 * divergences[0]
+
+
+def test_baselines_of_an_ensemble_are_part_of_the_key_where_there_are_any(storage: Storage) -> None:
+    def fingerprint(baselines: list[dict[str, Any]], texts: str | None = None, model: ModelConfig = SASREC) -> str:
+        config = changed(ensemble={"members": [{"arm": "a"}], "baselines": baselines})
+        return key(config, model, "plain", 0, "p", None, None, texts, ["x"]).fingerprint
+
+    links = [{"kind": "transitions"}]
+    found = [fingerprint([]), fingerprint(links), fingerprint([{"kind": "transitions", "scale": 2}]),
+             fingerprint([{"kind": "content"}], "t"), fingerprint([{"kind": "content", "control": "shuffled"}], "t")]
+    assert len(set(found)) == len(found)
+    assert fingerprint([], "t") == found[0]
+    with pytest.raises(ConfigError, match="encode/items"):
+        fingerprint([{"kind": "content"}])
+    with pytest.raises(ConfigError, match="bert4rec.*legal: sasrec"):
+        fingerprint(links, model=BERT4RecConfig(hidden_dim=16, max_length=8))
 
 
 def test_perturbed_histories_change_what_is_matched_and_nothing_random_is_left(storage: Storage, prepared: Artifact

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import matching
+from models.history_scores import Votes
 from models.matching import TeacherScores, match
 
 
@@ -46,6 +47,33 @@ def test_value_and_gradients_are_those_of_the_dense_loss(
         torch.testing.assert_close(value.double(), reference.detach(), rtol=1e-5, atol=1e-4)
     for gradient, reference in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("positions", "items"), [(1, 7), (70, 300), (129, 1000)])
+@pytest.mark.parametrize(("weight", "tau"), [(1.0, 1.0), (0.4, 2.0)])
+@pytest.mark.parametrize("cells", [2**20, 64 * 128])
+@pytest.mark.parametrize("size", [1.0, 200.0])
+def test_votes_count_beside_the_products(positions: int, items: int, weight: float, tau: float, cells: int, size: float,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of an item that is voted for twice, of places without votes, and beyond what a power of them can hold."""
+    monkeypatch.setitem(matching._TILE_CELLS, "cpu", cells)
+    hidden_ND, weights_VD, rows_N, teaching = _inputs(positions, items)
+    generator = torch.Generator().manual_seed(1)
+    counts_N = torch.randint(0, 5, (positions,), generator=generator)
+    counts_N[0] = 4
+    votes = Votes(counts_N, torch.randint(0, items, (int(counts_N.sum()),), generator=generator),
+                  torch.rand(int(counts_N.sum()), generator=generator) * size)
+    votes.rows_K[1] = votes.rows_K[0]
+    added_NV = torch.zeros(positions, items).index_put_((votes.places_K, votes.rows_K), votes.scores_K, accumulate=True)
+    same = TeacherScores(torch.cat([teaching.states_NE, added_NV], 1),
+                         torch.cat([teaching.table_VE, torch.eye(items)], 1))
+    expected = _dense(hidden_ND, weights_VD, rows_N, same, weight, tau)
+    wanted = torch.autograd.grad(expected[0], (hidden_ND, weights_VD))
+    found = match(hidden_ND, weights_VD, rows_N, teaching._replace(votes=votes), weight, tau)
+    for value, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.double(), reference.detach(), rtol=1e-4, atol=1e-3)
+    for gradient, reference in zip(torch.autograd.grad(found.objective, (hidden_ND, weights_VD)), wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-3)
 
 
 def test_large_scores_neither_overflow_nor_vanish() -> None:

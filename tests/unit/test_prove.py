@@ -71,6 +71,30 @@ def test_an_ensembles_controls_exchange_its_members_and_nothing_else(tmp_path: P
     assert len(budgets) == 1
 
 
+def test_baselines_that_read_texts_are_exchanged_and_replaced_too(tmp_path: Path) -> None:
+    """Alone, they make an arm one that reads; item-kNN stands for them among ids, once."""
+    def baselines(found: RunConfig, arm: str) -> list[tuple[str, Any]]:
+        ensemble = found.for_arm(arm).train.ensemble
+        assert ensemble is not None
+        return [(each.kind, getattr(each, "control", None)) for each in ensemble.baselines]
+
+    recipes = """recipes={lean: {train: {distill_epochs: 0, ensemble: {
+      members: [{arm: plain}], start: 0, baselines: [{kind: content, scale: 3}, {kind: transitions}]}}}}"""
+    found = derive(config(tmp_path, recipes, "arms=[plain, lean]")).config
+    assert found.arms == ("plain", "lean", *(f"lean-{kind}" for kind in (
+        "shuffled", "random", "collaborative", "ids", "longer")))
+    for kind in ("shuffled", "random", "collaborative"):
+        assert baselines(found, f"lean-{kind}") == [("content", kind), ("transitions", None)]
+        own = found.for_arm(f"lean-{kind}").train.ensemble
+        assert own is not None and own.baselines[0].scale == 3
+    assert baselines(found, "lean-ids") == [("item_knn", None), ("transitions", None)]
+    assert members(found, "lean-ids") == members(found, "lean") == [("plain", 0, 1.0)]
+    both = recipes.replace("{kind: transitions}", "{kind: item_knn, scale: 9}")
+    assert baselines(derive(config(tmp_path, both, "arms=[plain, lean]")).config, "lean-ids") == [("item_knn", None)]
+    said = "\n".join(dry_run_lines(derive(config(tmp_path, recipes, "arms=[plain, lean]"))))
+    assert re.search(r"^lean-random +lean +ensemble +\d+ +plain, content \(random\), transitions$", said, re.MULTILINE)
+
+
 def test_longer_training_has_all_epochs_of_the_teacher_and_its_members(tmp_path: Path) -> None:
     """plain 20 + text 20 + told 40 + matched 10; patience grows with them."""
     found = matched(tmp_path, "train.early_stopping.patience_epochs=3")
