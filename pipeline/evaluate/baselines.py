@@ -87,15 +87,22 @@ class ItemGraph:
 
 def fit_transitions(config: TransitionsConfig, train: Sequences, num_items: int) -> ItemGraph:
     """P(next item | last item) from consecutive training items."""
-    rows, items, steps_back = flat_histories(train, np.arange(len(train)))
-    follows = np.flatnonzero(steps_back[:-1] > 0)
-    pairs = (items[follows] - 1, items[follows + 1] - 1)
-    counts_VV = sparse.csr_matrix((np.ones(len(follows)), pairs), shape=(num_items, num_items))
-    counts_VV.sum_duplicates()
-    totals_V = np.asarray(counts_VV.sum(1))[:, 0]
-    shares_VV = sparse.diags(1.0 / np.maximum(totals_V, 1.0)) @ counts_VV
     backoff_V = _backoff(config.popularity_backoff, train, num_items)
-    return ItemGraph(shares_VV.tocsr().astype(np.float32), backoff_V, decay=0.0, last_items=1)
+    return ItemGraph(following(train, num_items), backoff_V, decay=0.0, last_items=1)
+
+
+def following(train: Sequences, num_items: int, window: int = 1, shrinkage: float = 0.0) -> sparse.csr_matrix:
+    """float32 [V, V], how often an item (row) is followed by another within so many steps, each time counted as
+    1 / steps, over the row's sum plus ``shrinkage``: the sequential rules of Ludewig & Jannach (UMUAI'18)."""
+    rows, items, steps_back = flat_histories(train, np.arange(len(train)))
+    counts_VV = sparse.csr_matrix((num_items, num_items))
+    for steps in range(1, window + 1):
+        first = np.flatnonzero(steps_back[:-steps] >= steps)
+        pairs = (items[first] - 1, items[first + steps] - 1)
+        counts_VV += sparse.csr_matrix((np.full(len(first), 1 / steps), pairs), shape=(num_items, num_items))
+    totals_V = np.asarray(counts_VV.sum(1))[:, 0] + shrinkage
+    shares_VV = sparse.diags(1.0 / np.where(totals_V > 0, totals_V, 1.0)) @ counts_VV
+    return shares_VV.tocsr().astype(np.float32)
 
 
 def fit_item_knn(config: ItemKNNConfig, train: Sequences, num_items: int) -> ItemGraph:

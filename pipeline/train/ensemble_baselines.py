@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from scipy import sparse
 
 from models.history_scores import LinkScores, TextScores
 from models.sequences import Sequences
-from pipeline.evaluate.baselines import ItemGraph, fit_item_knn, fit_transitions
-from pipeline.evaluate.config import ContentConfig, ItemKNNConfig, TransitionsConfig
+from pipeline.evaluate.baselines import fit_item_knn, following
+from pipeline.evaluate.config import ContentConfig, ItemKNNConfig
 from pipeline.evaluate.content import fit_content
 from pipeline.store.tensors import save_file
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.item_vectors import ItemVectors
-from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores
+from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores, TransitionScores
 
 
 def baseline_file(place: int) -> str:
@@ -46,18 +47,18 @@ def write_baselines(baselines: Sequence[BaselineScores], train: Sequences, texts
             vectors_VE = fit_content(own, texts.controlled(config.control, seed, matrix)).vectors_VE
             save_file({"vectors": _leading(vectors_VE, config.components)}, path)
         else:
-            links_VV = _links(config, train, matrix.num_items).links_VV
+            links_VV = _links(config, train, matrix.num_items)
             save_file({"offsets": links_VV.indptr.astype(np.int64), "items": links_VV.indices.astype(np.int64),
                        "scores": links_VV.data.astype(np.float32)}, path)
 
 
-def _links(config: BaselineScores, train: Sequences, num_items: int) -> ItemGraph:
+def _links(config: ItemKNNScores | TransitionScores, train: Sequences, num_items: int) -> sparse.csr_matrix:
     """Without the baselines' share of popularity, which the members know."""
-    if isinstance(config, ItemKNNScores):
-        own = ItemKNNConfig(neighbors=config.neighbors, shrinkage=config.shrinkage, popularity_backoff=0.0,
-                            recency_decay=config.recency_decay)
-        return fit_item_knn(own, train, num_items)
-    return fit_transitions(TransitionsConfig(popularity_backoff=0.0), train, num_items)
+    if isinstance(config, TransitionScores):
+        return following(train, num_items, config.window, config.shrinkage)
+    own = ItemKNNConfig(neighbors=config.neighbors, shrinkage=config.shrinkage, recency_decay=config.recency_decay,
+                        popularity_backoff=0.0)
+    return fit_item_knn(own, train, num_items).links_VV
 
 
 def _leading(vectors_VE: np.ndarray, components: int | None) -> np.ndarray:

@@ -84,11 +84,17 @@ class ContentScores(Config):
 
 
 class TransitionScores(Config):
-    """Which item follows the last one: counts of consecutive training items, normalised per item."""
+    """Which items follow the last one in training, as a share of all that do (sequential rules, Ludewig & Jannach,
+    UMUAI'18)."""
 
     kind: Literal["transitions"] = "transitions"
-    scale: float = Field(default=8.0, gt=0)
+    scale: float = Field(default=16.0, gt=0)
     """What makes logits of shares."""
+    window: int = Field(default=3, ge=1)
+    """Steps apart, at most; an item so many steps later counts 1 / steps."""
+    shrinkage: float = Field(default=10.0, ge=0)
+    """Added to the sum of which a share is taken. Without it the next item of a rare one is what a training history
+    itself says of it: the student would be told its own targets."""
 
 
 class ItemKNNScores(Config):

@@ -13,7 +13,7 @@ from torch import Tensor
 from models import history_scores
 from models.history_scores import LinkScores, Votes, prefix_weights_BLL
 from models.sequences import Sequences
-from pipeline.evaluate.baselines import fit_baseline
+from pipeline.evaluate.baselines import fit_baseline, following
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.data import TrainingRows
@@ -42,7 +42,7 @@ def dense(votes: Votes) -> Tensor:
 
 
 @pytest.mark.parametrize("config", [
-    ContentScores(scale=3.0, components=None, recency_decay=0.3), TransitionScores(scale=2.0),
+    ContentScores(scale=3.0, components=None, recency_decay=0.3), TransitionScores(scale=2.0, window=1, shrinkage=0),
     ItemKNNScores(scale=2.5, neighbors=7, shrinkage=1.0, recency_decay=0.2), ItemKNNScores(recency_decay=0.0)])
 @pytest.mark.parametrize("cells", [1, 2**24])
 def test_every_position_is_scored_as_evaluate_would_score_the_history_up_to_it(
@@ -50,10 +50,9 @@ def test_every_position_is_scored_as_evaluate_would_score_the_history_up_to_it(
     monkeypatch.setattr(history_scores, "_CELLS_AT_ONCE", cells)
     ends = [(row, stop) for row, history in enumerate(HISTORIES) for stop in range(1, len(history) + 1)]
     prefixes = Sequences.from_lists([HISTORIES[row][:stop] for row, stop in ends])
-    given = config.model_dump(exclude={"kind", "scale", "control", "components"})
-    settings = EvaluateConfig.model_validate({
-        "transitions": {"popularity_backoff": 0}, "item_knn": {"popularity_backoff": 0}, config.kind: (
-            given if config.kind == "content" else {"popularity_backoff": 0, **given})})
+    own = config.model_dump(include={"recency_decay", "neighbors", *(["shrinkage"] * (config.kind == "item_knn"))})
+    no_popularity = {} if config.kind == "content" else {"popularity_backoff": 0}
+    settings = EvaluateConfig.model_validate({config.kind: own | no_popularity})
     scorer = fit_baseline(settings, config.kind, TRAIN, ITEMS, TEXTS)
     expected_NV = scorer.scores(scorer.states(prefixes, np.arange(len(prefixes))), 1, ITEMS + 1) * config.scale
     starts = np.cumsum([0, *(piece_BL.shape[1] for piece_BL in PIECES for _ in piece_BL)])  # of each row, flattened
@@ -99,3 +98,11 @@ def test_texts_are_narrowed_to_the_directions_in_which_they_differ_most(tmp_path
     expected_VE[KNOWN] /= np.linalg.norm(expected_VE[KNOWN], axis=1, keepdims=True)
     np.testing.assert_allclose(narrow.table_VE @ narrow.table_VE.T, expected_VE @ expected_VE.T, atol=1e-4)
     assert not narrow.table_VE[~torch.from_numpy(KNOWN)].any()
+
+
+def test_sequential_rules_count_near_followers_more_and_trust_rare_items_less() -> None:
+    train = Sequences.from_lists([[1, 2, 3, 4, 5], [1, 3], [5]])
+    found = following(train, 6, window=2, shrinkage=1.5).toarray()
+    assert found[0].tolist() == pytest.approx([0, 1 / 4, 1.5 / 4, 0, 0, 0])  # 2 once, 3 once and two steps on
+    assert found[3].tolist() == pytest.approx([0, 0, 0, 0, 1 / 2.5, 0])
+    assert not found[4:].any()
