@@ -15,6 +15,12 @@ _LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | 
     ("float_type", "float_parsing"), "a number") | dict.fromkeys(
     ("bool_type", "bool_parsing"), "true or false") | {"string_type": "text; write it in quotes"}
 """What a value of another type should have been; pydantic's own words speak of Python."""
+_BOUNDS = {
+    "greater_than": "more than {gt}", "greater_than_equal": "{ge} or more", "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less", "finite_number": "a finite number",
+    "too_short": "a list of {min_length} or more", "string_too_short": "{min_length} characters or more",
+    "literal_error": "{expected}"}
+"""The same of a value that has the type and not the size."""
 _MEMBERS = frozenset(("int", "float", "str", "bool"))
 """Names by which pydantic tells the plain members of a union apart."""
 
@@ -35,7 +41,12 @@ def explain(exc: ValidationError, schema: type[BaseModel], values: Mapping[str, 
     first = errors[typo] if len(found) == 1 else _nearest(found)
     message = first["msg"].removeprefix("Value error, ")
     kind = first["type"]
-    message = f"legal: {_legal(found)}" if kind in _LEGAL else message[:1].lower() + message[1:]
+    if kind in _BOUNDS:
+        bounds = {name: int(value) if isinstance(value, float) and value.is_integer() else value
+                  for name, value in first.get("ctx", {}).items()}
+        message = f"legal: {_BOUNDS[kind].format(**bounds)}"
+    else:
+        message = f"legal: {_legal(found)}" if kind in _LEGAL else message[:1].lower() + message[1:]
     if kind == "extra_forbidden":
         known = list(_node_at(schema, first["loc"][:-1]).get("properties", {}))
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)

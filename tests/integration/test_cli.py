@@ -112,7 +112,7 @@ BAD_INPUT = {
     "unknown setting": (["run", "-c", "demo", "train.alhpa=1"],
                         "error: unknown setting 'train.alhpa' in demo; did you mean 'alpha'?"),
     "illegal value": (["run", "-c", "demo", "train.alpha=1.5"],
-                      "error: train.alpha in demo: got 1.5; input should be less than or equal to 1"),
+                      "error: train.alpha in demo: got 1.5; legal: 1 or less"),
     "unknown variant": (["run", "-c", "demo", "model.kind=gru5rec"],
                         "error: model.kind in demo: got 'gru5rec'; legal: 'sasrec', 'bert4rec', 'esasrec', "
                         "'gru4rec'"),
