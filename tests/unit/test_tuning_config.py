@@ -23,7 +23,7 @@ SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
 
 @pytest.mark.parametrize(("name", "run"), [
     ("alpha_beta", "ml-latest-small-sasrec"), ("aggregation", "ml-latest-small-sasrec"),
-    ("objectives", "ml-latest-small-sasrec"),
+    ("objectives", "study-synthetic"),
     ("beauty-text-start", "beauty-2014-sasrec")])
 def test_shipped_searches_fit_their_runs(name: str, run: str) -> None:
     path = resolve_path(f"tune/{name}.yaml")
