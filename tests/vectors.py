@@ -1,4 +1,4 @@
-"""Files of `reduce` made by hand."""
+"""Files of `reduce` and `encode` made by hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.store.artifacts import Artifact, ArtifactDir
-from pipeline.store.columns import ITEM_IDX, USER_IDX
+from cluster.storage import Storage
+from pipeline.store import artifacts
+from pipeline.store.artifacts import Artifact, ArtifactDir, StageKey
+from pipeline.store.columns import ITEM_IDX, USER_IDX, VECTOR
 from pipeline.store.vectors import VectorRows, vector_writer
 from pipeline.train.dense_targets import build_targets
 from pipeline.train.targets import Targets, TargetShape
@@ -34,6 +37,14 @@ def write_items(out: ArtifactDir, items: Sequence[int], vectors_TE: np.ndarray) 
     """``items.safetensors`` of an attempt."""
     _write(out, "items.safetensors", ITEM_IDX, VectorRows(
         np.array(items), np.zeros(len(items), np.int16), vectors_TE.astype(np.float32)))
+
+
+def encoded_items(storage: Storage, rows_TE: np.ndarray, items: Sequence[int]) -> Artifact:
+    """An `encode/items` artifact."""
+    out = artifacts.begin(storage, StageKey("encode", 1, {"rows": rows_TE.tolist(), "items": list(items)}))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows_TE.astype(np.float32).reshape(-1)), rows_TE.shape[1])
+    out.write_table("vectors/part-0.parquet", pa.table({ITEM_IDX: pa.array(items, pa.int32()), VECTOR: column}))
+    return out.commit({})
 
 
 def read_targets(artifact: Artifact) -> VectorRows:

@@ -59,7 +59,13 @@ class Controls:
 
     def _reads_itself(self, arm: str) -> bool:
         return (self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
-                or _tells(self._baselines(arm)))
+                or _tells(self._baselines(arm)) or self._places(arm))
+
+    def _places(self, arm: str) -> bool:
+        """Whether the arm's own texts place items that it has not trained, and the plain arm's do not."""
+        own, plain = self._config.for_arm(arm).train, self._config.for_arm("plain").train
+        return own.place_untrained and not plain.place_untrained and own.item_init is None and (
+            getattr(own.item_table, "kind", None) != "mapped_text")
 
     def _baselines(self, arm: str) -> tuple[BaselineScores, ...]:
         ensemble = self._config.for_arm(arm).train.ensemble
@@ -79,6 +85,8 @@ class Controls:
             return kind
         recipe = self.recipes[arm]
         changes: dict[str, Any] = {name: {"control": kind} for name in self._text_settings(arm)}
+        if self._places(arm):
+            changes["place_untrained"] = False  # other texts would be no place at all
         members = [member.model_copy(update={"arm": self._exchanged(member.arm, kind, None)})
                    if self.reads(member.arm) else member for member in self._config.members(arm)]
         if members:
@@ -95,7 +103,7 @@ class Controls:
             return "plain"
         recipe, members = self.recipes[arm], self._config.members(arm)
         changes: dict[str, Any] = dict.fromkeys(self._text_settings(arm))
-        if changes.keys() & {"item_init", "item_table"} and self._config.for_arm(arm).train.place_untrained:
+        if self._config.for_arm(arm).train.place_untrained and not self._config.for_arm("plain").train.place_untrained:
             changes["place_untrained"] = False  # no text says where
         if members:
             changes["ensemble"] = self._ensemble_of_ids(arm, members)

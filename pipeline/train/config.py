@@ -132,7 +132,8 @@ class TrainConfig(Config):
 
     place_untrained: bool = False
     """At export, items without a training interaction are put where their text says (see `models.item_init`): as
-    negatives of the softmax they would stand below all others. Needs `item_init` or a `mapped_text` table."""
+    negatives of the softmax they would stand below all others. The texts are those that training reads (`item_init`, a
+    `mapped_text` table), or else the items' own as they are encoded."""
 
     ensemble: EnsembleConfig | None = None
     """Recommenders to learn from; None: next items alone."""
@@ -190,17 +191,12 @@ class TrainConfig(Config):
                              "optimizer.lr, or distill_epochs of 1 or more")
         return self
 
-    @model_validator(mode="after")
-    def _placed_by_texts(self) -> TrainConfig:
-        if self.place_untrained and self.item_init is None and not isinstance(self.item_table, MappedTextTable):
-            raise ValueError("place_untrained=true needs the items' texts: set item_init, or a mapped_text table")
-        return self
-
     @property
     def reads_texts(self) -> bool:
         """Whether training reads the items' text vectors as they were encoded."""
         baselines = self.ensemble.baselines if self.ensemble is not None else ()
-        return isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
+        return (isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
+                or self.place_untrained and self.item_init is None)
 
     def arm_key(self, arm: Arm) -> dict[str, object]:
         """The values this arm's result depends on; the plain arm does not depend on distillation's."""

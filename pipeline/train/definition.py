@@ -28,7 +28,7 @@ class TrainStep(Step):
     item_vectors: str | None = None
     """Label of the step that reduces the item texts that its table starts from."""
     item_texts: str | None = None
-    """Label of the step that encodes the item texts that its table is mapped from or a baseline reads."""
+    """Label of the step that encodes the item texts, where ``train.reads_texts``."""
     members: tuple[str, ...] = ()
     """Labels of the steps that train the members of its ensemble, in their order."""
 

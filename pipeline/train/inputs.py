@@ -39,7 +39,7 @@ class Inputs:
     """Of the targets; of nobody where there are none."""
     start: Start | None = None
     texts: ItemVectors | None = None
-    """Of the start, or of the table that is mapped from them."""
+    """Of the start, of the table that is mapped from them, or of the untrained items alone."""
     files: tuple[str, ...] = ()
     """The names of what was written. ``TARGETS_FILE`` without ``MADE_FILE``: the vectors are those of `reduce`."""
 
@@ -82,6 +82,8 @@ def write_inputs(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, r
     if own is not None and isinstance(config.item_table, MappedTextTable):
         texts = own.controlled(config.item_table.control, seed, matrix)
         texts.save(work / TEXTS_FILE)
+    elif config.place_untrained and texts is None:
+        texts = own
     if config.ensemble is not None:
         write_baselines(config.ensemble.baselines, rows.sequences, own, seed, matrix, work)
     return Inputs(shape, start, texts, tuple(sorted(path.name for path in work.iterdir())))

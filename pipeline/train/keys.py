@@ -26,8 +26,7 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     Args:
         reduce_fp: of the teacher's vectors.
         items_fp: of the reduced item texts; used where ``config.item_init`` asks for them.
-        texts_fp: of the encoded item texts; used where ``config.item_table`` maps them or a baseline of
-            ``config.ensemble`` reads them.
+        texts_fp: of the encoded item texts; used where ``config.reads_texts``.
         members: of the ensemble's members; their names in the run are no part of the key.
 
     Raises:
@@ -57,8 +56,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         inputs["items"] = items_fp
     if config.reads_texts:
         if texts_fp is None:
-            raise ConfigError("train.item_table: mapped_text, and train.ensemble.baselines: content, need the vectors "
-                              "of the items' texts (`encode/items`)")
+            raise ConfigError("train.item_table: mapped_text, train.ensemble.baselines: content and "
+                              "train.place_untrained need the vectors of the items' texts (`encode/items`)")
         inputs["texts"] = texts_fp
     if config.item_table is None:
         del values["item_table"]

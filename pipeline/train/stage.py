@@ -156,7 +156,7 @@ def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts
                   members: Sequence[Artifact]) -> None:
     pairs = {
         "train.item_init and the `reduce/items` artifact": (config.item_init is not None, item_vectors is not None),
-        "train.item_table of mapped texts or the ensemble's content baseline, and the `encode/items` artifact": (
+        "train's settings that read texts and the `encode/items` artifact": (
             config.reads_texts, item_texts is not None),
         "train.ensemble and its members' `train` artifacts": (
             len(config.ensemble.members) if config.ensemble else 0, len(members))}

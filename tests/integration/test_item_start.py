@@ -22,7 +22,7 @@ from pipeline.train.keys import key
 from pipeline.train.stage import train
 from pipeline.train.teaching_config import TextItemInit
 from tests.builders import make_prepared, make_targets
-from tests.vectors import write_items
+from tests.vectors import encoded_items, write_items
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.2)
 BERT4REC = BERT4RecConfig(hidden_dim=16, max_length=8, dropout=0.2)
@@ -127,5 +127,23 @@ def test_untrained_items_are_placed_at_export_and_all_else_is_as_trained(storage
     moved = (before["item_embedding.weight"] != after["item_embedding.weight"]).any(1)
     assert moved.nonzero()[:, 0].tolist() == [*range(31, 40)]
     assert all(torch.equal(before[name], after[name]) for name in before if name != "item_embedding.weight")
-    with pytest.raises(ValueError, match="needs the items' texts"):
-        TrainConfig(place_untrained=True)
+
+
+def test_an_arm_that_reads_no_text_places_by_the_texts_as_they_are_encoded(storage: Storage) -> None:
+    """The trained items' rows are a linear map of their texts, so a new item's place is known."""
+    rng = np.random.default_rng(2)
+    walks = Sequences.from_lists([(rng.permutation(30)[:8] + 1).tolist() for _ in range(40)])
+    data, vectors = make_prepared(storage, walks, items=40), rng.normal(size=(39, 4))
+    texts = encoded_items(storage, vectors, range(1, 40))
+    config = changed(place_untrained=True)
+    with pytest.raises(ConfigError, match="train.place_untrained need the vectors .*encode/items"):
+        key(config, SASREC, "plain", 0, data.fingerprint, None)
+    stage_key = key(config, SASREC, "plain", 0, data.fingerprint, None, None, texts.fingerprint)
+    found = train(config, SASREC, "plain", 0, data, None, artifacts.begin(storage, stage_key), item_texts=texts)
+    assert found.manifest.info["placed_items"] == 9
+    table_XD = weights(found)["item_embedding.weight"].double().numpy()
+    trained = table_XD[1:31] - table_XD[1:31].mean(0)
+    centred = vectors - vectors[:30].mean(0)
+    placed = centred[30:] @ np.linalg.lstsq(centred[:30], trained, rcond=None)[0]
+    rows = table_XD[31:40] - table_XD[1:31].mean(0)
+    assert (placed * rows).sum() / np.linalg.norm(placed) / np.linalg.norm(rows) > 0.99  # the spread is another one

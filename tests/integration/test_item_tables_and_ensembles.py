@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,7 +15,6 @@ from models.config import BERT4RecConfig, ESASRecConfig, GRU4RecConfig, ModelCon
 from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.artifacts import Artifact, StageKey
-from pipeline.store.columns import ITEM_IDX, VECTOR
 from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig
 from pipeline.train.execution_config import TrainExecution
@@ -31,7 +29,7 @@ from pipeline.train.teaching_config import (
     TextItemInit,
 )
 from tests.builders import make_prepared, read_metrics
-from tests.vectors import write_items
+from tests.vectors import encoded_items, write_items
 
 SASREC = SASRecConfig(hidden_dim=16, max_length=8, dropout=0.1)
 CONFIG = TrainConfig(epochs=4, distill_epochs=0, batch_size=16, optimizer=OptimizerConfig(lr=0.01),
@@ -46,13 +44,6 @@ def changed(**fields: Any) -> TrainConfig:
 @pytest.fixture
 def prepared(storage: Storage) -> Artifact:
     return make_prepared(storage)
-
-
-def vectors(storage: Storage, stage: str, file: str, rows: np.ndarray, items: list[int]) -> Artifact:
-    out = artifacts.begin(storage, StageKey(stage, 1, {"rows": rows.tolist(), "items": items}))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).reshape(-1)), rows.shape[1])
-    out.write_table(file, pa.table({ITEM_IDX: pa.array(items, pa.int32()), VECTOR: column}))
-    return out.commit({})
 
 
 def trained(storage: Storage, prepared: Artifact, config: TrainConfig, model: ModelConfig = SASREC, seed: int = 0,
@@ -75,7 +66,7 @@ def shapes(artifact: Artifact) -> dict[str, torch.Size]:
 def test_a_mapped_table_is_a_linear_map_of_the_texts_folded_at_export(storage: Storage, prepared: Artifact) -> None:
     told = [*range(1, 40)]  # item 40 has no text
     given = np.random.default_rng(0).normal(2, 3, size=(39, 24))
-    texts = vectors(storage, "encode", "vectors/part-0.parquet", given, told)
+    texts = encoded_items(storage, given, told)
     found = trained(storage, prepared, changed(item_table={"kind": "mapped_text"}), item_texts=texts)
     table_XD = weights(found)["item_embedding.weight"].double()
     scaled = torch.from_numpy((given - given.mean(0)) / (given.std(0) + 1e-4))
@@ -143,7 +134,7 @@ def test_a_student_takes_over_its_teachers_ranking(storage: Storage, prepared: A
 def test_a_student_takes_over_what_a_baseline_adds(kind: str, storage: Storage, prepared: Artifact) -> None:
     """Beside an untrained member, so that all there is to match is the baseline's; served as any other."""
     given = np.random.default_rng(0).normal(size=(40, 24))
-    texts = {"item_texts": vectors(storage, "encode", "vectors/part-0.parquet", given, [*range(1, 41)])}
+    texts = {"item_texts": encoded_items(storage, given, range(1, 41))}
     member = trained(storage, prepared, changed(epochs=1, optimizer={"lr": 1e-12}))
     divergences, model = [], SASREC.model_copy(update={"dropout": 0.0})
     for lr, epochs in ((1e-12, 1), (0.01, 60)):

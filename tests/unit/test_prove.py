@@ -194,6 +194,11 @@ def test_untrained_items_are_not_placed_where_no_text_is_left(tmp_path: Path) ->
       ensemble: {members: [{arm: text-start}, {arm: plain}]}}}}"""
     train = derive(config(tmp_path, recipes, "arms=[plain, both]")).config.for_arm("both-ids").train
     assert (train.item_init, train.place_untrained) == (None, False)
+    placed = derive(config(tmp_path, RECIPES, "arms=[plain, matched]", "recipes.matched.train.place_untrained=true"))
+    places = {arm: placed.config.for_arm(arm).train.place_untrained for arm in placed.config.arms}
+    assert [arm for arm, places_items in places.items() if places_items] == ["matched"]
+    everywhere = matched(tmp_path, "train.place_untrained=true")
+    assert {everywhere.for_arm(arm).train.place_untrained for arm in everywhere.arms} == {True}  # plain's own, too
 
 
 def test_the_users_own_controls_stay_and_other_recipes_names_are_not_taken(tmp_path: Path) -> None:
