@@ -16,6 +16,7 @@ from configs.errors import DataError
 from models.ragged import offsets_of
 from pipeline.prepare.ids import whole_ids, without_point_zero
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG, RawTables
+from pipeline.prepare.shaping import clean
 from pipeline.prepare.tables import readable, scanned_files
 from pipeline.store.columns import CATEGORY, ITEM_ID, TIMESTAMP, TITLE, USER_ID
 from pipeline.work.progress import say
@@ -24,6 +25,8 @@ MAX_TAGS = 20
 """Most frequent tags told per item."""
 _MANY = 0.1
 """Above this share of unknown ids the line is a warning."""
+_TELLS = 0.9
+"""Share of the items that a category may have at most at the place that tells items apart."""
 _WHAT = {ITEM_ID: "item", USER_ID: "user"}
 _INDEX = "index"
 _ORDER = "order"
@@ -62,7 +65,7 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
             engine="streaming")
     first = rows.sort(_INDEX, _ORDER).unique(_INDEX, keep="first", maintain_order=True)
     full = wanted.select(_INDEX).join(first, on=_INDEX, how="left", maintain_order="left").drop(_ORDER)
-    full, missing = _without_words(full, raw.missing_words)
+    full, missing = _without_words(_one_category(full, raw.missing_words), raw.missing_words)
     unknown = len(ids) - first.height
     if unknown:
         has_row = np.zeros(len(ids), bool)
@@ -94,6 +97,27 @@ def _tell_unknown(unknown: int, total: int, what: str, stranger: str, known: pl.
 
 def _rows(count: int, kind: str = "") -> str:
     return f"{count:,} {kind}row{'' if count == 1 else 's'}"
+
+
+def _one_category(table: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
+    """Of several categories of each item those at the first place that tells items apart, where no category has nine
+    tenths of them: paths share their root. An item with fewer gives its last one."""
+    if not isinstance(table.schema.get(CATEGORY), pl.List):
+        return table
+    lists = table[CATEGORY].list.drop_nulls()
+    depths = lists.list.len().fill_null(0).cast(pl.Int64)
+
+    def at(places: int | pl.Series) -> pl.Series:
+        return pl.select(clean(pl.lit(lists.list.get(places, null_on_oob=True)))).to_series()
+
+    for place in range(int(depths.max() or 0)):  # type: ignore[arg-type]
+        there = at(place).drop_nulls()
+        there = there.filter(~there.is_in(words))
+        if len(there) and int(there.value_counts()["count"].max()) <= _TELLS * len(there):  # type: ignore[arg-type]
+            break
+    else:
+        place = 0
+    return table.with_columns(at((depths - 1).clip(0, place)).alias(CATEGORY))
 
 
 def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:

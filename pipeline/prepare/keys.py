@@ -10,7 +10,7 @@ from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import DigestCache
 
 STAGE = "prepare"
-VERSION = 2
+VERSION = 3
 
 
 def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:

@@ -58,8 +58,9 @@ class RawTables:
     Any lazy plan that keeps row order: ``scan_csv``, ``scan_parquet``, an IO source that yields batches."""
 
     items: pl.LazyFrame | None = None
-    """ITEM_ID String, TITLE String or null, CATEGORY String or null, then one String column ``FIELD + name`` per text
-    field, in source order; null or empty where an item lacks the field. Of rows with one id the first counts."""
+    """ITEM_ID String, TITLE String or null, CATEGORY String, or a list of which ``entities.item_text`` takes one, or
+    null, then one String column ``FIELD + name`` per text field, in source order; null or empty where an item lacks the
+    field. Of rows with one id the first counts."""
 
     users: pl.LazyFrame | None = None
     """USER_ID String, then one String column ``ATTRIBUTE + name`` per attribute."""

@@ -120,7 +120,7 @@ def _numbers(texts: pl.Series) -> pl.Series:
 
 def read_items(reader: TableReader, paths: Sequence[Path], item_id: str, title: str | None, category: str | None,
                fields: Sequence[str], optional: Sequence[str] = (), separator: str = "|") -> pl.LazyFrame:
-    """The item columns of ``RawTables.items`` from one or several files, text cleaned.
+    """The item columns of ``RawTables.items`` from one or several files, text cleaned but for the categories'.
 
     Args:
         fields: columns told as text, in this order; all but the ``optional`` ones must be there.
@@ -139,7 +139,7 @@ def read_items(reader: TableReader, paths: Sequence[Path], item_id: str, title: 
         frames.append(raw.select(
             raw_id(item_id, dtypes[item_id]).alias(ITEM_ID),
             texts.get(title or "", _NOTHING).alias(TITLE),
-            (clean(first(category, dtypes[category], separator)) if category else _NOTHING).alias(CATEGORY),
+            (several(category, dtypes[category], separator) if category else _NOTHING).alias(CATEGORY),
             *(texts.get(name, _NOTHING).alias(FIELD + name) for name in fields)))
     return pl.concat(frames)
 
@@ -165,14 +165,13 @@ def text(name: str, dtype: pl.DataType) -> pl.Expr:
         column.str.replace(r"^(-?\d+)\.0$", "$1"))
 
 
-def first(name: str, dtype: pl.DataType, separator: str = "|") -> pl.Expr:
-    """The first of several categories in one column."""
+def several(name: str, dtype: pl.DataType, separator: str = "|") -> pl.Expr:
+    """Several categories in one column, as lists."""
     column = pl.col(name)
     if isinstance(dtype, pl.List):
-        return column.cast(pl.List(pl.String)).list.first()
+        return column.cast(pl.List(pl.String))
     column = column.cast(pl.String, strict=False)
-    return pl.when(column.str.contains(_PRINTED_LIST)).then(printed_list(column).list.first()).otherwise(
-        column.str.split(separator).list.first())
+    return pl.when(column.str.contains(_PRINTED_LIST)).then(printed_list(column)).otherwise(column.str.split(separator))
 
 
 def printed_list(column: pl.Expr) -> pl.Expr:

@@ -20,6 +20,7 @@ from pipeline.prepare.config import (
     SourceConfig,
     TableSource,
 )
+from pipeline.prepare.entities import item_text
 from pipeline.prepare.files import source_files
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, RAW_ROW, TAG, RawTables
 from pipeline.prepare.shaping import clean, printed_list
@@ -123,7 +124,7 @@ def test_amazon_reviews_with_csv_metadata(tmp_path: Path) -> None:
     assert items.collect_schema().names()[3:] == [
         FIELD + n for n in ("title", "description", "categories", "brand", "price")]
     assert items.collect().rows()[0] == (
-        "P1", "Cream & oil", "Beauty", "Cream & oil", "Soft", "Beauty, Hair", "ACME", "9.99")
+        "P1", "Cream & oil", ["Beauty", "Hair"], "Cream & oil", "Soft", "Beauty, Hair", "ACME", "9.99")
 
 
 def test_amazon_reviews_with_jsonl_metadata_and_original_names(tmp_path: Path) -> None:
@@ -136,7 +137,8 @@ def test_amazon_reviews_with_jsonl_metadata_and_original_names(tmp_path: Path) -
         items=write(tmp_path / "m.jsonl", "".join(json.dumps(r) + "\n" for r in meta))))
     assert rows(raw.interactions, USER_ID, ITEM_ID, TIMESTAMP, SIGNAL) == [("U1", "P1", 1400000000, 4.0)]
     assert rows(raw.items, ITEM_ID, TITLE, CATEGORY, FIELD + "description", FIELD + "categories", FIELD + "price") == [
-        ("P1", "Oil", "Beauty", "One., Two.", 'Beauty, Skin "A"', "3.5"), ("P2", None, None, "plain", None, None)]
+        ("P1", "Oil", ["Beauty", 'Skin "A"'], "One., Two.", 'Beauty, Skin "A"', "3.5"),
+        ("P2", None, None, "plain", None, None)]
 
 
 def test_reviews_are_read_only_on_request(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_kion(tmp_path: Path) -> None:
     assert only_block(encode_all(raw)).seconds.tolist() == [1620691200, 86400]  # type: ignore[union-attr]
     assert rows(raw.interactions, SIGNAL) == [(72.0,), (None,)]
     assert rows(raw.items, TITLE, CATEGORY, FIELD + "release_year", FIELD + "genres", FIELD + "actors") == [
-        ("Поговори", "драмы", "2002", "драмы, комедии", None)]
+        ("Поговори", ["драмы", " комедии"], "2002", "драмы, комедии", None)]
     assert rows(raw.users, USER_ID, ATTRIBUTE + "age", ATTRIBUTE + "kids_flg") == [("176549", "age_25_34", "1")]
 
 
@@ -267,8 +269,24 @@ def test_table_items_and_users(tmp_path: Path) -> None:
                            title="name", category="kind", text_fields=("about",), users=str(tmp_path / "u.csv"),
                            attributes=("age",)))
     assert rows(raw.items, ITEM_ID, TITLE, CATEGORY, FIELD + "name", FIELD + "about") == [
-        ("7", "Seven", "x", "Seven", "a, b")]
+        ("7", "Seven", ["x", "y"], "Seven", "a, b")]
     assert rows(raw.users, USER_ID, ATTRIBUTE + "age") == [("b", "30")]
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    (["A > Skin", "A > Hair", "A", None], ["Skin", "Hair", "A", None]),  # paths share their root
+    (["A > B > Skin", "A > B > Hair", "A > B", ""], ["Skin", "Hair", "B", None]),
+    (["Drama > War", "War", "Comedy > Drama", "nan"], ["Drama", "War", "Comedy", None]),  # the first tells enough
+    (["A > Skin"] * 4, ["A"] * 4),  # no place does: the first
+    ([None, "nan", "", " "], [None] * 4),
+    (["<b>A</b> > x", "A &gt; > y"] * 2, ["A", "A >"] * 2)])
+def test_of_several_categories_the_first_place_that_tells_items_apart_counts(
+        given: list[str | None], expected: list[str | None]) -> None:
+    table = pl.LazyFrame({ITEM_ID: list("abcd"), TITLE: ["t"] * 4, CATEGORY: [
+        None if each is None else each.split(" > ") for each in given]},
+        schema_overrides={CATEGORY: pl.List(pl.String)})
+    raw = RawTables(pl.LazyFrame(), items=table, missing_words=("nan",))
+    assert item_text(pl.Series(list("abcd")), raw).table[CATEGORY].to_list() == expected
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
