@@ -18,7 +18,8 @@ _LEGAL = dict.fromkeys(("tuple_type", "list_type"), "a list, such as [1, 2]") | 
 _BOUNDS = {
     "greater_than": "more than {gt}", "greater_than_equal": "{ge} or more", "less_than": "less than {lt}",
     "less_than_equal": "{le} or less", "finite_number": "a finite number",
-    "too_short": "a list of {min_length} or more", "string_too_short": "{min_length} characters or more",
+    "too_short": "{min_length} or more entries", "too_long": "{max_length} or fewer entries",
+    "string_too_short": "{min_length} or more characters", "string_too_long": "{max_length} or fewer characters",
     "literal_error": "{expected}"}
 """The same of a value that has the type and not the size."""
 _MEMBERS = frozenset(("int", "float", "str", "bool"))

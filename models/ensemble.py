@@ -18,7 +18,7 @@ from torch import Tensor
 
 from configs.errors import ConfigError, illegal
 from models.base import NextItem, Student
-from models.history_scores import LinkScores, TextScores, Votes
+from models.history_scores import LinkScores, TextScores
 from models.matching import TeacherScores
 from models.profile_reader import ProfileReader, ReadingStudent
 from models.protocols import Encoded
@@ -96,5 +96,5 @@ class Ensemble:
                 encoder = partial(reading.encode, table_TD)
             states.append(share * encode(encoder, read, None, member.packs).final_ND(chosen_N).float())
         states += [texts.states_NE(inputs_BL, chosen_N) for texts in self._texts]
-        votes = [links.votes(inputs_BL, chosen_N) for links in self._links]
-        return TeacherScores(torch.cat(states, 1), self._table_VE, Votes.joined(votes) if votes else None)
+        return TeacherScores(torch.cat(states, 1), self._table_VE,
+                             [links.votes(inputs_BL, chosen_N) for links in self._links])

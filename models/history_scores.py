@@ -1,10 +1,12 @@
 """Scores of the next item that nothing was trained for, at every position of a batch: nearness of texts, and links from
 the items that were read.
 
-They are the baselines of `evaluate` as teachers: the history of a position is what stands at and before it.
+They score as the baselines of `evaluate` do with the same settings, popularity left out: the history of a position is
+what stands at and before it.
 
-Legend: B rows, L positions, N chosen places of the flattened pieces, M pairs of a place and an item that it has read,
-K links of those items, V items 1…n, E text width.
+Legend: B rows, L positions, X places of the padded pieces end to end (Y of some rows), N chosen ones (C of some rows),
+M pairs of a chosen place and an item that it has read, K links between items, V items 1…n, T the same and padding,
+E text width.
 """
 
 from __future__ import annotations
@@ -21,30 +23,60 @@ _NOTHING = 1e-8
 """A weight below it is left out, as the baselines do."""
 
 
+class Links(NamedTuple):
+    """Whom each item votes for: row i's links stand at ``offsets_V[i]`` … ``offsets_V[i + 1] - 1``."""
+
+    offsets_V: Tensor
+    """int64 [V + 1]."""
+    rows_K: Tensor
+    """Integers: items as rows of the catalogue (item i is row i - 1)."""
+    scores_K: Tensor
+    """fp32."""
+    largest_V: Tensor
+    """fp32, of each item's links the largest by its amount."""
+
+    @classmethod
+    def of(cls, offsets_V: Tensor, rows_K: Tensor, scores_K: Tensor) -> Links:
+        """With each item's largest."""
+        largest_V = scores_K.new_zeros(len(offsets_V) - 1)
+        own_K = torch.arange(len(largest_V), device=offsets_V.device).repeat_interleave(offsets_V.diff())
+        return cls(offsets_V, rows_K, scores_K, largest_V.scatter_reduce_(0, own_K, scores_K.abs(), "amax"))
+
+
 class Votes(NamedTuple):
-    """Scores of a few items of each place; of an item that stands there twice the sum counts."""
+    """Scores of a few items of each place, by the items that were read; kept as who votes, for whom is looked up where
+    it is needed: a long history's votes are more than the catalogue has items."""
 
     counts_N: Tensor
     """int64, how many of the others belong to each place."""
-    rows_K: Tensor
-    """int64, items as rows of the catalogue (item i is row i - 1), place by place."""
-    scores_K: Tensor
-    """fp32."""
+    voters_M: Tensor
+    """int64, rows of the items that vote, place by place."""
+    weights_M: Tensor
+    """fp32, what the links of each are multiplied with."""
+    links: Links
 
-    @property
-    def places_K(self) -> Tensor:
-        """int64, whose each of them is."""
-        return torch.arange(len(self.counts_N), device=self.counts_N.device).repeat_interleave(self.counts_N)
+    def bound(self) -> float:
+        """No item's votes at a place sum to more."""
+        sums_N = self.weights_M.new_zeros(len(self.counts_N))
+        sums_N.index_add_(0, _places(self.counts_N), self.weights_M.abs() * self.links.largest_V[self.voters_M])
+        return float(sums_N.max()) if len(sums_N) else 0.0
 
-    @classmethod
-    def joined(cls, votes: Sequence[Votes]) -> Votes:
-        """All of them, added up; of the same places, one or more."""
-        if len(votes) == 1:
-            return votes[0]
-        order_K = torch.cat([one.places_K for one in votes]).argsort(stable=True)
-        return cls(torch.stack([one.counts_N for one in votes]).sum(0),
-                   torch.cat([one.rows_K for one in votes])[order_K],
-                   torch.cat([one.scores_K for one in votes])[order_K])
+    def cast(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The votes at places start…stop-1: whose each is, from 0, for which row, and how much, [K]; several for one
+        row are summed by the caller."""
+        first, last = (int(self.counts_N[:place].sum()) for place in (start, stop))
+        voters_M, weights_M = self.voters_M[first:last], self.weights_M[first:last]
+        begin_M, count_M = self.links.offsets_V[voters_M], self.links.offsets_V.diff()[voters_M]
+        before_M = count_M.cumsum(0) - count_M
+        within_K = torch.arange(int(count_M.sum()), device=count_M.device) - before_M.repeat_interleave(count_M)
+        link_K = begin_M.repeat_interleave(count_M) + within_K
+        return (_places(self.counts_N[start:stop]).repeat_interleave(count_M), self.links.rows_K[link_K].long(),
+                self.links.scores_K[link_K] * weights_M.repeat_interleave(count_M))
+
+
+def _places(counts_N: Tensor) -> Tensor:
+    """int64 [M], place of each."""
+    return torch.arange(len(counts_N), device=counts_N.device).repeat_interleave(counts_N)
 
 
 class TextScores:
@@ -57,54 +89,49 @@ class TextScores:
             decay: a history item weighs exp(-decay · steps back).
             scale: what makes logits of cosines.
         """
-        self.table_VE = vectors_VE * scale
         self._read_TE = torch.cat([vectors_VE.new_zeros(1, vectors_VE.shape[1]), vectors_VE])
-        self._decay = decay
+        self._decay, self._scale = decay, scale
+
+    @property
+    def table_VE(self) -> Tensor:
+        """What states are multiplied with."""
+        return self._read_TE[1:]
 
     def to(self, device: torch.device) -> TextScores:
         """The same on a device."""
-        self.table_VE, self._read_TE = self.table_VE.to(device), self._read_TE.to(device)
+        self._read_TE = self._read_TE.to(device)
         return self
 
     def states_NE(self, inputs_BL: Sequence[Tensor], places_N: Tensor) -> Tensor:
-        """fp32, to be multiplied with ``table_VE``; of length 1, or 0 for a history without texts."""
+        """fp32, to be multiplied with ``table_VE``; of length ``scale``, or 0 for a history without texts."""
         mixed_XE = torch.cat([(weights_BLL @ self._read_TE[items_BL]).flatten(0, 1)
                               for items_BL, weights_BLL in _read(inputs_BL, self._decay)])
-        return torch.nn.functional.normalize(mixed_XE.index_select(0, places_N), dim=1)
+        return self._scale * torch.nn.functional.normalize(mixed_XE.index_select(0, places_N), dim=1)
 
 
 class LinkScores:
     """scale · the weighted sum of the links of the items that were read: transitions, or an item's neighbours."""
 
-    def __init__(self, offsets_V: Tensor, rows_K: Tensor, scores_K: Tensor, decay: float, last_alone: bool,
-                 scale: float) -> None:
+    def __init__(self, links: Links, decay: float, last_alone: bool, scale: float) -> None:
         """
         Args:
-            offsets_V: int64 [V + 1]; row i's links are ``offsets_V[i]`` … ``offsets_V[i + 1] - 1``.
-            rows_K: int64, whom each votes for, as rows of the catalogue.
-            scores_K: fp32, how much.
+            links: whom each item votes for.
             decay: a history item weighs exp(-decay · steps back).
             last_alone: nothing but the newest item votes.
             scale: what makes logits of the scores.
         """
-        self._offsets_V, self._rows_K, self._scores_K = offsets_V, rows_K, scores_K * scale
-        self._decay, self._last_alone = decay, last_alone
+        self._links, self._decay, self._last_alone, self._scale = links, decay, last_alone, scale
 
     def to(self, device: torch.device) -> LinkScores:
         """The same on a device."""
-        self._offsets_V, self._rows_K, self._scores_K = (
-            each.to(device) for each in (self._offsets_V, self._rows_K, self._scores_K))
+        self._links = Links(*(each.to(device) for each in self._links))
         return self
 
     def votes(self, inputs_BL: Sequence[Tensor], places_N: Tensor) -> Votes:
-        """Who is voted for at the chosen places."""
-        place_M, row_M, weight_M = self._pairs(inputs_BL, places_N)
-        first_M, count_M = self._offsets_V[row_M], self._offsets_V[row_M + 1] - self._offsets_V[row_M]
-        ends_M = count_M.cumsum(0)
-        within_K = torch.arange(int(count_M.sum()), device=row_M.device) - (ends_M - count_M).repeat_interleave(count_M)
-        link_K = first_M.repeat_interleave(count_M) + within_K
-        counts_N = count_M.new_zeros(len(places_N)).index_add_(0, place_M, count_M)
-        return Votes(counts_N, self._rows_K[link_K], self._scores_K[link_K] * weight_M.repeat_interleave(count_M))
+        """Who votes at the chosen places."""
+        place_M, voters_M, weights_M = self._pairs(inputs_BL, places_N)
+        counts_N = torch.bincount(place_M, minlength=len(places_N))
+        return Votes(counts_N, voters_M, weights_M * self._scale, self._links)
 
     def _pairs(self, inputs_BL: Sequence[Tensor], places_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Chosen place, item's row and weight of every item that votes, place by place."""
@@ -113,19 +140,19 @@ class LinkScores:
             real_N = items_N.nonzero().squeeze(1)
             return real_N, items_N[real_N] - 1, torch.ones(len(real_N), device=items_N.device)
         found, start = [], 0
-        chosen_X = places_N.new_full((sum(piece_BL.numel() for piece_BL in inputs_BL),), -1)
-        chosen_X[places_N] = torch.arange(len(places_N), device=places_N.device)
+        number_X = places_N.new_full((sum(piece_BL.numel() for piece_BL in inputs_BL),), -1)
+        number_X[places_N] = torch.arange(len(places_N), device=places_N.device)
         for items_BL, weights_BLL in _read(inputs_BL, self._decay):
-            chosen_B = chosen_X[start : start + items_BL.numel()]
+            number_Y = number_X[start : start + items_BL.numel()]
             start += items_BL.numel()
-            here = (chosen_B >= 0).nonzero().squeeze(1)
-            weights_HL = weights_BLL.flatten(0, 1)[here]
-            row_M, step_M = weights_HL.nonzero().unbind(1)
-            items_M = items_BL[here // items_BL.shape[1]][row_M, step_M]
-            found.append((chosen_B[here][row_M], items_M - 1, weights_HL[row_M, step_M]))
-        place_M, row_M, weight_M = (torch.cat(parts) for parts in zip(*found, strict=True))
+            here_C = (number_Y >= 0).nonzero().squeeze(1)
+            weights_CL = weights_BLL.flatten(0, 1)[here_C]
+            row_M, step_M = weights_CL.nonzero().unbind(1)
+            items_M = items_BL[here_C[row_M] // items_BL.shape[1], step_M]
+            found.append((number_Y[here_C][row_M], items_M - 1, weights_CL[row_M, step_M]))
+        place_M, voters_M, weights_M = (torch.cat(parts) for parts in zip(*found, strict=True))
         order_M = place_M.argsort(stable=True)  # the chosen places may stand in any order
-        return place_M[order_M], row_M[order_M], weight_M[order_M]
+        return place_M[order_M], voters_M[order_M], weights_M[order_M]
 
 
 def _read(inputs_BL: Sequence[Tensor], decay: float) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,11 +5,12 @@
 forward pass over tiles of items × positions; nothing as large as positions × items exists.
 
 Legend: N positions with a target, D hidden width, V items, E width of the teacher's states (all members side by side),
-R positions of a chunk, C items of a tile.
+R positions of a chunk, C items of a tile, K votes of a chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class TeacherScores(NamedTuple):
 
     states_NE: Tensor
     table_VE: Tensor
-    votes: Votes | None = None
+    votes: Sequence[Votes] = ()
 
 
 class MatchingSums(NamedTuple):
@@ -65,7 +66,7 @@ def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: Teach
 class _Match(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, states_NE: Tensor, table_VE: Tensor,
-                votes: Votes | None, weight: float, temperature: float, precision: Precision
+                votes: Sequence[Votes], weight: float, temperature: float, precision: Precision
                 ) -> tuple[Tensor, Tensor, Tensor]:
         count = len(hidden_ND)
         with rounding(precision):
@@ -91,22 +92,20 @@ class _Match(torch.autograd.Function):
 class _Side:
     """The student's or the teacher's states and table; scores are powers of 2, see ``models.softmax``."""
 
-    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision, votes: Votes | None = None) -> None:
+    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision, votes: Sequence[Votes] = ()) -> None:
         self.states_NX = padded(states_NX) if states_NX.device.type == "cpu" else states_NX
         self.table_VX = factor(table_VX, precision)
         self._scored_NX = factor(self.states_NX * BITS, precision)
         longest = [torch.linalg.vector_norm(rows, dim=1).max() for rows in (states_NX, table_VX)]
-        largest = float(longest[0] * longest[1])
-        self._votes = None if votes is None else _VoteTiles(votes, len(table_VX))
-        if self._votes is not None:
-            largest += self._votes.largest
+        self._votes = [_VoteTiles(each) for each in votes]
+        largest = float(longest[0] * longest[1]) + sum(each.bound() for each in votes)
         self._safe = largest <= SAFE_EXPONENT / 2  # quotients of two sums must fit as well
 
     def scores_CR(self, items: slice, part: slice) -> Tensor:
         """fp32 [C, R]."""
         scores_CR = product(self.table_VX[items], self._scored_NX[part])
-        if self._votes is not None:
-            self._votes.add_to(scores_CR, items, part)
+        for votes in self._votes:
+            votes.add_to(scores_CR, items, part, len(self.table_VX))
         return scores_CR
 
     def top_R(self, tiles: list[slice], part: slice) -> Tensor | None:
@@ -117,26 +116,23 @@ class _Side:
 
 
 class _VoteTiles:
-    """A teacher's votes, tile by tile."""
+    """Votes of one kind, tile by tile; those of a chunk of positions are looked up once."""
 
-    def __init__(self, votes: Votes, num_items: int) -> None:
-        self._rows_K, self._scores_K, self._places_K = votes.rows_K, votes.scores_K * BITS, votes.places_K
-        self._ends_N, self._num_items = votes.counts_N.cumsum(0).tolist(), num_items
-        sums_N = torch.zeros_like(votes.counts_N, dtype=torch.float32).index_add_(
-            0, self._places_K, votes.scores_K.abs())
-        self.largest = float(sums_N.max()) if len(sums_N) else 0.0
-        """No score of any item is larger by its votes."""
+    def __init__(self, votes: Votes) -> None:
+        self._votes, self._start = votes, -1
+        self._cast = (votes.voters_M, votes.voters_M, votes.weights_M)
 
-    def add_to(self, scores_CR: Tensor, items: slice, part: slice) -> None:
+    def add_to(self, scores_CR: Tensor, items: slice, part: slice, num_items: int) -> None:
         """Their share of a tile, in place."""
-        first = self._ends_N[part.start - 1] if part.start else 0
-        last = self._ends_N[min(part.stop, len(self._ends_N)) - 1]
-        rows_K, places_K, scores_K = (each[first:last] for each in (self._rows_K, self._places_K, self._scores_K))
-        if len(scores_CR) < self._num_items:
-            inside = ((rows_K >= items.start) & (rows_K < items.stop)).nonzero().squeeze(1)
-            rows_K, places_K, scores_K = rows_K[inside], places_K[inside], scores_K[inside]
-        cells_K = (rows_K - items.start) * scores_CR.shape[1] + places_K - part.start
-        scores_CR.view(-1).index_add_(0, cells_K, scores_K)
+        if part.start != self._start:
+            self._start = part.start
+            self._cast = self._votes.cast(part.start, min(part.stop, len(self._votes.counts_N)))
+        places_K, rows_K, scores_K = self._cast
+        if len(scores_CR) < num_items:
+            inside_K = ((rows_K >= items.start) & (rows_K < items.stop)).nonzero().squeeze(1)
+            places_K, rows_K, scores_K = places_K[inside_K], rows_K[inside_K], scores_K[inside_K]
+        cells_K = (rows_K - items.start) * scores_CR.shape[1] + places_K
+        scores_CR.view(-1).index_add_(0, cells_K, scores_K, alpha=BITS)
 
 
 class _Totals(NamedTuple):

@@ -96,7 +96,7 @@ def following(train: Sequences, num_items: int, window: int = 1, shrinkage: floa
     1 / steps, over the row's sum plus ``shrinkage``: the sequential rules of Ludewig & Jannach (UMUAI'18)."""
     rows, items, steps_back = flat_histories(train, np.arange(len(train)))
     counts_VV = sparse.csr_matrix((num_items, num_items))
-    for steps in range(1, window + 1):
+    for steps in range(1, min(window, int(steps_back.max(initial=0))) + 1):
         first = np.flatnonzero(steps_back[:-steps] >= steps)
         pairs = (items[first] - 1, items[first + steps] - 1)
         counts_VV += sparse.csr_matrix((np.full(len(first), 1 / steps), pairs), shape=(num_items, num_items))

@@ -11,7 +11,8 @@ from configs.base import Config
 Control = Literal["shuffled", "random", "collaborative", "ids", "longer"]
 """What else could explain a teacher's gain. shuffled: texts and profiles of others; random: noise of the same spectrum;
 collaborative: a truncated SVD of the training matrix in the place of the vectors; ids: an ensemble as large, of members
-that read no text; longer: the plain arm trained for as many epochs as the teacher's arm and its members together."""
+that read no text, with item-kNN in the place of a baseline that does; longer: the plain arm trained for as many epochs
+as the teacher's arm and its members together."""
 
 
 class ProveConfig(Config):

@@ -42,7 +42,7 @@ class Controls:
         if kind == "longer":
             return self._longer(arm)
         if kind == "ids":
-            told = _tells(self._baselines(arm)) or any(self.reads(m.arm) for m in self._config.members(arm))
+            told = self._telling(arm) or any(self.reads(m.arm) for m in self._config.members(arm))
             return self._ids(arm, arm) if told else None
         return self._exchanged(arm, kind, arm) if self.reads(arm) else None
 
@@ -59,7 +59,7 @@ class Controls:
 
     def _reads_itself(self, arm: str) -> bool:
         return (self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
-                or _tells(self._baselines(arm)) or self._places(arm))
+                or bool(self._telling(arm)) or self._places(arm))
 
     def _places(self, arm: str) -> bool:
         """Whether the arm's own texts place items that it has not trained, and the plain arm's do not."""
@@ -70,6 +70,11 @@ class Controls:
     def _baselines(self, arm: str) -> tuple[BaselineScores, ...]:
         ensemble = self._config.for_arm(arm).train.ensemble
         return ensemble.baselines if ensemble is not None else ()
+
+    def _telling(self, arm: str) -> list[BaselineScores]:
+        """Baselines of an arm's ensemble that read the items' own texts, and the plain arm's do not."""
+        return [each for each in self._baselines(arm) if isinstance(each, ContentScores) and each.control == "none"
+                and each not in self._baselines("plain")]
 
     def _text_settings(self, arm: str) -> list[str]:
         """Settings of an arm's training that bring it texts or profiles, and the plain arm not."""
@@ -90,9 +95,10 @@ class Controls:
         members = [member.model_copy(update={"arm": self._exchanged(member.arm, kind, None)})
                    if self.reads(member.arm) else member for member in self._config.members(arm)]
         if members:
-            changes["ensemble"] = {"members": _plainly(members), "baselines": _plainly(
-                each.model_copy(update={"control": kind}) if _tells([each]) else each
-                for each in self._baselines(arm))}
+            changes["ensemble"] = {"members": _plainly(members)}
+        if telling := self._telling(arm):
+            changes["ensemble"]["baselines"] = _plainly(
+                each.model_copy(update={"control": kind}) if each in telling else each for each in self._baselines(arm))
         return self._add(f"{arm}-{kind}", recipe.model_copy(update={
             "teacher": kind if recipe.teacher == "distilled" else recipe.teacher,
             "train": merge(recipe.train, changes), "control_for": control_for}))
@@ -128,15 +134,20 @@ class Controls:
                 taken.append((training, seed))
                 member = member.model_copy(update={"arm": name, "seed": seed})
             replaced.append(member)
-        baselines = dict[str, BaselineScores]()
-        for each in self._baselines(arm):
-            own_ids = ItemKNNScores() if _tells([each]) else each
-            baselines.setdefault(own_ids.kind, own_ids)
-        ensemble: dict[str, Any] = {"members": _plainly(replaced), "baselines": _plainly(baselines.values())}
+        ensemble: dict[str, Any] = {"members": _plainly(replaced)}
+        if telling := self._telling(arm):
+            ensemble["baselines"] = _plainly(self._without(telling, arm))
         start = own.train.ensemble.start if own.train.ensemble is not None else None
         if start is not None and replaced[start].arm == "plain" and not _alike(plain.model, own.model):
             ensemble["start"] = None
         return ensemble
+
+    def _without(self, telling: Sequence[BaselineScores], arm: str) -> list[BaselineScores]:
+        """An arm's baselines with item-kNN in the place of the first that reads texts, unless it is there already."""
+        kept: list[BaselineScores] = [each for each in self._baselines(arm) if each not in telling]
+        if not any(each.kind == "item_knn" for each in kept):
+            kept.insert(self._baselines(arm).index(telling[0]), ItemKNNScores())
+        return kept
 
     def _longer(self, arm: str) -> str | None:
         plain, epochs = self._config.train, sum(self.trainings(arm).values())
@@ -167,11 +178,6 @@ class Controls:
         run = self._config.model_copy(update={"recipes": recipes})
         own, teacher = run.for_arm(arm), run.teacher(arm)
         return {"teacher": teacher, "model": own.model.key(), "train": own.train.arm_key(teacher)}
-
-
-def _tells(baselines: Iterable[BaselineScores]) -> bool:
-    """Whether one of them reads the items' own texts."""
-    return any(isinstance(each, ContentScores) and each.control == "none" for each in baselines)
 
 
 def _plainly(parts: Iterable[Member | BaselineScores]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Legend: V items 1…n, E width of the items' texts, K links between items.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from scipy import sparse
 
-from models.history_scores import LinkScores, TextScores
+from models.history_scores import Links, LinkScores, TextScores
 from models.sequences import Sequences
 from pipeline.evaluate.baselines import fit_item_knn, following
 from pipeline.evaluate.config import ContentConfig, ItemKNNConfig
@@ -44,11 +45,13 @@ def write_baselines(baselines: Sequence[BaselineScores], train: Sequences, texts
         if isinstance(config, ContentScores):
             assert texts is not None, "the step names the items' texts among its inputs"
             own = ContentConfig(recency_decay=config.recency_decay)
-            vectors_VE = fit_content(own, texts.controlled(config.control, seed, matrix)).vectors_VE
+            told = texts.controlled(config.control, seed, matrix)
+            known_V = told.known_V & told.vectors_VE.any(1)  # to a collaborative control what nobody has is unknown
+            vectors_VE = fit_content(own, replace(told, known_V=known_V)).vectors_VE
             save_file({"vectors": _leading(vectors_VE, config.components)}, path)
         else:
             links_VV = _links(config, train, matrix.num_items)
-            save_file({"offsets": links_VV.indptr.astype(np.int64), "items": links_VV.indices.astype(np.int64),
+            save_file({"offsets": links_VV.indptr.astype(np.int64), "items": links_VV.indices.astype(np.int32),
                        "scores": links_VV.data.astype(np.float32)}, path)
 
 
@@ -62,7 +65,7 @@ def _links(config: ItemKNNScores | TransitionScores, train: Sequences, num_items
 
 
 def _leading(vectors_VE: np.ndarray, components: int | None) -> np.ndarray:
-    """The same in the directions in which they differ most, again of length 1."""
+    """The same in the directions of the largest second moments, again of length 1."""
     if components is None or components >= vectors_VE.shape[1]:
         return vectors_VE
     gram_EE = (vectors_VE.T @ vectors_VE).astype(np.float64)
@@ -77,5 +80,5 @@ def load_baseline(config: BaselineScores, path: Path) -> TextScores | LinkScores
     if isinstance(config, ContentScores):
         return TextScores(tensors["vectors"], config.recency_decay, config.scale)
     decay = config.recency_decay if isinstance(config, ItemKNNScores) else 0.0
-    return LinkScores(tensors["offsets"], tensors["items"], tensors["scores"], decay,
-                      last_alone=config.kind == "transitions", scale=config.scale)
+    links = Links.of(tensors["offsets"], tensors["items"], tensors["scores"])
+    return LinkScores(links, decay, last_alone=config.kind == "transitions", scale=config.scale)

@@ -73,7 +73,7 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         values["ensemble"] = {name: value for name, value in own.items() if name != "baselines" or value}
         if config.ensemble.baselines and model.kind == "bert4rec":
             raise ConfigError(illegal("model.kind with train.ensemble.baselines", model.kind, _NEXT_ITEM,
-                                      "they score the next item, and its teachers masked ones"))
+                                      "they score the next item; leave the baselines out"))
     workers = config.execution.num_workers
     if config.execution.most_workers > 1 and model.dropout > 0:  # each draws its own dropout
         values["workers"] = workers if isinstance(workers, int) else "elastic"

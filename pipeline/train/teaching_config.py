@@ -104,7 +104,8 @@ class ItemKNNScores(Config):
     scale: float = Field(default=5.0, gt=0)
     """What makes logits of sums of similarities."""
     neighbors: int = Field(default=100, ge=1)
-    """Neighbours kept per item."""
+    """Neighbours kept per item. A step looks up so many for every item of every history up to every position: with long
+    histories it costs several times what the rest of a step does."""
     shrinkage: float = Field(default=50.0, ge=0)
     """Added to the denominator of the cosine: distrusts pairs of rare items."""
     recency_decay: float = Field(default=0.5, ge=0)

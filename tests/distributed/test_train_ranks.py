@@ -34,14 +34,24 @@ from models.students import build_encoder
 from pipeline.store.arrays import cases
 from pipeline.train import validation
 from pipeline.train.checkpoint import read_checkpoint
+from pipeline.train.collaborative import TrainingMatrix
 from pipeline.train.config import OptimizerConfig, TrainConfig
+from pipeline.train.data import TrainingRows
+from pipeline.train.ensemble_baselines import baseline_file, write_baselines
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.export import save_model
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.loop import FAILURE, train_loop
 from pipeline.train.session import LocalSession, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.train.teaching_config import EnsembleConfig, MappedTextTable, Member
+from pipeline.train.teaching_config import (
+    ContentScores,
+    EnsembleConfig,
+    ItemKNNScores,
+    MappedTextTable,
+    Member,
+    TransitionScores,
+)
 from tests.builders import make_prepared, make_sequences, make_targets, read_metrics
 from tests.vectors import built, read_targets
 
@@ -58,9 +68,11 @@ JOBS = [*(f"{model}-{loss}" for model in MODELS for loss in LOSSES), "bert4rec-r
         "sasrec-tokens", "sasrec-taught"]
 BY_ROWS = {"loss": SampledSoftmaxLoss(negatives=16, source="in_batch"),
            "optimizer": OptimizerConfig(table="rowwise", weight_decay=0.1)}
-TAUGHT = {"item_table": MappedTextTable(), "ensemble": EnsembleConfig(members=(Member(arm="a"), Member(arm="b")),
-                                                                      weight=0.7, temperature=1.5)}
-"""Everything at once: a computed item table, profiles, and two members matched on perturbed histories."""
+BASELINES = (ContentScores(components=5), TransitionScores(), ItemKNNScores(neighbors=7))
+TAUGHT = {"item_table": MappedTextTable(), "ensemble": EnsembleConfig(
+    members=(Member(arm="a"), Member(arm="b")), baselines=BASELINES, weight=0.7, temperature=1.5)}
+"""Everything at once: a computed item table, profiles, two members and three baselines matched on perturbed histories.
+"""
 SHARDS = {"execution": TrainExecution(num_workers=0, log_every_steps=1, shard_item_table=True)}
 FIELDS: dict[str, dict[str, Any]] = {"bert4rec-rows": BY_ROWS, "bert4rec-shards": BY_ROWS | SHARDS,
                                      "sasrec-tokens": {"batch_tokens": 40, "batch_size": 9}, "sasrec-taught": TAUGHT}
@@ -74,7 +86,8 @@ def spec_of(job: str, root: Path, **fields: Any) -> TrainSpec:
         "execution": TrainExecution(num_workers=0, log_every_steps=1)} | FIELDS.get(job, {}) | fields)
     shape = json.loads((root / "shape.json").read_text())
     if loss == "taught":
-        shape |= {"texts": "texts.safetensors", "members": ("members/0", "members/1")}
+        shape |= {"texts": "texts.safetensors", "members": ("members/0", "members/1"),
+                  "baselines": [baseline_file(place) for place in range(len(BASELINES))]}
     return TrainSpec(config=config, model=MODELS[model], arm="distilled", seed=0, fingerprint="f" * 16, folder=job,
                      targets="targets.safetensors", vectors="given.safetensors", **shape)
 
@@ -166,7 +179,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(root / f"members/{seed}", build_encoder(MODELS["sasrec"], 40, seed).state_dict(), MODELS["sasrec"],
                    pa.chunked_array([[str(item) for item in range(40)]]), {})
     vectors_VE = np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32)
-    ItemVectors(vectors_VE, np.ones(40, bool)).save(root / "texts.safetensors")
+    texts = ItemVectors(vectors_VE, np.ones(40, bool))
+    texts.save(root / "texts.safetensors")
+    train_rows = TrainingRows.open(prepared.local("train.arrow"), build_encoder(MODELS["sasrec"], 1, 0))
+    write_baselines(BASELINES, train_rows.sequences, texts, 0, TrainingMatrix(train_rows, 40, 0), root)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for job in JOBS:

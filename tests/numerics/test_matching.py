@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import matching
-from models.history_scores import Votes
+from models.history_scores import Links, Votes
 from models.matching import TeacherScores, match
 
 
@@ -61,15 +61,23 @@ def test_votes_count_beside_the_products(positions: int, items: int, weight: flo
     generator = torch.Generator().manual_seed(1)
     counts_N = torch.randint(0, 5, (positions,), generator=generator)
     counts_N[0] = 4
-    votes = Votes(counts_N, torch.randint(0, items, (int(counts_N.sum()),), generator=generator),
-                  torch.rand(int(counts_N.sum()), generator=generator) * size)
-    votes.rows_K[1] = votes.rows_K[0]
-    added_NV = torch.zeros(positions, items).index_put_((votes.places_K, votes.rows_K), votes.scores_K, accumulate=True)
+    offsets_V = torch.zeros(items + 1, dtype=torch.int64)
+    offsets_V[1:] = torch.randint(0, 4, (items,), generator=generator).cumsum(0)
+    links = Links.of(offsets_V, torch.randint(0, items, (int(offsets_V[-1]),), generator=generator),
+                     torch.rand(int(offsets_V[-1]), generator=generator) * size)
+    voters_M = torch.randint(0, items, (int(counts_N.sum()),), generator=generator)
+    votes = Votes(counts_N, voters_M, torch.rand(len(voters_M), generator=generator), links)
+    added_NV = torch.zeros(positions, items)
+    for place, voter, weight in zip(torch.arange(positions).repeat_interleave(counts_N), voters_M, votes.weights_M,
+                                    strict=True):
+        for link in range(offsets_V[voter], offsets_V[voter + 1]):
+            added_NV[place, links.rows_K[link]] += weight * links.scores_K[link]
     same = TeacherScores(torch.cat([teaching.states_NE, added_NV], 1),
                          torch.cat([teaching.table_VE, torch.eye(items)], 1))
     expected = _dense(hidden_ND, weights_VD, rows_N, same, weight, tau)
     wanted = torch.autograd.grad(expected[0], (hidden_ND, weights_VD))
-    found = match(hidden_ND, weights_VD, rows_N, teaching._replace(votes=votes), weight, tau)
+    parts = [votes._replace(weights_M=votes.weights_M * share) for share in (0.25, 0.75)]
+    found = match(hidden_ND, weights_VD, rows_N, teaching._replace(votes=parts), weight, tau)
     for value, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(value.double(), reference.detach(), rtol=1e-4, atol=1e-3)
     for gradient, reference in zip(torch.autograd.grad(found.objective, (hidden_ND, weights_VD)), wanted, strict=True):

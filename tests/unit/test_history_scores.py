@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from models import history_scores
-from models.history_scores import LinkScores, Votes, prefix_weights_BLL
+from models.history_scores import Links, LinkScores, Votes, prefix_weights_BLL
 from models.sequences import Sequences
 from pipeline.evaluate.baselines import fit_baseline, following
 from pipeline.evaluate.config import EvaluateConfig
@@ -38,7 +37,8 @@ def written(tmp_path: Path, config: BaselineScores) -> history_scores.TextScores
 
 def dense(votes: Votes) -> Tensor:
     found_NV = torch.zeros(len(votes.counts_N), ITEMS)
-    return found_NV.index_put_((votes.places_K, votes.rows_K), votes.scores_K, accumulate=True)
+    places_K, rows_K, scores_K = votes.cast(0, len(found_NV))
+    return found_NV.index_put_((places_K, rows_K), scores_K, accumulate=True)
 
 
 @pytest.mark.parametrize("config", [
@@ -65,21 +65,24 @@ def test_every_position_is_scored_as_evaluate_would_score_the_history_up_to_it(
     assert found_NV.abs().sum() > 1
 
 
-def test_votes_of_several_baselines_are_added_up_place_by_place() -> None:
-    first = Votes(torch.tensor([2, 0, 1]), torch.tensor([3, 4, 5]), torch.tensor([1.0, 2.0, 3.0]))
-    second = Votes(torch.tensor([1, 1, 0]), torch.tensor([4, 0]), torch.tensor([10.0, 20.0]))
-    joined = Votes.joined([first, second])
-    assert joined.counts_N.tolist() == [3, 1, 1] and joined.places_K.tolist() == [0, 0, 0, 1, 2]
-    torch.testing.assert_close(dense(joined), dense(first) + dense(second))
+def test_a_chunks_votes_are_looked_up_alone_and_no_score_is_above_the_bound(tmp_path: Path) -> None:
+    given = written(tmp_path, ItemKNNScores(scale=2.0, neighbors=9, shrinkage=0.0))
+    assert isinstance(given, LinkScores)
+    votes = given.votes(PIECES, torch.arange(sum(piece_BL.numel() for piece_BL in PIECES)))
+    whole_NV = dense(votes)
+    places_K, rows_K, scores_K = votes.cast(7, 20)
+    part_NV = torch.zeros(13, ITEMS).index_put_((places_K, rows_K), scores_K, accumulate=True)
+    torch.testing.assert_close(part_NV, whole_NV[7:20])
+    assert float(whole_NV.max()) <= votes.bound() * (1 + 1e-6) < 3 * float(whole_NV.max())
 
 
 def test_a_place_of_padding_and_an_item_without_links_vote_for_nobody() -> None:
-    links = sparse.csr_matrix(([0.5], ([0], [1])), shape=(3, 3))
-    given = LinkScores(torch.from_numpy(links.indptr).long(), torch.from_numpy(links.indices).long(),
-                       torch.from_numpy(links.data).float(), 0.0, last_alone=True, scale=4.0)
+    links = Links.of(torch.tensor([0, 1, 1, 1]), torch.tensor([1]), torch.tensor([0.5]))
+    assert links.largest_V.tolist() == [0.5, 0, 0]
+    given = LinkScores(links, 0.0, last_alone=True, scale=4.0)
     votes = given.votes([torch.tensor([[1, 2, 0]])], torch.tensor([2, 1, 0]))
-    assert votes.counts_N.tolist() == [0, 0, 1]
-    assert (votes.rows_K.tolist(), votes.scores_K.tolist()) == ([1], [2.0])
+    assert votes.counts_N.tolist() == [0, 1, 1]
+    assert [part.tolist() for part in votes.cast(0, 3)] == [[2], [1], [2.0]]
 
 
 def test_an_item_that_comes_again_weighs_what_its_last_place_does() -> None:

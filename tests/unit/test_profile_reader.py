@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from configs.errors import ConfigError
 from models.base import Student
-from models.config import MatchingConfig, ModelConfig, SoftmaxLoss
+from models.config import BERT4RecConfig, MatchingConfig, ModelConfig, SoftmaxLoss
 from models.distilled import DistilledRecommender
 from models.ensemble import Ensemble
+from models.history_scores import Links, LinkScores, TextScores
 from models.profile_reader import ProfileReader, ReadingScorer, ReadingStudent, with_users
 from models.sequences import Batch, Sequences, pieces
 from models.students import build_encoder
@@ -117,6 +119,18 @@ def test_a_member_reads_the_profiles_of_the_students_users() -> None:
     plain = [second(piece).hidden_BLD.flatten(0, 1) for piece in inputs]
     own = torch.cat(plain)[chosen] @ second.item_weights_VD().T
     torch.testing.assert_close(scores, 0.25 * own + 0.75 * expected, rtol=1e-4, atol=1e-4)
+    vectors_VE = torch.nn.functional.normalize(torch.randn(NUM_ITEMS, 4), dim=1)
+    texts = TextScores(vectors_VE, 0.5, scale=6.0)
+    links = LinkScores(Links.of(torch.arange(NUM_ITEMS + 1), torch.arange(NUM_ITEMS).roll(1), torch.ones(NUM_ITEMS)),
+                       0.0, last_alone=True, scale=5.0)
+    more = Ensemble(first, [second, member], [1.0, 3.0], [None, read], [links, texts])(inputs, chosen, users)
+    added = more.states_NE @ more.table_VE.T - scores  # beside the members' mean, each by its own scale
+    torch.testing.assert_close(added, texts.states_NE(inputs, chosen) @ vectors_VE.T, rtol=1e-4, atol=1e-4)
+    places_K, rows_K, scores_K = more.votes[0].cast(0, 4)
+    assert (places_K.tolist(), scores_K.tolist()) == ([0, 1, 2, 3], [5.0] * 4)
+    assert rows_K.tolist() == torch.arange(NUM_ITEMS).roll(1)[torch.tensor([1, 3, 1, 6]) - 1].tolist()
+    with pytest.raises(ConfigError, match="baselines.*BERT4Rec.*predicts the next item"):
+        Ensemble(build_encoder(BERT4RecConfig(hidden_dim=16, max_length=8), NUM_ITEMS, 0), [], [], [], [links])
     model = recommender(None)
     model.learn_from(ensemble, MatchingConfig())
     assert float(model(batch(), 0.0, matching=True).matching) > 0

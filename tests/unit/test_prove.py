@@ -89,8 +89,13 @@ def test_baselines_that_read_texts_are_exchanged_and_replaced_too(tmp_path: Path
         assert own is not None and own.baselines[0].scale == 3
     assert baselines(found, "lean-ids") == [("item_knn", None), ("transitions", None)]
     assert members(found, "lean-ids") == members(found, "lean") == [("plain", 0, 1.0)]
-    both = recipes.replace("{kind: transitions}", "{kind: item_knn, scale: 9}")
-    assert baselines(derive(config(tmp_path, both, "arms=[plain, lean]")).config, "lean-ids") == [("item_knn", None)]
+    both = derive(config(tmp_path, recipes.replace("{kind: transitions}", "{kind: item_knn, scale: 9}"), "arms=[lean]"))
+    kept = both.config.for_arm("lean-ids").train.ensemble
+    assert kept is not None and [each.model_dump()["scale"] for each in kept.baselines] == [9]
+    twice = recipes.replace("{kind: transitions}]", "{kind: transitions, window: 1}, {kind: transitions}]")
+    assert len(baselines(derive(config(tmp_path, twice, "arms=[plain, lean]")).config, "lean-ids")) == 3
+    bare = matched(tmp_path).recipes["matched-shuffled"].train["ensemble"]
+    assert "baselines" not in bare  # a proof that was begun before there were any goes on
     said = "\n".join(dry_run_lines(derive(config(tmp_path, recipes, "arms=[plain, lean]"))))
     assert re.search(r"^lean-random +lean +ensemble +\d+ +plain, content \(random\), transitions$", said, re.MULTILINE)
 
