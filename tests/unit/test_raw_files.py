@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from configs.errors import DataError
 from pipeline.prepare.config import InteractionColumns, MovieLensSource, TableSource
+from pipeline.prepare.entities import item_text
 from pipeline.prepare.ordering import in_time
 from pipeline.prepare.raw import ATTRIBUTE, FIELD, TAG
 from pipeline.prepare.sources import read_source
@@ -137,9 +139,10 @@ def test_movielens_1m_by_its_own_source_and_by_the_table(tmp_path: Path) -> None
         assert raw.items is not None
         assert raw.interactions.select(USER_ID, ITEM_ID, TIMESTAMP, SIGNAL).collect().rows() == [
             ("1", "1193", 978300760, 5.0), ("1", "661", 978302109, 3.0)]
-        assert raw.items.select(ITEM_ID, TITLE, CATEGORY, FIELD + "title").collect().rows() == [
-            ("1193", "Café Society: The Fly (1975)", "Drama", "Café Society: The Fly (1975)"),
-            ("661", "James (1996)", "Animation", "James (1996)")]
+        told = item_text(pl.Series(["1193", "661"]), raw).table
+        assert told.select(TITLE, CATEGORY, FIELD + "title").rows() == [
+            ("Café Society: The Fly (1975)", "Drama", "Café Society: The Fly (1975)"),
+            ("James (1996)", "Animation", "James (1996)")]
     assert own.items is not None and own.users is not None and table.items is not None and table.users is not None
     assert own.items.select(FIELD + "year", FIELD + "genres").collect().rows() == [
         ("1975", "Drama"), ("1996", "Animation, Children's")]
