@@ -14,24 +14,26 @@ from pipeline.train.config import Arm
 BUILT_IN: tuple[str, ...] = get_args(Arm)
 CONTROLS = dict.fromkeys(("shuffled", "random", "collaborative"), "distilled")
 """Built-in control → the arm that it is a control for."""
+_MATCHED: Mapping[str, Any] = {
+    "model": {"dropout": 0.1},
+    "train": {"epochs": 24, "distill_epochs": 0, "optimizer": {"lr": 1e-3, "schedule": "cosine"}, "finetune_lr": None,
+              "init_from": None, "validate_every_epochs": 2}}
 SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "text-start": {"train": {"item_init": {"kind": "text"}}},
     "text-only": {
         "model": {"dropout": 0.3},
         "train": {"item_table": {"kind": "mapped_text"}, "optimizer": {"lr": 1e-3}, "distill_epochs": 0,
                   "finetune_lr": None, "init_from": None, "item_init": None}},
-    "matched": {
-        "model": {"dropout": 0.1},
-        "train": {
-            "epochs": 24, "distill_epochs": 0, "optimizer": {"lr": 1e-3, "schedule": "cosine"},
-            "finetune_lr": None, "init_from": None,
-            "validate_every_epochs": 2,
-            "ensemble": {"members": [{"arm": "plain"}, {"arm": "text-start"}, {"arm": "text-only"}], "start": 1}}}}
+    "matched": merge(_MATCHED, {"train": {"ensemble": {
+        "members": [{"arm": "plain"}, {"arm": "text-start"}, {"arm": "text-only"}], "start": 1}}}),
+    "matched-plain": merge(_MATCHED, {"train": {"ensemble": {
+        "members": [{"arm": "plain"}, {"arm": "plain", "seed": 1}, {"arm": "plain", "seed": 2}], "start": 0}}})}
 """Recipes that a run may name without writing them down; its own settings of such a name are laid over them, its own
 members replace the ensemble.
 text-start: item embeddings that start from the items' texts. text-only: every item a trained linear map of its text's
-vector. matched: one student that takes over what these two and the plain arm know together. The latter two start from
-no earlier model of the run's own: the one has no table to load, the other starts from its member, which does."""
+vector. matched: one student that takes over what these two and the plain arm know together. matched-plain: the same of
+three plain seeds, without texts. Only text-start starts from an earlier model of the run's own: text-only has no table
+to load, the others start from a member, which does."""
 
 
 class Recipe(Config):

@@ -124,7 +124,7 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
 
 @pytest.mark.parametrize(("override", "message"), [
     ("arms=[plain, mached]", "got 'mached'; legal: plain, distilled, shuffled, random, collaborative, text, told, "
-                             "matched, ids, text-start, text-only"),
+                             "matched, ids, text-start, text-only, matched-plain"),
     ("recipes.matched.train.ensemble={members: [{arm: matched}]}", "cannot learn from itself"),
     ("recipes.told.model.dropout=3", "model.dropout in recipes.told"),
     ("recipes.told.train.epoch=3", "did you mean 'epochs'"),
@@ -159,11 +159,13 @@ def test_shipped_recipes_need_no_writing_and_own_settings_are_laid_over_them(tmp
 def test_what_the_recipes_say_is_what_the_study_of_them_was_run_with(data_dir: Path, tmp_path: Path) -> None:
     study = load(RunConfig, SHIPPED_CONFIGS / "study" / "beauty-teachers.yaml", [f"storage.uri={tmp_path}"])
     short = load(RunConfig, SHIPPED_CONFIGS / "beauty-2014" / "sasrec.yaml", [
-        f"storage.uri={tmp_path}", "arms=[plain, matched]", "recipes.text-only.train.epochs=80",
+        f"storage.uri={tmp_path}", "arms=[plain, matched, matched-plain]", "recipes.text-only.train.epochs=80",
         "train.execution.num_workers=0"])
-    for arm in ("plain", "text-start", "text-only", "matched"):
-        assert short.for_arm(arm).train.key() == study.for_arm(arm).train.key()
-        assert short.for_arm(arm).model == study.for_arm(arm).model
+    for arm, studied in (*((name, name) for name in ("plain", "text-start", "text-only", "matched")),
+                         ("matched-plain", "matched-ids")):
+        assert short.for_arm(arm).train.key() == study.for_arm(studied).train.key()
+        assert short.for_arm(arm).model == study.for_arm(studied).model
+    assert "encode/items" not in _labels(load(RunConfig, None, ["name=x", "arms=[plain, matched-plain]"]))
 
 
 @pytest.mark.parametrize("given", ["[matched]", "{matched: 3}", "{matched: {train: {ensemble: [1]}}}",
