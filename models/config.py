@@ -134,15 +134,8 @@ class InfoNCEDistillation(Config):
     temperature: float = Field(default=0.1, gt=0)
 
 
-class RelationalDistillation(Config):
-    """Who is near whom: Huber loss between the users' mutual distances on both sides, each side's divided by their
-    mean (RKD-D, Park et al., CVPR'19). A trained T can follow the student; `projection: orthogonal` cannot."""
-
-    kind: Literal["relational"] = "relational"
-
-
 DistillationLossConfig = Annotated[
-    MSEDistillation | RMSEDistillation | CosineDistillation | InfoNCEDistillation | RelationalDistillation,
+    MSEDistillation | RMSEDistillation | CosineDistillation | InfoNCEDistillation,
     Field(discriminator="kind"),
 ]
 

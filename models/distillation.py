@@ -19,7 +19,6 @@ from models.config import (
     DistillationConfig,
     DistillationLossConfig,
     InfoNCEDistillation,
-    RelationalDistillation,
     RMSEDistillation,
 )
 
@@ -33,19 +32,9 @@ def distillation_loss(config: DistillationLossConfig, student_GD: Tensor, teache
     if isinstance(config, InfoNCEDistillation):
         own_G = torch.arange(len(student_GD), device=student_GD.device)
         return F.cross_entropy(cosines(student_GD, teacher_GD) / config.temperature, own_G)
-    if isinstance(config, RelationalDistillation):
-        if len(student_GD) < 2:  # a lone user is near nobody
-            return 0 * student_GD.sum()
-        return F.huber_loss(relative_distances(student_GD), relative_distances(teacher_GD))
     mse = F.mse_loss(student_GD, teacher_GD)
     # Equal sides would have an infinite gradient under the root.
     return mse.clamp(min=_TINY**2).sqrt() if isinstance(config, RMSEDistillation) else mse
-
-
-def relative_distances(rows_GD: Tensor) -> Tensor:
-    """Euclidean distances of all pairs, divided by their mean: [G·(G - 1) / 2]; G ≥ 2."""
-    distances = torch.pdist(rows_GD)
-    return distances / distances.mean().clamp(min=_TINY)
 
 
 def variance_hinge(teacher_GD: Tensor) -> Tensor:

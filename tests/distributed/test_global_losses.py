@@ -38,7 +38,6 @@ from models.config import (
     NeighboursTarget,
     ProjectionConfig,
     RankingLossConfig,
-    RelationalDistillation,
     RMSEDistillation,
     SampledSoftmaxLoss,
     SASRecConfig,
@@ -141,8 +140,6 @@ SCENARIOS = {
     "rows-uniform": Scenario(MSEDistillation(), ranking=SampledSoftmaxLoss(negatives=9), by_rows=True),
     "rows-in-batch-bert4rec": Scenario(InfoNCEDistillation(), student=BERT4REC, by_rows=True, distillation=RICH,
                                        ranking=SampledSoftmaxLoss(source="in_batch", negatives=7)),
-    "relational": Scenario(RelationalDistillation()),
-    "relational-one-row": Scenario(RelationalDistillation(), rows=1),
     "mse-neighbours": Scenario(MSEDistillation(), distillation=DistillationConfig(target=NeighboursTarget())),
     "infonce-neighbours-one-row": Scenario(InfoNCEDistillation(), rows=1, distillation=DistillationConfig(
         target=NeighboursTarget())),

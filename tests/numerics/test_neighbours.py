@@ -16,7 +16,6 @@ from models.config import (
     InfoNCEDistillation,
     MSEDistillation,
     NeighboursTarget,
-    RelationalDistillation,
     SASRecConfig,
     SoftmaxLoss,
 )
@@ -29,8 +28,8 @@ from tests.vectors import built
 
 USERS, NEAR = torch.tensor([3, 5, 8, 9, 20]), torch.tensor([[1, 2], [0, 4], [3, 1], [2, 4], [0, 1]])
 ITEMS = 20
-LOSSES = pytest.mark.parametrize("loss", [MSEDistillation(), CosineDistillation(), InfoNCEDistillation(temperature=0.5),
-                                          RelationalDistillation()], ids=lambda c: c.kind)
+LOSSES = pytest.mark.parametrize("loss", [
+    MSEDistillation(), CosineDistillation(), InfoNCEDistillation(temperature=0.5)], ids=lambda c: c.kind)
 
 
 def recommender(loss: MSEDistillation) -> DistilledRecommender:
@@ -57,13 +56,6 @@ def dense(loss: MSEDistillation, own: torch.Tensor, mean: torch.Tensor) -> torch
     if isinstance(loss, InfoNCEDistillation):
         scores = F.normalize(own) @ F.normalize(mean).T / loss.temperature
         return (scores.logsumexp(1) - scores.diagonal()).mean()
-    if isinstance(loss, RelationalDistillation):
-        sides = []
-        for rows in (own, mean):
-            pairs = torch.stack([(rows[i] - rows[j]).norm() for i in range(len(rows)) for j in range(i)])
-            sides.append(pairs / pairs.mean())
-        gap = (sides[0] - sides[1]).abs()
-        return torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean()
     return ((own - mean) ** 2).mean()
 
 
