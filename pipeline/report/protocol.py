@@ -34,6 +34,7 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
     switch = (f"; the first {train.distill_epochs} distil in the arms with a teacher (α {train.alpha:g}, "
               f"{train.alpha_schedule}; β {'on' if train.beta else 'off'}; {train.distillation.loss.kind} after block "
               f"{train.distillation.layer}, {train.distillation.pooling.kind} pooling)" if train.distill_epochs else "")
+    batch = "of about a fortieth of the training users" if train.batch_size is None else train.batch_size
     stop = train.early_stopping.patience_epochs
     kept = ("the last epoch is kept (compat: upstream)" if train.compat == "upstream" else
             f"best {train.validation_metric} on validation users, after the distilling epochs")
@@ -49,7 +50,7 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
             "history at test": "all of the user's interactions before the target",
             "model": _words(config.model.model_dump(mode="json")),
             "start of the item embeddings": _item_start(config),
-            "training": f"{train.epochs} epochs at most, batch {train.batch_size}, AdamW, learning rate "
+            "training": f"{train.epochs} epochs at most, batch {batch}, AdamW, learning rate "
                         f"{train.optimizer.lr:g}{switch}",
             "early stopping": f"after {stop} validations without a better one" if stop else "none",
             "selection": f"{kept}; the test split is not read before the figures below",

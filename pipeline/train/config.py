@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,10 @@ from pipeline.train.teaching_config import (
 Arm = Literal["plain", "distilled", "shuffled", "random", "collaborative"]
 """plain: no teacher. distilled: the user's own profile. Controls: shuffled: another user's; random: noise of the same
 covariance; collaborative: what the interactions alone know, a truncated SVD of the training matrix."""
+
+
+_STEPS_PER_EPOCH, _BATCHES = 40, tuple(2**power for power in range(4, 10))
+"""What a batch whose size is not set aims at, and what it may be."""
 
 
 class OptimizerConfig(Config):
@@ -79,8 +84,9 @@ class TrainConfig(Config):
     distill_epochs: int = Field(default=6, ge=0)
     """Epochs of the first phase. The plain arm counts them too: same epochs, same optimizer treatment."""
 
-    batch_size: int = Field(default=128, ge=1)
-    """Users per optimizer step, over all workers; with `batch_tokens` at most so many."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Users per optimizer step, over all workers; with `batch_tokens` at most so many. None: by the number of training
+    users, see `users_per_batch`."""
 
     batch_tokens: int | None = Field(default=None, ge=1)
     """Positions per optimizer step, padding counted, over all workers: short sequences share a batch with many others,
@@ -197,6 +203,13 @@ class TrainConfig(Config):
         baselines = self.ensemble.baselines if self.ensemble is not None else ()
         return (isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
                 or self.place_untrained and self.item_init is None)
+
+    def users_per_batch(self, num_users: int) -> int:
+        """`batch_size`, or of the powers of 2 from 16 to 512 the one nearest to a fortieth of the training users: an
+        epoch then has steps enough for its validation to tell, whatever the data's size."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(_BATCHES, key=lambda size: abs(math.log2(size * _STEPS_PER_EPOCH / max(num_users, 1))))
 
     def arm_key(self, arm: Arm) -> dict[str, object]:
         """The values this arm's result depends on; the plain arm does not depend on distillation's."""

@@ -101,7 +101,8 @@ class _Run:
                                 spec.num_angles, counts_V, _item_table(spec, storage, encoder),
                                 _ensemble(spec, storage, encoder), _neighbours(spec, storage),
                                 _reader(spec, storage))
-        self._sampler = Sampler(self._rows.lengths_N, config.batch_size, spec.seed, config.batch_tokens)
+        self._sampler = Sampler(
+            self._rows.lengths_N, config.users_per_batch(len(self._rows)), spec.seed, config.batch_tokens)
         self._schedule = Schedule(config, spec.arm, len(self._sampler))
         held_out = cases(storage.local(spec.validation))
         self._validator = Validator(held_out, config, spec.seed, session.rank, session.world_size)

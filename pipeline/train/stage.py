@@ -109,6 +109,9 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
                         for place in range(len(config.ensemble.baselines) if config.ensemble else 0)),
         member_readers=tuple(member.relative(READER) if READER in member.manifest.files else None
                              for member in members))
+    users = config.users_per_batch(len(rows))
+    if config.batch_size is None:
+        say(f"train: {users} of {len(rows):,} users per batch (train.batch_size is not set)")
     num_validation = len(open_arrow(prepared.local("validation.arrow")))
     if not num_validation and config.early_stopping.patience_epochs:
         say(f"train: nobody to validate on: all {config.epochs} epochs are trained and the last one is kept; choose "
@@ -128,7 +131,8 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": num_validation}
-    return out.commit(counts, info=_info(spec, last.progress, shape, given.start) | {"placed_items": placed})
+    return out.commit(counts, info=_info(spec, last.progress, shape, given.start) | {
+        "placed_items": placed, "users_per_batch": users})
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None

@@ -76,7 +76,7 @@ def run_steps(sequences: Sequences, num_items: int, model: ModelConfig, config: 
     arm: Arm = "plain" if profiles is None else "distilled"
     learner = Learner(encoder, config, arm, seed, torch.device(device), 0 if profiles is None else profiles.shape[1], 1,
                       counts_V)
-    sampler = Sampler(rows.lengths_N, config.batch_size, seed, config.batch_tokens)
+    sampler = Sampler(rows.lengths_N, config.users_per_batch(len(rows)), seed, config.batch_tokens)
     order, schedule = sampler.epoch(0), Schedule(config, arm, len(sampler))
     places = np.linspace(0, len(order) - 1, warmup + steps).round().astype(int)
     places = np.random.default_rng(seed).permutation(places)

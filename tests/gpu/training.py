@@ -53,7 +53,7 @@ class Training:
         encoder = build_encoder(model, task.num_items, 0)
         self.learner = Learner(encoder, config, arm, 0, device, PROFILE_DIM, 1, counts_V)
         self.learner.model.train()
-        sampler = Sampler(lengths_N, config.batch_size, 0, config.batch_tokens)
+        sampler = Sampler(lengths_N, config.users_per_batch(len(lengths_N)), 0, config.batch_tokens)
         self._order, self._schedule = sampler.epoch(0), Schedule(config, arm, len(sampler))
         self._done = 0
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.train.config import TrainConfig
 from pipeline.train.sampler import Sampler
 
 LENGTHS = np.random.default_rng(0).integers(1, 51, 1003)
@@ -102,3 +103,10 @@ def test_a_token_budget_is_used_and_its_batches_are_shuffled() -> None:
     longest = [int(LENGTHS[first.batch(s)].max()) for s in range(len(first))]
     assert longest != sorted(longest)
     assert {tuple(first.batch(s)) for s in range(len(first))} != {tuple(second.batch(s)) for s in range(len(second))}
+
+
+@pytest.mark.parametrize(("users", "expected"), [
+    (0, 16), (1, 16), (610, 16), (1_000, 32), (5_000, 128), (8_074, 256), (22_363, 512), (616_000, 512)])
+def test_a_batch_whose_size_is_not_set_is_a_fortieth_of_the_users(users: int, expected: int) -> None:
+    assert TrainConfig().users_per_batch(users) == expected
+    assert TrainConfig(batch_size=7).users_per_batch(users) == 7
