@@ -28,6 +28,8 @@ REPORTED = "report.json"
 
 TRAINED = "trained"
 """In a search's folder: a file for each `train` artifact of its trials, written before it is looked for or built."""
+NEEDED = "needed.json"
+"""In a search's folder: fingerprints of all that its trials train on, written before any of it is built."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def steps(config: RunConfig, audit: bool = False) -> list[Step]:
     Args:
         audit: include the teacher audit, and the profiles it is about even where no arm has a teacher.
     """
-    return _with_inputs(config, (step.label for stage in STAGES.values() for step in stage.steps(config)
-                                 if stage.wanted == "always" or (audit and stage.name == "audit")))
+    return with_inputs(config, (step.label for stage in STAGES.values() for step in stage.steps(config)
+                                if stage.wanted == "always" or (audit and stage.name == "audit")))
 
 
-def _with_inputs(config: RunConfig, labels: Iterable[str]) -> list[Step]:
+def with_inputs(config: RunConfig, labels: Iterable[str]) -> list[Step]:
     """The steps of these labels and all that they are built from, in build order."""
     every = {step.label: step for stage in STAGES.values() for step in stage.steps(config)}
     wanted: set[str] = set()
@@ -104,7 +106,7 @@ def plan(config: RunConfig, storage: Storage, until: str | None = None, before: 
         raise ConfigError(illegal("stage", until, tuple(STAGES)))
     order = list(STAGES)
     if before is not None:
-        wanted = [step for step in _with_inputs(config, [before]) if step.label != before]
+        wanted = [step for step in with_inputs(config, [before]) if step.label != before]
     else:
         last = order.index(until) if until else len(order)
         wanted = [step for step in steps(config, audit=until == "audit") if order.index(step.stage) <= last]
@@ -121,7 +123,7 @@ def built_audit(config: RunConfig, storage: Storage) -> Artifact | None:
     """The finished audit of the run's teacher, where there is one."""
     if all(config.teacher(arm) == "plain" for arm in config.arms):
         return None  # no profile of this run would be audited
-    *_, (_, key) = keys(_with_inputs(config, ["audit"]), storage)
+    *_, (_, key) = keys(with_inputs(config, ["audit"]), storage)
     return artifacts.find(storage, key)
 
 

@@ -41,7 +41,7 @@ class RunResult:
     """None when the run stopped before its report."""
 
 
-def run(config: RunConfig, until: str | None = None, confirmed: bool = False, before: str | None = None,
+def run(config: RunConfig, until: str | None = None, confirmed: bool = False,
         on_plan: Callable[[list[PlannedStep]], None] = lambda planned: None) -> RunResult:
     """Find or build every artifact up to stage ``until`` (None: all, then the report).
 
@@ -49,7 +49,6 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
 
     Args:
         confirmed: a planned price above ``profile.max_cost_without_confirm`` was agreed to.
-        before: only what the step of this label is built from; without a report.
         on_plan: is given the planned steps before anything is built or written.
 
     Raises:
@@ -59,25 +58,22 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False, be
     storage = Storage.from_config(config.storage)
     folder = run_folder(config)
     result = RunResult(folder)
-    with_report = before is None and until in (None, "report")
+    with_report = until in (None, "report")
     with storage_errors(storage.base), _run_lock(storage, folder) as lease:
-        planned = plan(config, storage, until, before)
+        planned = plan(config, storage, until)
         on_plan(planned)
         _write_steps(storage, folder, planned, lease.token, with_report)
         storage.write_json(f"{folder}/config.json", config.model_dump(mode="json"))
-        _find_or_build_all(config, storage, planned, confirmed, result)
+        find_or_build_all(config, storage, planned, confirmed, result, _referring(storage, folder))
         if with_report:
             result.metrics = _report(config, storage, result)
     return result
 
 
-def _find_or_build_all(config: RunConfig, storage: Storage, planned: list[PlannedStep], confirmed: bool,
-                       result: RunResult) -> None:
-    """The planned artifacts, in order, into the result; the run's folder refers to each as soon as it is there."""
-    folder = result.folder
+def find_or_build_all(config: RunConfig, storage: Storage, planned: list[PlannedStep], confirmed: bool,
+                      result: RunResult, refer: Callable[[PlannedStep], None] = lambda item: None) -> None:
+    """The planned artifacts, in order, into the result; ``refer`` is called for each as soon as it is there."""
     with contextlib.ExitStack() as ray_session:
-        references = storage.read_json(f"{folder}/references.json") if storage.exists(
-            f"{folder}/references.json") else {}
         ray_started, view = False, OneView(storage, _local_folders(config, planned))
         for item in planned:
             artifact = item.artifact or artifacts.find(storage, item.key)
@@ -99,9 +95,20 @@ def _find_or_build_all(config: RunConfig, storage: Storage, planned: list[Planne
                 artifact = _build(item, inputs, storage, confirmed)
                 result.built.append(item.label)
             result.artifacts[item.label] = artifact
-            if references.get(item.label) != item.key.fingerprint:
-                references[item.label] = item.key.fingerprint
-                storage.write_json(f"{folder}/references.json", references)
+            refer(item)
+
+
+def _referring(storage: Storage, folder: str) -> Callable[[PlannedStep], None]:
+    """Makes the run's folder refer to an artifact."""
+    path = f"{folder}/references.json"
+    references = storage.read_json(path) if storage.exists(path) else {}
+
+    def refer(item: PlannedStep) -> None:
+        if references.get(item.label) != item.key.fingerprint:
+            references[item.label] = item.key.fingerprint
+            storage.write_json(path, references)
+
+    return refer
 
 
 def _write_steps(storage: Storage, folder: str, planned: list[PlannedStep], token: str, with_report: bool) -> None:

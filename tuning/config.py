@@ -10,6 +10,8 @@ from configs.base import Config
 from pipeline.config import NAME
 
 _LONGEST = 95
+_SEARCHED = ("train", "model", "reduce", "encode", "profile")
+_OF_ARMS = ("train", "model", "teacher")
 
 
 class _Dimension(Config):
@@ -87,7 +89,8 @@ class TuneExecution(Config):
 
 
 class TuneConfig(Config):
-    """A search over training settings on the validation metric. Everything before `train` is built once and reused."""
+    """A search over settings on the validation metric. What stands before `train` is built once, before the trials, for
+    every combination of the settings that change it."""
 
     name: str
     """Folder of the search below `tune/`."""
@@ -96,8 +99,8 @@ class TuneConfig(Config):
     overrides: tuple[str, ...] = ()
     """``key.path=value`` assignments on the run configuration."""
     space: dict[str, Dimension] = Field(min_length=1)
-    """Dotted run settings below `train` or `model`, or of a recipe (`recipes.<arm>.train.…`) → where their values come
-    from."""
+    """Dotted run settings of what is learnt and of what it is learnt from, or of a recipe (`recipes.<arm>.train.…`) →
+    where their values come from. One that changes what stands before `train` needs a choice."""
     search: Annotated[OptunaSearch | GridSearch, Field(discriminator="kind")] = OptunaSearch()
     asha: ASHAConfig | None = ASHAConfig()
     """None: every trial runs to its end."""
@@ -119,10 +122,10 @@ class TuneConfig(Config):
     @model_validator(mode="after")
     def _space_is_searchable(self) -> TuneConfig:
         for path, dimension in self.space.items():
-            parts = path.split(".")
-            if (parts[2:] if parts[0] == "recipes" else parts)[:1] not in (["train"], ["model"]):
-                raise ValueError(f"space.{path}: a search varies settings below train or model, or below those of "
-                                 "recipes.<arm>; stages before them are built once")
+            group, *inside = path.split(".")
+            if inside[1:2] not in [[name] for name in _OF_ARMS] if group == "recipes" else group not in _SEARCHED:
+                raise ValueError(f"space.{path}: a search varies settings of {', '.join(_SEARCHED)}, or of a recipe's "
+                                 f"{', '.join(_OF_ARMS)} (recipes.<arm>.…); all else measures other things, or nothing")
             before = list(self.space)[:list(self.space).index(path)]
             for other in dimension.when:
                 if other not in before:

@@ -1,4 +1,4 @@
-"""What a searched setting changes: it must change what the searched arm learns, and nothing that it learns from."""
+"""What a searched setting changes: it must change what the searched arm learns, and nothing that it is measured by."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any, Final
 from configs.errors import ConfigError
 from configs.loader import validate
 from pipeline.config import RunConfig
+from pipeline.plan import with_inputs
+from pipeline.stage import Step
+from pipeline.store.artifacts import StageKey
 from pipeline.store.digests import DigestCache
-from pipeline.train.definition import TrainStep
 from pipeline.trained import SAME_CASES
 from tuning.config import Choice
 from tuning.space import Space
@@ -39,7 +41,7 @@ def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig])
         searched: the run with each of the setting's values.
 
     Raises:
-        ConfigError: all values give the same training, or some want other inputs, other teachers or another measure.
+        ConfigError: all values give the same training, or some want another measure.
     """
     own = searched_step(base)
     arm = own.label.split("/")[1]
@@ -50,24 +52,31 @@ def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig])
             if getattr(step.config.train, name) != getattr(own.config.train, name):
                 raise ConfigError(f"space.{setting}: train.{name} changes what validation measures, so the figures of "
                                   "trials would not be of one thing; set it in the search's overrides")
-        if set(step.inputs) != set(own.inputs):
-            lacking = ", ".join(sorted(set(step.inputs) ^ set(own.inputs)))
-            raise ConfigError(f"space.{setting}: some of its values want other inputs ({lacking}) than the search "
-                              "builds, once, before its trials; search each in a search of its own")
-        if _members(config, arm) != _members(base, arm):
-            raise ConfigError(f"space.{setting}: it also changes the recommenders that {arm} learns from, which are "
-                              f"trained once, before the trials; {other}")
-    if len(searched) > 1 and len({_key(searched_step(config)) for config in searched}) == 1:
+        if (step.config.train.profile_input is None) != (own.config.train.profile_input is None):
+            raise ConfigError(f"space.{setting}: {arm} is validated with the users' profiles where "
+                              "train.profile_input is set, and without them where it is not, so the figures of trials "
+                              "would not be of one thing; search each in a search of its own")
+    if len(searched) > 1 and len({chain(config)[own.label] for config in searched}) == 1:
         raise ConfigError(f"space.{setting}: none of its values changes what {arm} learns (its recipe sets it, or it "
                           f"is not of this arm's training); {other}")
 
 
-def _members(config: RunConfig, arm: str) -> list[str]:
-    """What the arm's members are trained with, and theirs."""
-    alone = config.model_copy(update={"arms": (arm,)})
-    return [_key(TrainStep.of(config, name, config.seeds[0])) for name in alone.trained_arms() if name != arm]
+def chain(config: RunConfig) -> dict[str, str]:
+    """The searched training and all that it is built from, in build order: label → what it depends on, as a digest.
+
+    Reads no raw data and no model, for a search may be checked where they are not: the settings that name them stand
+    for their content.
+    """
+    found: dict[str, str] = {}
+    for step in with_inputs(config, [searched_step(config).label]):
+        found[step.label] = _key(step, {label: found[label] for label in step.inputs}).fingerprint
+    return found
 
 
-def _key(step: TrainStep) -> str:
-    """What a training depends on beside its inputs, which are named alone."""
-    return step.key({label: label for label in step.inputs}, DigestCache()).fingerprint
+def _key(step: Step, inputs: dict[str, str]) -> StageKey:
+    config = step.config
+    of_files = {"prepare": config.prepare, "profile": config.profile, "encode": config.encode.for_profiles(),
+                "encode/items": config.encode.for_items()}
+    if step.label in of_files:
+        return StageKey(step.stage, 0, of_files[step.label].key() | {"label": step.label}, inputs)
+    return step.key(inputs, DigestCache())

@@ -43,12 +43,23 @@ def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds
     }
     content = {
         "name": name,
+        "left_out": _left_out(scored, space) if figures["importance"] is not None else "",
         "verdicts": [f"Best of {len(rows)} trials: validation {metric} {scored[0]['metric']:.4f} with {best}.",
                      *([f"{failed} of the trials failed."] if failed else []), seeds],
         "trials": [_trials(rows, settings, metric, halving)],
         "settings": list(_settings(scored, space, metric)),
     }
     return page(_TEMPLATE, content, {key: svg for key, svg in figures.items() if svg is not None})
+
+
+def _left_out(scored: Sequence[Row], space: Space) -> str:
+    """Which settings the plot of importance does not show, and why; a sentence."""
+    shared = plots.shared_settings(scored, space)
+    some = [setting for setting in space if not all(setting in row for row in scored)]
+    alike = [setting for setting in space if setting not in (*shared, *some)]
+    reasons = [f"{', '.join(names)} ({why})" for names, why in (
+        (some, "not of every trial: what they explain, others seem to"), (alike, "alike in all trials")) if names]
+    return f"Not among the shares: {'; '.join(reasons)}." if reasons else ""
 
 
 def row_value(row: Row, setting: str) -> str:

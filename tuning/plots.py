@@ -56,12 +56,16 @@ def parallel_coordinates(scored: Sequence[Row], space: Space, metric: str) -> Fi
     return figure
 
 
+def shared_settings(scored: Sequence[Row], space: Space) -> list[str]:
+    """Those that every trial has and not all have alike: variance can be laid to them."""
+    return [setting for setting in space if all(setting in row for row in scored)
+            and len({encode(row[setting]) for row in scored}) > 1]
+
+
 def importance(scored: Sequence[Row], space: Space) -> Figure | None:
     """Shares of the metric's variance that a forest over the trials lays to each setting alone (fANOVA, Hutter et al.,
-    ICML 2014, as Optuna computes it); what is missing to 1 lies in settings together. Settings that some trials do not
-    have, or that all have alike, are left out."""
-    shared = [setting for setting in space if all(setting in row for row in scored)
-              and len({encode(row[setting]) for row in scored}) > 1]
+    ICML 2014, as Optuna computes it); what is missing to 1 lies in settings together. Only of `shared_settings`."""
+    shared = shared_settings(scored, space)
     if len(scored) < _FEWEST or len({row["metric"] for row in scored}) < 2 or not shared:
         return None
     import optuna

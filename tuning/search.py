@@ -13,19 +13,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cluster.connect import connect
+from cluster.faults import storage_errors
 from cluster.nodes import OneView
 from cluster.storage import Storage
 from configs.errors import ConfigError, TrainingError, illegal
 from configs.files import files_of, resolve_path
 from configs.loader import dump, load, validate
 from pipeline.config import RunConfig
-from pipeline.plan import plan, run_folder
+from pipeline.plan import NEEDED, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
+from pipeline.stages import STAGES
 from pipeline.store.artifacts import begun_otherwise
 from pipeline.train.keys import VERSION
 from pipeline.work.building import take_folder
 from pipeline.work.progress import say
+from tuning.before import Before, Inputs, survey
 from tuning.config import GridSearch, TuneConfig
 from tuning.effect import require_effect, runs_at_ends
 from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
@@ -61,8 +64,8 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     """The run that a search starts from: its raw values and the validated configuration.
 
     Raises:
-        ConfigError: the run does not load, a searched setting does not exist in it, or its values do not change what
-            the searched arm alone learns.
+        ConfigError: the run does not load, a searched setting does not exist in it, its values do not change what the
+            searched arm learns or change what it is measured by, or more stands before the trials than can be built.
     """
     run_config = load(RunConfig, run_file(config, path), config.overrides)
     if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
@@ -73,6 +76,7 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
     for setting in config.space:
         require_effect(setting, run_config,
                        runs_at_ends(values, config.space, setting, f" in space.{setting} of {path}"))
+    survey(values, config.space)
     return values, run_config
 
 
@@ -119,19 +123,16 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     config = with_overrides(file, overrides)
     values, run_config = base_run(config, file)
     storage = Storage.from_config(run_config.storage)
-    folder = f"tune/{config.name}"
+    folder, before = f"tune/{config.name}", survey(values, config.space)
     if dry_run:
-        return SearchResult(folder, list(_describe(config, run_config, storage)))
+        return SearchResult(folder, list(_describe(config, run_config, before, storage)))
     lease = take_folder(storage, folder)
     try:
         _claim(storage, folder, claimed(config, run_config))
         with connect(run_config.cluster):
             OneView(storage).require()
-            step = searched_step(run_config)
-            built = run(run_config, before=step.label, confirmed=confirmed).artifacts
-            _require_same_inputs(storage, folder, {label: built[label].fingerprint for label in step.inputs})
             fixed = {"values": values, "storage": storage, "folder": folder,
-                     "inputs": {label: built[label] for label in step.inputs}}
+                     "inputs": _inputs(before, storage, folder, confirmed)}
             rows = _search(config, fixed, run_config, storage, folder)
         result = _conclude(config, values, run_config, storage, folder, rows)
         return _finish(config, result, confirmed)
@@ -139,14 +140,34 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         lease.release()
 
 
-def _describe(config: TuneConfig, run_config: RunConfig, storage: Storage) -> Iterator[str]:
+def _inputs(before: Before, storage: Storage, folder: str, confirmed: bool) -> Inputs:
+    """All that trials are trained from, found or built."""
+    with storage_errors(storage.base):
+        direct: dict[str, set[str]] = {}
+        needed: set[str] = set()
+        for _, own, planned in before.plans(storage):
+            prints = {item.label: item.key.fingerprint for item in planned}
+            needed.update(prints.values())
+            for label in searched_step(own).inputs:
+                direct.setdefault(label, set()).add(prints[label])
+        _require_same_inputs(storage, folder, {label: " ".join(sorted(found)) for label, found in direct.items()})
+        storage.write_json(f"{folder}/{NEEDED}", sorted(needed))
+        return before.build(storage, confirmed)
+
+
+def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage: Storage) -> Iterator[str]:
     step = searched_step(run_config)
     yield (f"search {config.name}: {_trial_count(config)} trials of {run_config.name}, {step.label}, on "
            f"validation {_metric(run_config)}")
     for setting, dimension in config.space.items():
-        yield f"  {setting}: {dimension.model_dump(mode='json')}"
-    for item in plan(run_config, storage, before=step.label):
+        told = " (changes what stands before train)" if setting in before.settings else ""
+        yield f"  {setting}: {dimension.model_dump(mode='json')}{told}"
+    union = {item.key.fingerprint: item for _, _, planned in before.plans(storage) for item in planned}
+    for item in sorted(union.values(), key=lambda item: list(STAGES).index(item.stage)):
         yield f"  {item.label}: {item.status} {item.key.fingerprint}"
+    new = sum(item.status == "build" for item in union.values())
+    of = f" of {len(before.runs)} combinations" if before.settings else ""
+    yield f"before the first trial: {len(union)} artifacts{of}, {new} to build"
 
 
 def _metric(run_config: RunConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tuning.config import Choice, Dimension, Integer
@@ -37,12 +37,35 @@ def applies(dimension: Dimension, chosen: Mapping[str, Any]) -> bool:
 
 def combinations(space: Space) -> Iterator[dict[str, Any]]:
     """Every combination of the choices, each once; a dimension that does not apply is left out of it."""
-    found: list[dict[str, Any]] = [{}]
-    for setting, dimension in space.items():
-        assert isinstance(dimension, Choice), "a grid is validated to hold choices alone"
-        found = [one | extra for one in found for extra in
-                 ([{setting: value} for value in dimension.values] if applies(dimension, one) else [{}])]
-    yield from found
+    return _combinations(tuple(space.items()), {})
+
+
+def _combinations(left: tuple[tuple[str, Dimension], ...], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not left:
+        yield chosen
+        return
+    (setting, dimension), *others = left
+    assert isinstance(dimension, Choice), "a grid is validated to hold choices alone"
+    for extra in [{setting: value} for value in dimension.values] if applies(dimension, chosen) else [{}]:
+        yield from _combinations(tuple(others), chosen | extra)
+
+
+def outline(space: Space, settings: Iterable[str]) -> dict[str, Choice]:
+    """Some settings and those that they are conditional on, in choices alone: of a range its bounds, and the values at
+    which others mean something."""
+    wanted = set(settings)
+    for setting in reversed(list(space)):  # a condition names what stands before
+        if setting in wanted:
+            wanted.update(space[setting].when)
+    return {setting: _in_choices(setting, space) for setting in space if setting in wanted}
+
+
+def _in_choices(setting: str, space: Space) -> Choice:
+    dimension = space[setting]
+    if isinstance(dimension, Choice):
+        return dimension
+    named = [value for other in space.values() for value in other.when.get(setting, ())]
+    return Choice(when=dimension.when, values=tuple(dict.fromkeys((dimension.low, dimension.high, *named))))
 
 
 def suggest(space: Space, trial: Any) -> dict[str, Any]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
 from configs.files import merge
 from configs.loader import validate
 from pipeline.config import RunConfig
 from pipeline.plan import TRAINED
-from pipeline.store.artifacts import Artifact
 from pipeline.store.digests import DigestCache
 from pipeline.train.definition import TrainStep
 from pipeline.work.building import find_or_build
 from tuning.space import chosen
+
+if TYPE_CHECKING:
+    from tuning.before import Inputs
 
 TUNED = "tuned_epochs"
 """What a trial reports beside its epoch: epochs since the phase switch, by which ASHA compares trials."""
@@ -61,14 +63,15 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is not trained again: it reports its epochs as if it
     were, for ASHA compares trials by what they had at one epoch.
 
-    ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, and the ``inputs`` of the
-    searched step by label.
+    ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, and the ``inputs`` of all
+    trials.
     """
     from ray import tune
 
     storage: Storage = fixed["storage"]
-    inputs: dict[str, Artifact] = fixed["inputs"]
     step = searched_step(trial_config(fixed["values"], chosen(given)))
+    given_inputs: Inputs = fixed["inputs"]
+    inputs = given_inputs.of(chosen(given))
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
     config = step.config.train

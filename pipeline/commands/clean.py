@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cluster.storage import Storage
 from configs.errors import ArtifactError, illegal
 from pipeline.commands.runs import planned
-from pipeline.plan import TRAINED
+from pipeline.plan import NEEDED, TRAINED
 from pipeline.store import leases
 from pipeline.store.artifacts import LEASE, SCRATCH, is_fingerprint
 from pipeline.work.text import size, table
@@ -183,10 +183,11 @@ def _of_run(storage: Storage, name: str) -> set[str]:
 
 
 def _of_search(storage: Storage, name: str) -> set[str]:
-    """Fingerprints of its trials; none before the first has begun, as what they train on is its run's need."""
+    """Fingerprints of its trials and of what they train on."""
     folder = f"tune/{name}"
+    given = set(storage.read_json(f"{folder}/{NEEDED}")) if storage.exists(f"{folder}/{NEEDED}") else set()
     if not storage.exists(f"{folder}/{_TRIALS}") or storage.exists(f"{folder}/{TRAINED}"):
-        return {file.removesuffix(".json") for file in storage.names(f"{folder}/{TRAINED}")}
+        return given | {file.removesuffix(".json") for file in storage.names(f"{folder}/{TRAINED}")}
     if holder := leases.holder(storage, f"{folder}/lock.json"):
         raise ArtifactError(f"search {name}: process {holder['pid']} on {holder['host']} is about to begin its first "
                             "trial; try again when it has")

@@ -81,7 +81,7 @@ app.add_typer(answering)
 @app.command()
 def tune(overrides: Overrides = None, config: ConfigOption = None, dry_run: DryRun = False, quiet: Quiet = False,
          yes: Yes = False) -> None:
-    """Search settings of train and model."""
+    """Search settings on the validation metric."""
     from pipeline.commands.invocation import print_lines, required
     from pipeline.work.progress import set_quiet
     from tuning.search import tune as search

@@ -3,21 +3,18 @@ it says under ``--quiet``."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import re
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from configs.loader import load
 from pipeline.config import RunConfig
-from tests.integration.conftest import ROOT, Cli
-from tests.tools import cli_here, command, strays
+from tests.integration.conftest import Cli
+from tests.searches import finished_trials, killed_when, leaderboard
+from tests.tools import cli_here, strays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RATES = (0.001, 0.003)
@@ -38,29 +35,9 @@ space:
     return path
 
 
-def leaderboard(storage: Path) -> list[dict[str, str]]:
-    with (storage / "tune" / "search" / "leaderboard.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def finished_trials(storage: Path) -> dict[str, int]:
-    """Manifest of every finished training → when it was written."""
-    return {p.parent.name: p.stat().st_mtime_ns for p in storage.glob("artifacts/train/*/manifest.json")}
-
-
 def killed_after_a_trial(storage: Path, *args: str) -> dict[str, int]:
-    """Begin the search and kill it, and all of its processes' group, once a trial has finished; what was finished."""
-    driver = subprocess.Popen(command("tune", "--config", *args), cwd=ROOT, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 400
-        while not finished_trials(storage):
-            assert time.monotonic() < deadline, "no trial finished"
-            assert driver.poll() is None, "the search ended before it could be killed"
-            time.sleep(0.05)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
+    """Begin the search and kill it once a trial has finished; what was finished."""
+    killed_when(lambda: bool(finished_trials(storage)), *args)
     return finished_trials(storage)
 
 
@@ -74,7 +51,7 @@ def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None
     folder = storage / "tune" / "search"
     assert summary == f"3 trials, 1 failed; the best: {folder}/best.yaml"
     assert page == f"page: {folder}/search.html"
-    last = leaderboard(storage)[-1]
+    last = leaderboard(storage, "search")[-1]
     assert (last["status"], float(last["train.optimizer.lr"]), last["metric"]) == ("failed", DIVERGES, "")
     assert "became NaN or Inf" in last["reason"]
 
@@ -92,7 +69,7 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
     check_quiet(again, storage)
     after = finished_trials(storage)
     assert before.items() <= after.items()
-    rows = leaderboard(storage)
+    rows = leaderboard(storage, "search")
     assert sorted(float(r["train.optimizer.lr"]) for r in rows) == [*RATES, DIVERGES]
     assert {r["fingerprint"] for r in rows[:-1]} == set(after)
     scores = [float(r["metric"]) for r in rows[:-1]]
@@ -120,7 +97,7 @@ def test_a_search_of_which_every_trial_fails_says_so_and_ends_with_2(search_conf
     failed = cli("tune", "--config", str(search_config), space, "overrides=[train.gradient_clip=null]", timeout_s=400)
     assert failed.returncode == 2
     assert re.search(r"error: no trial of search ended with a metric \(step \d+ .*leaderboard\.csv", failed.stderr)
-    assert [row["status"] for row in leaderboard(tmp_path / "storage")] == ["failed", "failed"]
+    assert [row["status"] for row in leaderboard(tmp_path / "storage", "search")] == ["failed", "failed"]
     assert not (tmp_path / "storage" / "tune" / "search" / "best.yaml").exists()
 
 
@@ -143,8 +120,7 @@ space:
     assert again.returncode == 0, again.stderr
     assert [line for line in strays(again.stderr) if not line.startswith("tune: ")] == []
     assert before.items() <= finished_trials(storage).items()
-    with (storage / "tune" / "drawn" / "leaderboard.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = leaderboard(storage, "drawn")
     assert len(rows) == 5 == len({row["train.optimizer.lr"] for row in rows})
     epochs = [int(row["epochs"]) for row in rows]
     assert min(epochs) < 30 == max(epochs), "some are stopped early, and the best are not"

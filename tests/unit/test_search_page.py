@@ -83,6 +83,19 @@ def test_what_decides_the_metric_is_what_is_important() -> None:
     assert bars.keys() == {"train.alpha", "train.beta", "model.dropout"}, "γ is no setting of every trial"
 
 
+def test_the_page_says_which_settings_have_no_share_of_the_variance() -> None:
+    gamma = "train.distillation.pooling.gamma"
+    page = search_page("s", "ndcg@10", space(), trials(), "", halving=False)
+    assert f"Not among the shares: {gamma} (not of every trial: what they explain, others seem to)." in page
+    alike = [row | {"model.dropout": 0.3, gamma: 0.05 if row["train.beta"] else 0.1} for row in trials()]
+    page = search_page("s", "ndcg@10", space(), alike, "", halving=False)
+    assert "Not among the shares: model.dropout (alike in all trials)." in page
+    whole = [row | {gamma: 0.05 if row["train.beta"] else 0.1} for row in trials()]
+    assert "Not among the shares" not in search_page("s", "ndcg@10", space(), whole, "", halving=False)
+    few = search_page("s", "ndcg@10", space(), trials()[:2], "", halving=False)
+    assert "Not among the shares" not in few, "there is no such plot"
+
+
 def test_a_search_of_one_trial_has_no_plots() -> None:
     page = search_page("s", "ndcg@10", space(), trials()[:1], "", halving=False)
     assert "<svg" not in page and "0.0800" in page

@@ -13,6 +13,7 @@ from configs.errors import ConfigError
 from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
+from tuning.before import Inputs
 from tuning.config import TuneConfig
 from tuning.search import _conclude, base_run, claimed, with_overrides
 from tuning.space import COMBINATION, chosen, combinations, encode, suggest
@@ -45,7 +46,9 @@ def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"space": {"prepare.seed": {"kind": "choice", "values": [1]}}}, "below train or model"),
+    ({"space": {"prepare.seed": {"kind": "choice", "values": [1]}}},
+     "of train, model, reduce, encode, profile, or of a recipe's train, model, teacher"),
+    ({"space": {"recipes.x.control_for": {"kind": "choice", "values": ["plain"]}}}, "recipe's train, model, teacher"),
     ({"search": {"kind": "grid"}}, "a grid needs kind=choice"),
     ({"space": {"train.alpha": {"kind": "uniform", "low": 0.9, "high": 0.1}}}, "must be below"),
     ({"space": {}}, "space"),
@@ -145,20 +148,14 @@ def space_of(setting: str, values: list[object], *overrides: str) -> None:
 
 def test_a_setting_that_changes_nothing_of_the_searched_arm_is_refused() -> None:
     """Trials that are all the same training would be ranked by nothing."""
-    for setting, values in (("train.optimizer.lr", [1e-3, 2e-3]), ("train.alpha", [0.2, 0.4])):
-        with pytest.raises(ConfigError, match=rf"space\.{setting}: .*matched.*recipes\.matched\.{setting}"):
-            space_of(setting, values, "arms=[plain,matched]")
+    for setting, values in (("train.alpha", [0.2, 0.4]), ("recipes.text-only.train.place_untrained", [False]),
+                            ("reduce.whiten", [True, False]), ("encode.prefix", ["", "query: "])):
+        with pytest.raises(ConfigError, match=rf"space\.{setting}: none .*matched.*recipes\.matched\.{setting}"):
+            space_of(setting, [*values, *values[-1:]], "arms=[plain,matched]")
     space_of("train.optimizer.lr", [1e-3, 2e-3], "arms=[plain]")
     space_of("recipes.matched.train.optimizer.lr", [1e-3, 2e-3], "arms=[plain,matched]")
     with pytest.raises(ConfigError, match="none of its values changes what distilled learns"):
         space_of("train.execution.log_every_steps", [1, 2])
-
-
-def test_a_setting_that_changes_what_the_arm_learns_from_is_refused() -> None:
-    with pytest.raises(ConfigError, match="it also changes the recommenders that matched learns from"):
-        space_of("train.gradient_clip", [1.0, 2.0], "arms=[plain,matched]")
-    with pytest.raises(ConfigError, match=r"want other inputs \(reduce/items/pca-128"):
-        space_of("model.hidden_dim", [64, 128], "arms=[text-start]")
 
 
 def test_a_search_s_winner_must_have_a_name() -> None:
@@ -172,6 +169,8 @@ def test_a_setting_that_changes_what_validation_measures_is_refused() -> None:
                          ("validation_users", [50, 100])):
         with pytest.raises(ConfigError, match=rf"train\.{name} changes what validation measures"):
             space_of(f"train.{name}", values)
+    with pytest.raises(ConfigError, match=r"plain is validated with the users' profiles where train\.profile_input"):
+        space_of("train.profile_input", [None, {}], "arms=[plain]")
     with pytest.raises(ConfigError, match=r"space\.recipes\.matched\.train\.validation_metric: train\."):
         space_of("recipes.matched.train.validation_metric", ["ndcg@10", "mrr@5"], "arms=[plain,matched]")
 
@@ -211,7 +210,8 @@ def test_a_trial_that_was_trained_before_tells_its_epochs_as_it_did(storage: Sto
     monkeypatch.setattr("tuning.trial.find_or_build",
                         lambda *given, **named: SimpleNamespace(manifest=SimpleNamespace(info=info)))
     monkeypatch.setattr("ray.tune.report", told.append)
-    inputs = {label: SimpleNamespace(fingerprint="f") for label in searched_step(validate(RunConfig, values)).inputs}
-    trial({}, {"values": values, "storage": storage, "folder": "tune/s", "inputs": inputs})
+    step = searched_step(validate(RunConfig, values))
+    found: Any = {label: SimpleNamespace(fingerprint="f") for label in step.inputs}
+    trial({}, {"values": values, "storage": storage, "folder": "tune/s", "inputs": Inputs((), {"{}": found})})
     assert [(one["epoch"], one[TUNED], one["metric"], one["best"]) for one in told] == [
         (2, 1, 0.2, 0.2), (3, 2, 0.4, 0.4), (4, 3, 0.3, 0.4), (4, 3, 0.4, 0.4)]
