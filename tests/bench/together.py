@@ -50,7 +50,7 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if any(len(each) != 1 for each in seeds) or len({each[0] for each in seeds}) < len(seeds):
         raise SystemExit(f"the runs have the seeds {seeds}; each must have one of its own")
     for name, run in runs.items():
-        if _settings(run) != _settings(first):
+        if _differ(run, first):
             raise SystemExit(f"{name} was run with other settings than {next(iter(runs))}")
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs.values():
@@ -64,11 +64,16 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "test_users": first["metrics"]["test_users"], "rows": rows}
 
 
-def _settings(run: Mapping[str, Any]) -> tuple[object, ...]:
-    metrics = run["metrics"]
-    settings = {name: value for name, value in flatten(run["config"]).items() if value is not None and not (
-        {*name.split(".")} & _OF_ONE_RUN)}
-    return settings, metrics["test_users"], metrics["claims"]["metric"], metrics["claims"]["level"]
+def _differ(run: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether something was set otherwise. A configuration is recorded with all its settings, so one that is absent was
+    not known to that version; a recipe has what was set alone."""
+    sides = [{name: value for name, value in flatten(each["config"]).items() if value is not None and not (
+        {*name.split(".")} & _OF_ONE_RUN)} for each in (run, first)]
+    names = {name for name in sides[0].keys() | sides[1].keys()
+             if name.startswith("recipes.") or name in sides[0] and name in sides[1]}
+    measured = [[each["metrics"]["test_users"], *(each["metrics"]["claims"][name] for name in ("metric", "level"))]
+                for each in (run, first)]
+    return measured[0] != measured[1] or any(sides[0].get(name) != sides[1].get(name) for name in names)
 
 
 def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:

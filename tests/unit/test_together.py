@@ -41,8 +41,13 @@ def test_intervals_are_those_of_all_seeds_at_once_or_wider(shared: float) -> Non
 
 def test_runs_that_cannot_be_put_together_are_refused() -> None:
     change_SN = np.random.default_rng(1).normal(size=(2, 50))
-    first, second = recorded(change_SN), recorded(change_SN, dropout=0.3)
+    first, second = recorded(change_SN, dropout=0.2), recorded(change_SN, dropout=0.3)
     with pytest.raises(SystemExit, match="seed-1 was run with other settings than seed-0"):
         together({"seed-0": first["seed-0"], "seed-1": second["seed-1"]})
+    shorter = recorded(change_SN, dropout=0.2, recipes={"matched": {"epochs": 5}})
+    with pytest.raises(SystemExit, match="other settings"):
+        together({"seed-0": first["seed-0"], "seed-1": shorter["seed-1"]})
+    newer = recorded(change_SN, dropout=0.2, recommend={"new_days": 3}, recipes={"matched": {"init_from": None}})
+    assert together({"seed-0": first["seed-0"], "seed-1": newer["seed-1"]})["rows"]  # not known to the older version
     with pytest.raises(SystemExit, match="must have one of its own"):
         together({"seed-0": first["seed-0"], "again": first["seed-0"]})
