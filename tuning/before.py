@@ -30,8 +30,8 @@ def chosen_of(settings: Iterable[str], chosen: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The artifacts that trainings read, by label, for every combination of the settings that change them. Picklable.
-    """
+    """The artifacts from which trainings take what they read, by label, for every combination of the settings that
+    change them. Picklable."""
 
     settings: tuple[str, ...]
     artifacts: Mapping[str, Mapping[str, Artifact]]
@@ -64,11 +64,14 @@ class Before:
 
     def build(self, storage: Storage, confirmed: bool) -> Inputs:
         """Find or build all of it; what several combinations share is built once."""
+        planned = list(self.plans(storage))
+        if not confirmed:
+            _demand_agreement(planned)
         found: dict[str, Mapping[str, Artifact]] = {}
-        for key, config, planned in self.plans(storage):
+        for key, config, steps in planned:
             result = RunResult(run_folder(config))
-            find_or_build_all(config, storage, planned, confirmed, result)
-            found[key] = {label: result.artifacts[label] for label in searched_step(config).inputs}
+            find_or_build_all(config, storage, steps, confirmed, result)
+            found[key] = dict(result.artifacts)  # which of them a training reads may follow from further settings
         return Inputs(self.settings, found)
 
 
@@ -91,15 +94,26 @@ def survey(values: dict[str, Any], space: Space) -> Before:
     artifacts: set[str] = set()
     for combination in _combinations(space, ordered):
         own = {setting: combination[setting] for setting in ordered if setting in combination}
-        needed = chains(own)
+        needed = chains(combination)  # with what the values' conditions ask for
         if needed is not None:  # else every trial with these values tells why it fails
-            runs[chosen_of(ordered, own)] = chains.run(own)
+            runs.setdefault(chosen_of(ordered, own), chains.run(combination))
             artifacts |= {digest for _, digest in needed}
             if len(artifacts) > MOST_ARTIFACTS:
                 raise ConfigError(f"space: the combinations of {', '.join(ordered)} need more than {MOST_ARTIFACTS:,} "
                                   "artifacts before the first trial; name fewer values, or search some of the settings "
                                   "in a search of their own")
     return Before(ordered, runs)
+
+
+def _demand_agreement(planned: Iterable[tuple[str, RunConfig, list[PlannedStep]]]) -> None:
+    """A limit is one set of profiles': several may come to many times as much. Raises ConfigError."""
+    costly = {step.key.fingerprint for _, config, steps in planned for step in steps
+              if step.stage == "profile" and step.artifact is None
+              and config.profile.max_cost_without_confirm is not None}
+    if len(costly) > 1:
+        raise ConfigError(f"profile.max_cost_without_confirm: {len(costly)} sets of profiles are to be written before "
+                          "the first trial, and the limit is for one; look at --dry-run, then agree to all of them "
+                          "with --yes, or leave the limit out")
 
 
 def _of_the_arm(setting: str, values: dict[str, Any]) -> str:

@@ -71,7 +71,8 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     storage: Storage = fixed["storage"]
     step = searched_step(trial_config(fixed["values"], chosen(given)))
     given_inputs: Inputs = fixed["inputs"]
-    inputs = given_inputs.of(chosen(given))
+    built = given_inputs.of(chosen(given))
+    inputs = {label: built[label] for label in step.inputs}
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
     config = step.config.train

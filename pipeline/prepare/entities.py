@@ -104,20 +104,18 @@ def _one_category(table: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
     tenths of them: paths share their root. An item with fewer gives its last one."""
     if not isinstance(table.schema.get(CATEGORY), pl.List):
         return table
-    lists = table[CATEGORY].list.drop_nulls()
+    each = table.select(_INDEX, pl.col(CATEGORY)).explode(CATEGORY).with_columns(clean(pl.col(CATEGORY)))
+    each = each.filter(pl.col(CATEGORY).is_not_null() & ~pl.col(CATEGORY).is_in(words))
+    lists = table.select(_INDEX).join(each.group_by(_INDEX, maintain_order=True).agg(CATEGORY), on=_INDEX, how="left",
+                                      maintain_order="left")[CATEGORY]
     depths = lists.list.len().fill_null(0).cast(pl.Int64)
-
-    def at(places: int | pl.Series) -> pl.Series:
-        return pl.select(clean(pl.lit(lists.list.get(places, null_on_oob=True)))).to_series()
-
     for place in range(int(depths.max() or 0)):  # type: ignore[arg-type]
-        there = at(place).drop_nulls()
-        there = there.filter(~there.is_in(words))
-        if len(there) and int(there.value_counts()["count"].max()) <= _TELLS * len(there):  # type: ignore[arg-type]
+        there = lists.list.get(place, null_on_oob=True).drop_nulls()
+        if int(there.value_counts()["count"].max()) <= _TELLS * len(there):  # type: ignore[arg-type]
             break
     else:
         place = 0
-    return table.with_columns(at((depths - 1).clip(0, place)).alias(CATEGORY))
+    return table.with_columns(lists.list.get((depths - 1).clip(0, place), null_on_oob=True).alias(CATEGORY))
 
 
 def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:

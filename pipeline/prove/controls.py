@@ -42,8 +42,11 @@ class Controls:
         if kind == "longer":
             return self._longer(arm)
         if kind == "ids":
-            told = self._telling(arm) or any(self.reads(m.arm) for m in self._config.members(arm))
+            told = self._telling(arm) or self._places(arm) or any(self.reads(m.arm) for m in self._config.members(arm))
             return self._ids(arm, arm) if told else None
+        if kind != "shuffled" and self._places(arm) and not self._is_told(arm) and not any(
+                self.reads(member.arm) for member in self._config.members(arm)):
+            return None  # it would be the same training: without texts nothing is placed
         return self._exchanged(arm, kind, arm) if self.reads(arm) else None
 
     def reads(self, arm: str) -> bool:
@@ -58,8 +61,11 @@ class Controls:
         return found
 
     def _reads_itself(self, arm: str) -> bool:
-        return (self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm))
-                or bool(self._telling(arm)) or self._places(arm))
+        return self._places(arm) or self._is_told(arm)
+
+    def _is_told(self, arm: str) -> bool:
+        """The same by more than the places of untrained items."""
+        return self._config.teacher(arm) == "distilled" or bool(self._text_settings(arm) or self._telling(arm))
 
     def _places(self, arm: str) -> bool:
         """Whether the arm's own texts place items that it has not trained, and the plain arm's do not."""

@@ -34,7 +34,7 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
     switch = (f"; the first {train.distill_epochs} distil in the arms with a teacher (α {train.alpha:g}, "
               f"{train.alpha_schedule}; β {'on' if train.beta else 'off'}; {train.distillation.loss.kind} after block "
               f"{train.distillation.layer}, {train.distillation.pooling.kind} pooling)" if train.distill_epochs else "")
-    batch = "of about a fortieth of the training users" if train.batch_size is None else train.batch_size
+    batch = "of about a fortieth of the training users (16 to 512)" if train.batch_size is None else train.batch_size
     stop = train.early_stopping.patience_epochs
     kept = ("the last epoch is kept (compat: upstream)" if train.compat == "upstream" else
             f"best {train.validation_metric} on validation users, after the distilling epochs")

@@ -67,13 +67,19 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _differ(run: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     """Whether something was set otherwise. A configuration is recorded with all its settings, so one that is absent was
     not known to that version; a recipe has what was set alone."""
-    sides = [{name: value for name, value in flatten(each["config"]).items() if value is not None and not (
-        {*name.split(".")} & _OF_ONE_RUN)} for each in (run, first)]
-    names = {name for name in sides[0].keys() | sides[1].keys()
-             if name.startswith("recipes.") or name in sides[0] and name in sides[1]}
+    sides = [{name: value for name, value in flatten(each["config"]).items() if not {*name.split(".")} & _OF_ONE_RUN}
+             for each in (run, first)]
     measured = [[each["metrics"]["test_users"], *(each["metrics"]["claims"][name] for name in ("metric", "level"))]
                 for each in (run, first)]
-    return measured[0] != measured[1] or any(sides[0].get(name) != sides[1].get(name) for name in names)
+    return measured[0] != measured[1] or any(
+        value != other[name] if name in other else _known(name, other) or (
+            name.startswith("recipes.") and value is not None)
+        for own, other in (sides, sides[::-1]) for name, value in own.items())
+
+
+def _known(name: str, others: Mapping[str, Any]) -> bool:
+    """Whether a setting, a group that it is in, or settings inside it stand among others."""
+    return any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in others)
 
 
 def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:

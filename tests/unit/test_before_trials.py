@@ -17,6 +17,7 @@ from tests.tools import TINY
 from tuning.before import Before, Inputs, survey
 from tuning.config import TuneConfig
 from tuning.search import base_run, tune
+from tuning.trial import assign, searched_step
 
 TEXT = {"kind": "text"}
 
@@ -138,3 +139,34 @@ def test_a_search_over_what_stands_before_is_read_where_no_data_are() -> None:
     path = resolve_path("tune/alpha_beta.yaml")
     space = json.dumps({"encode.model": {"kind": "choice", "values": ["/no/such/model", "/nor/this"]}})
     base_run(load(TuneConfig, path, [f"space={space}"]), path)
+
+
+def test_what_a_training_reads_is_there_though_nothing_more_is_built_for_it(run_file: Path) -> None:
+    """The members read the items' texts already; with the baseline the student does, too."""
+    baselines: list[Any] = [[], [{"kind": "content"}]]
+    found = before(run_file, {"recipes.matched.train.ensemble.baselines": baselines}, "arms=[plain, matched]")
+    assert found.settings == ()
+    ((_, config, planned),) = found.plans(Storage.from_config(load(RunConfig, run_file).storage))
+    for given in baselines:
+        trial = validate(RunConfig, assign(config.model_dump(mode="json"),
+                                           {"recipes.matched.train.ensemble.baselines": given}))
+        assert set(searched_step(trial).inputs) <= {step.label for step in planned}
+
+
+def test_a_value_is_surveyed_beside_what_its_condition_asks_for(run_file: Path) -> None:
+    losses: list[Any] = [{"kind": "softmax"}, {"kind": "bce"}]
+    mapped = {"kind": "mapped_text"}
+    found = before(run_file, {
+        "train.loss": losses, "train.item_table": {
+            "kind": "choice", "values": [None, mapped], "when": {"train.loss": losses[:1]}}},
+        "arms=[plain]", "train.loss.kind=bce", "train.distill_epochs=0")
+    assert found.settings == ("train.item_table",) and len(found.runs) == 3  # without a condition it is not set
+    assert {step.label for _, _, planned in found.plans(Storage.from_config(load(RunConfig, run_file).storage))
+            for step in planned} == {"prepare", "encode/items"}
+
+
+def test_several_sets_of_profiles_with_a_price_are_agreed_to_at_once(run_file: Path) -> None:
+    limited = ("arms=[distilled]", "profile.max_cost_without_confirm=10")
+    found = before(run_file, {"profile.form": ["short", "long"]}, *limited)
+    with pytest.raises(ConfigError, match="2 sets of profiles.*--yes"):
+        found.build(Storage.from_config(load(RunConfig, run_file).storage), confirmed=False)

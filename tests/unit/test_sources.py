@@ -279,7 +279,8 @@ def test_table_items_and_users(tmp_path: Path) -> None:
     (["Drama > War", "War", "Comedy > Drama", "nan"], ["Drama", "War", "Comedy", None]),  # the first tells enough
     (["A > Skin"] * 4, ["A"] * 4),  # no place does: the first
     ([None, "nan", "", " "], [None] * 4),
-    (["<b>A</b> > x", "A &gt; > y"] * 2, ["A", "A >"] * 2)])
+    (["<b>A</b> > x", "A &gt; > y"] * 2, ["A", "A >"] * 2),
+    (["A > x", "A > y", "A > ", "A > nan > nan"], ["x", "y", "A", "A"])])  # what is none of them does not count
 def test_of_several_categories_the_first_place_that_tells_items_apart_counts(
         given: list[str | None], expected: list[str | None]) -> None:
     table = pl.LazyFrame({ITEM_ID: list("abcd"), TITLE: ["t"] * 4, CATEGORY: [

@@ -47,6 +47,10 @@ def test_runs_that_cannot_be_put_together_are_refused() -> None:
     shorter = recorded(change_SN, dropout=0.2, recipes={"matched": {"epochs": 5}})
     with pytest.raises(SystemExit, match="other settings"):
         together({"seed-0": first["seed-0"], "seed-1": shorter["seed-1"]})
+    for given in ({"batch": 128}, {"item_init": {"kind": "text"}}):
+        one, other = recorded(change_SN, **given), recorded(change_SN, **dict.fromkeys(given))
+        with pytest.raises(SystemExit, match="other settings"):
+            together({"seed-0": one["seed-0"], "seed-1": other["seed-1"]})
     newer = recorded(change_SN, dropout=0.2, recommend={"new_days": 3}, recipes={"matched": {"init_from": None}})
     assert together({"seed-0": first["seed-0"], "seed-1": newer["seed-1"]})["rows"]  # not known to the older version
     with pytest.raises(SystemExit, match="must have one of its own"):
