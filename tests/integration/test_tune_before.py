@@ -42,8 +42,8 @@ def test_what_combinations_share_is_built_once_and_each_finds_its_own(tiny_confi
     assert set(inputs.of({"train.item_init": None, "train.batch_size": 16})) == {"prepare"}
     plain, white = (inputs.of({"train.item_init": start, "train.batch_size": 32}) for start in (
         text, {"whiten": True, "kind": "text"}))
-    assert set(plain) == {"prepare", "reduce/items/pca-16"}
-    assert set(white) == {"prepare", "reduce/items/pca-16-whitened"}
+    assert set(plain) == {"prepare", "encode/items", "reduce/items/pca-16"}
+    assert set(white) == {"prepare", "encode/items", "reduce/items/pca-16-whitened"}
     assert plain["reduce/items/pca-16"].manifest.key["config"]["whiten"] is False
     assert white["reduce/items/pca-16-whitened"].manifest.key["config"]["whiten"] is True
     assert _inputs(found, storage, "tune/s", confirmed=False) == inputs and len(built) == 4
