@@ -30,6 +30,7 @@ _TELLS = 0.9
 _WHAT = {ITEM_ID: "item", USER_ID: "user"}
 _INDEX = "index"
 _ORDER = "order"
+_SPARE = "spare"
 _STRINGS = pa.map_(pa.string(), pa.string())
 
 
@@ -101,13 +102,15 @@ def _rows(count: int, kind: str = "") -> str:
 
 def _one_category(table: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
     """Of several categories of each item those at the first place that tells items apart, where no category has nine
-    tenths of them: paths share their root. An item with fewer gives its last one."""
+    tenths of them: paths share their root. An item with fewer gives its last one; one that has nothing but words for a
+    missing value gives the first of these, to be counted with others."""
     if not isinstance(table.schema.get(CATEGORY), pl.List):
         return table
-    each = table.select(_INDEX, pl.col(CATEGORY)).explode(CATEGORY).with_columns(clean(pl.col(CATEGORY)))
-    each = each.filter(pl.col(CATEGORY).is_not_null() & ~pl.col(CATEGORY).is_in(words))
-    lists = table.select(_INDEX).join(each.group_by(_INDEX, maintain_order=True).agg(CATEGORY), on=_INDEX, how="left",
-                                      maintain_order="left")[CATEGORY]
+    each = table.select(_INDEX, CATEGORY).explode(CATEGORY).with_columns(clean(pl.col(CATEGORY))).drop_nulls(CATEGORY)
+    told = pl.col(CATEGORY).filter(~pl.col(CATEGORY).is_in(words))
+    by_item = each.group_by(_INDEX, maintain_order=True).agg(told, pl.col(CATEGORY).first().alias(_SPARE))
+    found = table.select(_INDEX).join(by_item, on=_INDEX, how="left", maintain_order="left")
+    lists = found[CATEGORY]
     depths = lists.list.len().fill_null(0).cast(pl.Int64)
     for place in range(int(depths.max() or 0)):  # type: ignore[arg-type]
         there = lists.list.get(place, null_on_oob=True).drop_nulls()
@@ -115,7 +118,8 @@ def _one_category(table: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
             break
     else:
         place = 0
-    return table.with_columns(lists.list.get((depths - 1).clip(0, place), null_on_oob=True).alias(CATEGORY))
+    chosen = lists.list.get((depths - 1).clip(0, place), null_on_oob=True)
+    return table.with_columns(chosen.fill_null(found[_SPARE]).alias(CATEGORY))
 
 
 def _without_words(table: pl.DataFrame, words: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:
