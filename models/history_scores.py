@@ -66,7 +66,8 @@ class Votes(NamedTuple):
         row are summed by the caller."""
         first, last = (int(self.counts_N[:place].sum()) for place in (start, stop))
         voters_M, weights_M = self.voters_M[first:last], self.weights_M[first:last]
-        begin_M, count_M = self.links.offsets_V[voters_M], self.links.offsets_V.diff()[voters_M]
+        begin_M = self.links.offsets_V[voters_M]
+        count_M = self.links.offsets_V[voters_M + 1] - begin_M
         before_M = count_M.cumsum(0) - count_M
         within_K = torch.arange(int(count_M.sum()), device=count_M.device) - before_M.repeat_interleave(count_M)
         link_K = begin_M.repeat_interleave(count_M) + within_K

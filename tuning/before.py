@@ -19,6 +19,8 @@ from tuning.effect import chain
 from tuning.space import Space, combinations, encode, outline
 from tuning.trial import assign, searched_step
 
+Planned = tuple[str, RunConfig, list[PlannedStep]]
+"""A combination, by `chosen_of`, the run that it makes, and what its training is built from."""
 MOST_ARTIFACTS: Final = 1_000
 _MOST_COMBINATIONS: Final = 10_000
 
@@ -57,14 +59,13 @@ class Before:
     runs: Mapping[str, RunConfig]
     """Their combinations, by `chosen_of`, each with the run that it makes; where there are none, the run itself."""
 
-    def plans(self, storage: Storage) -> Iterator[tuple[str, RunConfig, list[PlannedStep]]]:
+    def plans(self, storage: Storage) -> Iterator[Planned]:
         """Each combination with what its training is built from."""
         for key, config in self.runs.items():
             yield key, config, plan(config, storage, before=searched_step(config).label)
 
-    def build(self, storage: Storage, confirmed: bool) -> Inputs:
-        """Find or build all of it; what several combinations share is built once."""
-        planned = list(self.plans(storage))
+    def build(self, storage: Storage, planned: list[Planned], confirmed: bool) -> Inputs:
+        """Find or build all of it, as ``plans`` says; what several combinations share is built once."""
         if not confirmed:
             _demand_agreement(planned)
         found: dict[str, Mapping[str, Artifact]] = {}
@@ -105,7 +106,7 @@ def survey(values: dict[str, Any], space: Space) -> Before:
     return Before(ordered, runs)
 
 
-def _demand_agreement(planned: Iterable[tuple[str, RunConfig, list[PlannedStep]]]) -> None:
+def _demand_agreement(planned: Iterable[Planned]) -> None:
     """A limit is one set of profiles': several may come to many times as much. Raises ConfigError."""
     costly = {step.key.fingerprint for _, config, steps in planned for step in steps
               if step.stage == "profile" and step.artifact is None

@@ -145,14 +145,15 @@ def _inputs(before: Before, storage: Storage, folder: str, confirmed: bool) -> I
     with storage_errors(storage.base):
         direct: dict[str, set[str]] = {}
         needed: set[str] = set()
-        for _, own, planned in before.plans(storage):
+        plans = list(before.plans(storage))
+        for _, own, planned in plans:
             prints = {item.label: item.key.fingerprint for item in planned}
             needed.update(prints.values())
             for label in searched_step(own).inputs:
                 direct.setdefault(label, set()).add(prints[label])
         _require_same_inputs(storage, folder, {label: " ".join(sorted(found)) for label, found in direct.items()})
         storage.write_json(f"{folder}/{NEEDED}", sorted(needed))
-        return before.build(storage, confirmed)
+        return before.build(storage, plans, confirmed)
 
 
 def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage: Storage) -> Iterator[str]:

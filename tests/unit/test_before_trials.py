@@ -168,5 +168,6 @@ def test_a_value_is_surveyed_beside_what_its_condition_asks_for(run_file: Path) 
 def test_several_sets_of_profiles_with_a_price_are_agreed_to_at_once(run_file: Path) -> None:
     limited = ("arms=[distilled]", "profile.max_cost_without_confirm=10")
     found = before(run_file, {"profile.form": ["short", "long"]}, *limited)
+    storage = Storage.from_config(load(RunConfig, run_file).storage)
     with pytest.raises(ConfigError, match="2 sets of profiles.*--yes"):
-        found.build(Storage.from_config(load(RunConfig, run_file).storage), confirmed=False)
+        found.build(storage, list(found.plans(storage)), confirmed=False)
