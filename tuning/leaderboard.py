@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ours
 from pipeline.work.progress import complain, duration, say
 from pipeline.work.text import shorten, table
+from tuning.config import Choice, Dimension
 from tuning.space import chosen
 
 FAILED, FINISHED = "failed", "finished"
@@ -20,6 +22,7 @@ REASON = "reason"
 """Column: why a trial failed."""
 _SHOWN = 10
 _REASON_WIDTH = 300
+_BETWEEN_LINES_S = 60.0
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*: ", re.MULTILINE)
 """Before the words of an error, at the end of a traceback."""
 
@@ -95,14 +98,30 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def described(dimension: Dimension) -> str:
+    """Where a setting's values come from, as a person reads it: ``0.0003 to 0.002, drawn on a logarithmic scale``."""
+    if isinstance(dimension, Choice):
+        told = "one of " + " | ".join(map(short, dimension.values))
+    else:
+        told = f"{short(dimension.low)} to {short(dimension.high)}{', on a logarithmic scale' * dimension.log}"
+    return told + "".join(f", where {setting} is {' or '.join(map(short, values))}"
+                          for setting, values in dimension.when.items())
+
+
 class TrialLines:
-    """Says a line about every trial that ends; of one that failed also under ``--quiet``."""
+    """Says a line about every trial that ends, of one that failed also under ``--quiet``; and while trials run, each
+    minute how far they are."""
 
-    def __init__(self, total: int, metric: str) -> None:
-        self._total, self._metric = total, metric
+    def __init__(self, total: int, metric: str, clock: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            clock: seconds; a search's state is taken along to other machines, so no process's own.
+        """
+        self._total, self._metric, self._clock = total, metric, clock
         self._told: set[str] | None = None
+        self._silent_until = clock() + _BETWEEN_LINES_S
 
-    def look(self, trials: Iterable[Any]) -> None:
+    def look(self, trials: Sequence[Any]) -> None:
         """Tell of Ray Tune's trials that have ended since the last look; those of an earlier call are known."""
         ended = [trial for trial in trials if trial.status in ("TERMINATED", "ERROR")]
         if self._told is None:
@@ -111,6 +130,18 @@ class TrialLines:
             if trial.trial_id not in self._told:
                 self._told.add(trial.trial_id)
                 self._tell(trial, len(self._told))
+                self._silent_until = self._clock() + _BETWEEN_LINES_S
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        if running and self._clock() >= self._silent_until:
+            self._silent_until = self._clock() + _BETWEEN_LINES_S
+            say(f"tune: {len(self._told)} of {self._total} trials have ended; "
+                + ", ".join(self._so_far(trial) for trial in running))
+
+    def _so_far(self, trial: Any) -> str:
+        last = trial.last_result or {}
+        if last.get("best") is None:
+            return "one before its first validated epoch"
+        return f"one at epoch {last['epoch']} with {self._metric} {last['best']:.4f} so far"
 
     def _tell(self, trial: Any, number: int) -> None:
         values = ", ".join(f"{name}={short(value)}" for name, value in chosen(trial.config).items())

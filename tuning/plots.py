@@ -31,7 +31,7 @@ def parallel_coordinates(scored: Sequence[Row], space: Space, metric: str) -> Fi
     values = np.array([row["metric"] for row in scored], float)
     low, high = float(values.min()), float(values.max())
     shares = (values - low) / (high - low or 1.0)
-    figure = Figure(figsize=(max(5.0, 1.7 * (len(settings) + 1)), 3.8))
+    figure = Figure(figsize=(max(5.0, 1.9 * (len(settings) + 1)), 3.8))
     axes = figure.subplots()
     colors = matplotlib.colormaps["viridis"]
     for row, share in sorted(zip(scored, shares, strict=True), key=lambda pair: float(pair[1])):
@@ -44,8 +44,7 @@ def parallel_coordinates(scored: Sequence[Row], space: Space, metric: str) -> Fi
     for height, value in ((0.0, low), (1.0, high)):
         axes.annotate(f"{value:.4f}", (len(settings), height), (6, 0), textcoords="offset points", fontsize=8.5,
                       va="center")
-    names = [setting.rpartition(".")[2] for setting in settings]
-    axes.set_xticks(range(len(settings) + 1), [*names, metric])
+    axes.set_xticks(range(len(settings) + 1), [*_ends(settings), metric])
     for place in range(len(settings) + 1):
         axes.axvline(place, color=INK, linewidth=0.8, alpha=0.5)
     axes.set_yticks([])
@@ -87,6 +86,17 @@ def importance(scored: Sequence[Row], space: Space) -> Figure | None:
     axes.set_xlim(0, 1)
     axes.set_title("Share of the metric's variance by each setting alone (fANOVA)")
     return figure
+
+
+def _ends(settings: Sequence[str]) -> list[str]:
+    """The last names of dotted settings, as many of each as tell it from the others."""
+    parts = [setting.split(".") for setting in settings]
+
+    def end(own: Sequence[str]) -> str:
+        counts = (n for n in range(1, len(own)) if sum(other[-n:] == own[-n:] for other in parts) == 1)
+        return ".".join(own[-next(counts, len(own)):])
+
+    return [end(own) for own in parts]
 
 
 def _height(dimension: Dimension, value: Any) -> float:

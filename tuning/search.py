@@ -31,7 +31,7 @@ from pipeline.work.progress import say
 from tuning.before import Before, Inputs, survey
 from tuning.config import GridSearch, TuneConfig
 from tuning.effect import require_effect, runs_at_ends
-from tuning.leaderboard import FAILED, TrialLines, as_csv, lines, ordered, row, watch
+from tuning.leaderboard import FAILED, TrialLines, as_csv, described, lines, ordered, row, watch
 from tuning.page import search_page
 from tuning.space import COMBINATION, Space, combinations, encode, suggest
 from tuning.trial import TUNED, assign, searched_step, trial
@@ -162,13 +162,13 @@ def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage
            f"validation {_metric(run_config)}")
     for setting, dimension in config.space.items():
         told = " (changes what stands before train)" if setting in before.settings else ""
-        yield f"  {setting}: {dimension.model_dump(mode='json')}{told}"
+        yield f"  {setting}: {described(dimension)}{told}"
     union = {item.key.fingerprint: item for _, _, planned in before.plans(storage) for item in planned}
     for item in sorted(union.values(), key=lambda item: list(STAGES).index(item.stage)):
         yield f"  {item.label}: {item.status} {item.key.fingerprint}"
     new = sum(item.status == "build" for item in union.values())
     of = f" of {len(before.runs)} combinations" if before.settings else ""
-    yield f"before the first trial: {len(union)} artifacts{of}, {new} to build"
+    yield f"before the first trial: {len(union)} artifact{'s' * (len(union) != 1)}{of}, {new} to build"
 
 
 def _metric(run_config: RunConfig) -> str:

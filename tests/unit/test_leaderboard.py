@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError, TrainingError
+from configs.loader import validate
 from pipeline.work.progress import set_quiet
-from tuning.leaderboard import TrialLines, as_csv, lines, ordered, reason, row
+from tuning.config import TuneConfig
+from tuning.leaderboard import TrialLines, as_csv, described, lines, ordered, reason, row
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,34 @@ def test_an_error_without_words_is_told_by_its_name(capsys: pytest.CaptureFixtur
     each.look([trial("a", "RUNNING")])
     each.look([trial("a", "ERROR", error=file)])
     assert capsys.readouterr().err == f"tune: trial 1 of 1 failed (train.alpha=0.3): {told}\n"
+
+
+def test_running_trials_are_told_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    told = TrialLines(4, "ndcg@10", lambda: now[0])
+    for now[0], *trials in ((59.0, trial("a", "RUNNING")), (60.0, trial("a", "RUNNING")),
+                            (119.0, trial("a", "RUNNING", 0.2)), (121.0, trial("a", "RUNNING", 0.2),
+                                                                  trial("b", "RUNNING")),
+                            (150.0, trial("a", "TERMINATED", 0.2), trial("b", "RUNNING")),
+                            (205.0, trial("a", "TERMINATED", 0.2), trial("b", "RUNNING")),
+                            (211.0, trial("a", "TERMINATED", 0.2), trial("b", "PENDING"))):
+        told.look(trials)
+    assert capsys.readouterr().err.splitlines() == [
+        "tune: 0 of 4 trials have ended; one before its first validated epoch",
+        "tune: 0 of 4 trials have ended; one at epoch 3 with ndcg@10 0.2000 so far, one before its first validated "
+        "epoch",
+        "tune: trial 1 of 4: ndcg@10 0.2000 after 3 epochs in 1 min 5 s (train.alpha=0.3)"]
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"kind": "choice", "values": [0.0, {"kind": "mean"}, True]}, "one of 0 | mean | True"),
+    ({"kind": "uniform", "low": 0.0003, "high": 0.002, "log": True}, "0.0003 to 0.002, on a logarithmic scale"),
+    ({"kind": "integer", "low": 1, "high": 4, "when": {"train.beta": [True, "x"]}},
+     "1 to 4, where train.beta is True or x")])
+def test_where_values_come_from_is_told(given: dict[str, Any], said: str) -> None:
+    config = validate(TuneConfig, {"name": "s", "run": "demo.yaml", "space": {
+        "train.beta": {"kind": "choice", "values": [True, "x"]}, "train.x": given}})
+    assert described(config.space["train.x"]) == said
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from configs.loader import validate
-from tuning.config import TuneConfig
+from tuning.config import Choice, TuneConfig
 from tuning.page import search_page
-from tuning.plots import importance
+from tuning.plots import importance, parallel_coordinates
 from tuning.space import Space
 
 SPACE = {"train.alpha": {"kind": "choice", "values": [0.2, 0.4, 0.8]}, "train.beta": {"kind": "choice", "values": [
@@ -115,3 +115,12 @@ def test_what_settings_explain_together_is_laid_to_none_of_them() -> None:
 def test_only_a_search_that_stops_trials_says_that_it_did() -> None:
     told = [search_page("s", "ndcg@10", space(), trials(), "", halving=halving) for halving in (True, False)]
     assert ["was stopped as one of the worse, unless" in page for page in told] == [True, False]
+
+
+def test_settings_of_one_last_name_are_told_apart() -> None:
+    names = ("train.alpha", "train.loss.kind", "train.target.kind", "recipes.a.train.alpha")
+    rows = [{"metric": metric} | dict.fromkeys(names, 1) for metric in (0.1, 0.2)]
+    figure = parallel_coordinates(rows, dict.fromkeys(names, Choice(values=(1, 2))), "ndcg@10")
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [
+        "train.alpha", "loss.kind", "target.kind", "a.train.alpha", "ndcg@10"]
