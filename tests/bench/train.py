@@ -12,7 +12,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import torch
 
 from cluster.config import ClusterConfig
 from cluster.connect import connect
-from models.protocols import SequenceEncoder
 from pipeline.store import arrays
 from pipeline.store.artifacts import Artifact, StageKey, begin, find
 from pipeline.train.config import Arm, TrainConfig
@@ -40,6 +39,7 @@ TARGET_WIDTH, TEXT_WIDTH = 64, 384
 LOSS = {"kind": "infonce", "temperature": 0.1}
 DISTIL = {"alpha": 0.2, "distillation": {"loss": LOSS, "layer": 1}}
 MEMBERS = 3
+ENSEMBLE = {"members": [{"arm": f"member-{n}"} for n in range(MEMBERS)], "start": 0}
 TEACHERS: Mapping[str, tuple[Arm, Mapping[str, Any], float | None]] = {
     "plain": ("plain", {}, None),
     "profile": ("distilled", DISTIL, 1.05),
@@ -47,11 +47,17 @@ TEACHERS: Mapping[str, tuple[Arm, Mapping[str, Any], float | None]] = {
         "loss": LOSS, "layer": 1, "target": {"kind": "neighbours"}}}, None),
     "profile-reading": ("plain", {"profile_input": {}}, None),
     "text-only": ("plain", {"item_table": {"kind": "mapped_text"}}, None),
-    "ensemble of three": ("plain", {"ensemble": {"members": [{"arm": f"member-{n}"} for n in range(MEMBERS)],
-                                                 "start": 0}}, 2.0)}
+    "ensemble of three": ("plain", {"ensemble": ENSEMBLE}, 2.0),
+    **{f"ensemble of three and {kind}": ("plain", {"ensemble": {**ENSEMBLE, "baselines": [{"kind": kind}]}}, 2.0)
+       for kind in ("content", "transitions", "item_knn")}}
 """Name → arm, settings over the plain ones, and what an epoch may cost of a plain one's seconds."""
-BATCHES = {1: 400, 256: 60}
-"""Users served at once, and how often."""
+BATCHES = {1: 40, 256: 6}
+"""Users served at once, and how often in a round."""
+SERVING_ROUNDS = 30
+"""Each loads the models anew: where a table lies in memory alone changes a request by some percent."""
+SAME_LATENCY = 0.05
+"""By what share a latency may differ from the plain one's, its interval included, to count as the same."""
+AGAIN = "plain again"
 BATCH_SIZES = {HYPERPARAMETERS["batch_size"]: 1, 1024: 2, 4096: 4}
 """Users of a step of all workers (a small job, and ones of the size that workers are for), and how many times as many
 epochs are trained, as they have fewer steps and the first ones are slower."""
@@ -130,32 +136,42 @@ class Bench:
 
     def served(self) -> dict[str, Any]:
         """The exported state dicts side by side, and the latency of a request: state, scores, the ten best."""
-        models = {name: load_model(self._train(name, 2, 0).local("model")) for name in TEACHERS}
-        shapes = {name: {key: list(value.shape) for key, value in model.state_dict().items()}
-                  for name, model in models.items()}
+        folders = {name: self._train(name, 2, 0).local("model") for name in TEACHERS}
+        shapes = {name: {key: list(value.shape) for key, value in load_model(folder).state_dict().items()}
+                  for name, folder in folders.items()}
+        folders[AGAIN] = folders["plain"]
         return {"same_state_dict": all(each == shapes["plain"] for each in shapes.values()),
-                "parameters": len(shapes["plain"]), "models": list(models),
-                "latency_ms": {str(batch): self._latency(models, batch, times) for batch, times in BATCHES.items()}}
+                "parameters": len(shapes["plain"]), "models": list(shapes),
+                "latency": {str(batch): self._latency(folders, batch, times) for batch, times in BATCHES.items()}}
 
-    def _latency(self, models: Mapping[str, SequenceEncoder], batch: int, times: int) -> dict[str, dict[str, float]]:
+    def _latency(self, folders: Mapping[str, Path], batch: int, times: int) -> dict[str, dict[str, Any]]:
+        """Of each model the median request of a round, in ms, and the mean of its ratios to plain's over rounds."""
         histories = arrays.cases(self.prepared.local("test.arrow")).histories
         rng = np.random.default_rng(0)
-        taken: dict[str, list[float]] = {arm: [] for arm in models}
-        weights = {arm: model.item_weights_VD().detach() for arm, model in models.items()}
+        names = list(folders)
+        median_ms_TR = np.empty((len(names), SERVING_ROUNDS))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         with torch.inference_mode():
-            for turn in range(times + times // 10):
-                users = rng.choice(len(histories), batch, replace=False)
-                for arm in models if turn % 2 == 0 else reversed(list(models)):
-                    started = time.perf_counter()
-                    items_BL = torch.from_numpy(histories.padded(users, models[arm].max_length))
-                    (models[arm].user_states_BD(items_BL) @ weights[arm].T).topk(10)
-                    if turn >= times // 10:
-                        taken[arm].append(1e3 * (time.perf_counter() - started))
+            for round_ in range(SERVING_ROUNDS):
+                models = {names[place]: load_model(folders[names[place]]) for place in rng.permutation(len(names))}
+                weights = {name: model.item_weights_VD().detach() for name, model in models.items()}
+                taken: dict[str, list[float]] = {name: [] for name in names}
+                for turn in range(2 + times):
+                    users = rng.choice(len(histories), batch, replace=False)
+                    for name in models if turn % 2 == 0 else reversed(list(models)):
+                        started = time.perf_counter()
+                        items_BL = torch.from_numpy(histories.padded(users, models[name].max_length))
+                        (models[name].user_states_BD(items_BL) @ weights[name].T).topk(10)
+                        if turn >= 2:
+                            taken[name].append(1e3 * (time.perf_counter() - started))
+                median_ms_TR[:, round_] = [statistics.median(taken[name]) for name in names]
         torch.set_num_threads(threads)
-        return {arm: {"p50": float(np.percentile(each, 50)), "p99": float(np.percentile(each, 99))}
-                for arm, each in taken.items()}
+        logs_TR = np.log(median_ms_TR / median_ms_TR[0])
+        drawn_TK = logs_TR[:, rng.integers(0, SERVING_ROUNDS, (DRAWS, SERVING_ROUNDS))].mean(2)
+        return {name: {"median_ms": float(np.median(median_ms_TR[t])), "ratio": float(np.exp(logs_TR[t].mean())),
+                       "interval": np.exp(np.percentile(drawn_TK[t], [2.5, 97.5])).tolist(),
+                       "rounds_ms": median_ms_TR[t].tolist()} for t, name in enumerate(names)}
 
     def _driver(self, name: str) -> Driver:
         folder = self.scratch / name.replace(" ", "-")
@@ -171,7 +187,7 @@ class Bench:
         """What the teacher of this name reads: profiles' vectors, items' vectors, trained members."""
         arm, settings, _ = TEACHERS[name]
         return (self.targets if arm != "plain" or "profile_input" in settings else None,
-                self.texts if "item_table" in settings else None,
+                self.texts if TrainConfig.model_validate(settings).reads_texts else None,
                 self.members() if "ensemble" in settings else [])
 
     @cache  # noqa: B019 - one bench per process
@@ -198,6 +214,17 @@ class Bench:
 PARTS = {"overhead": Bench.overhead, "workers": Bench.workers, "served": Bench.served}
 
 
+def _latencies(batch: str, found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    users = f"{batch} user{'s' if batch != '1' else ''}"
+    for name in [name for name in found if name != "plain"]:
+        low, high = found[name]["interval"]
+        yield (f"latency of {users}, {name} : plain (state, scores, ten best; one thread, in turn, {SERVING_ROUNDS} "
+               "rounds, 95 % interval over them)", f"1 ± {SAME_LATENCY}, whole interval",
+               f"{found[name]['ratio']:.3f} [{low:.3f}, {high:.3f}] ({found[name]['median_ms']:.2f} : "
+               f"{found['plain']['median_ms']:.2f} ms)",
+               verdict(low >= 1 - SAME_LATENCY and high <= 1 + SAME_LATENCY))
+
+
 def _write(ledger: Ledger) -> None:
     found = ledger.figures()
     rows: list[tuple[str, str, str, str]] = []
@@ -222,10 +249,7 @@ def _write(ledger: Ledger) -> None:
         rows.append((f"exported state dict ({', '.join(served['models'])}): keys and shapes", "identical",
                      f"{served['parameters']} parameters, {'identical' if served['same_state_dict'] else 'different'}",
                      verdict(served["same_state_dict"])))
-        for batch, each in served["latency_ms"].items():
-            rows.append((f"latency of {batch} user{'s' if batch != '1' else ''}: state, scores, ten best; one thread, "
-                         "in turn; p50 / p99 ms", "within noise", ", ".join(
-                             f"{arm} {times['p50']:.2f} / {times['p99']:.2f}" for arm, times in each.items()), "–"))
+        rows += [row for batch, each in served["latency"].items() for row in _latencies(batch, each)]
     settings = ", ".join(f"{name} {value}" for name, value in HYPERPARAMETERS.items())
     ledger.show("\n\n".join([
         "## Teachers, workers, serving", f"Real Beauty data, SASRec, full softmax, {settings}.",
