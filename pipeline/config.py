@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,7 @@ from configs.loader import validate
 from models.config import ModelConfig, SASRecConfig
 from pipeline.audit.config import AuditConfig
 from pipeline.encode.config import EncodeConfig
-from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.config import Baseline, EvaluateConfig
 from pipeline.prepare.config import PrepareConfig
 from pipeline.profile.config import ProfileConfig
 from pipeline.prove.config import ProveConfig
@@ -27,6 +27,7 @@ from pipeline.report.config import ReportConfig
 from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.teaching_config import Member, TextItemInit
 
+BASELINES: tuple[str, ...] = get_args(Baseline)
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _ARMS = ("plain", "matched")
 """The shipped recipe gained where the items' texts say something, and keyword profiles did not (README, Results)."""
@@ -41,7 +42,7 @@ class RunConfig(Config):
     """Training seeds; every arm is trained with each."""
     arms: tuple[str, ...] = Field(default=_ARMS, min_length=1)
     """What is trained and compared: `plain`, `distilled`, the controls `shuffled`, `random` and `collaborative`, the
-    shipped recipes `text-start`, `text-only` and `matched`, and names of `recipes`."""
+    shipped recipes `text-start`, `text-only`, `matched` and `matched-plain`, and names of `recipes`."""
     recipes: dict[str, Recipe] = Field(default_factory=dict)
     """Arms with settings of their own, by name; those that are no arm are trained where an ensemble names them.
     Settings of a shipped recipe's name are laid over it; an ensemble with members of its own replaces that of the
@@ -129,7 +130,8 @@ class RunConfig(Config):
                               "into the recipe that has it")
         for member in self.members(arm):
             if member.arm not in (*BUILT_IN, *self.recipes):
-                raise ConfigError(illegal("an ensemble's member", member.arm, self._known_arms()))
+                where = f"recipes.{arm}.train" if arm in self.recipes else "train"
+                raise ConfigError(illegal(f"{where}.ensemble.members", member.arm, self._known_arms()))
             self._add_with_members(member.arm, found, (*above, arm))
         if arm not in found:
             found.append(arm)
@@ -151,9 +153,9 @@ class RunConfig(Config):
     @classmethod
     def _new_names(cls, value: dict[str, Recipe]) -> dict[str, Recipe]:
         for name in value:
-            if name in BUILT_IN or not NAME.match(name):
-                raise ValueError(f"got the name {name!r}; legal: letters, digits, '.', '_', '-', and none of "
-                                 f"{', '.join(BUILT_IN)}")
+            if name in (*BUILT_IN, *BASELINES) or not NAME.match(name):
+                raise ValueError(f"got the name {name!r}; legal: at most 100 letters, digits, '.', '_' and '-', a "
+                                 f"letter or digit first, and none of {', '.join((*BUILT_IN, *BASELINES))}")
         return value
 
     @model_validator(mode="after")
@@ -163,8 +165,10 @@ class RunConfig(Config):
             if arm not in known:
                 raise ValueError(f"arms: got {arm!r}; legal: {', '.join(known)}")
         for name, recipe in self.recipes.items():
-            if recipe.control_for is not None and recipe.control_for not in known:
-                raise ValueError(f"recipes.{name}.control_for: got {recipe.control_for!r}; legal: {', '.join(known)}")
+            teachers = [arm for arm in known if arm not in ("plain", name) and self.control_for(arm) is None]
+            if recipe.control_for not in (None, *teachers):
+                raise ValueError(f"recipes.{name}.control_for: got {recipe.control_for!r}; legal: an arm that is not "
+                                 f"plain, no control and not {name} itself: {', '.join(teachers)}")
         try:
             self._with_members((*self.arms, *self.recipes))
         except ConfigError as exc:

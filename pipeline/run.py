@@ -18,6 +18,7 @@ from configs.errors import ArtifactError
 from pipeline.config import RunConfig
 from pipeline.describe import local_folders, shortage
 from pipeline.plan import REPORTED, STEPS, PlannedStep, built_audit, plan, run_folder
+from pipeline.prove.fixed import require_as_fixed
 from pipeline.report import keys as report_keys
 from pipeline.stages import STAGES
 from pipeline.store import artifacts, leases
@@ -52,6 +53,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False,
         on_plan: is given the planned steps before anything is built or written.
 
     Raises:
+        ConfigError: the folder is that of a proof with other settings.
         MentorecError: of the stage that cannot go on; finished artifacts stay.
         ArtifactError: another process is at work on the same run.
     """
@@ -60,6 +62,7 @@ def run(config: RunConfig, until: str | None = None, confirmed: bool = False,
     result = RunResult(folder)
     with_report = until in (None, "report")
     with storage_errors(storage.base), _run_lock(storage, folder) as lease:
+        require_as_fixed(config, storage)
         planned = plan(config, storage, until)
         on_plan(planned)
         _write_steps(storage, folder, planned, lease.token, with_report)

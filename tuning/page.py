@@ -22,13 +22,14 @@ _SHOWN = 30
 Row = dict[str, Any]
 
 
-def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds: str, halving: bool) -> str:
+def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], told: Sequence[str], halving: bool) -> str:
     """The page.
 
     Args:
         metric: the validation metric that was searched for.
         rows: the leaderboard, best first.
-        seeds: what became of the winner on other seeds and on the test part, or how to find out; a sentence.
+        told: what became of the winner on other seeds and on the test part, or how to find out, and what to mind;
+            sentences.
         halving: whether the worse trials were stopped (`asha`).
     """
     scored = [row for row in rows if row["metric"] is not None and row["status"] != FAILED]
@@ -45,7 +46,7 @@ def search_page(name: str, metric: str, space: Space, rows: Sequence[Row], seeds
         "name": name,
         "left_out": _left_out(scored, space) if figures["importance"] is not None else "",
         "verdicts": [f"Best of {len(rows)} trials: validation {metric} {scored[0]['metric']:.4f} with {best}.",
-                     *([f"{failed} of the trials failed."] if failed else []), seeds],
+                     *([f"{failed} of the trials failed."] if failed else []), *told],
         "trials": [_trials(rows, settings, metric, halving)],
         "settings": list(_settings(scored, space, metric)),
     }

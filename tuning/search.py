@@ -30,7 +30,7 @@ from pipeline.work.building import take_folder
 from pipeline.work.progress import say
 from tuning.before import Before, Inputs, survey
 from tuning.config import GridSearch, TuneConfig
-from tuning.effect import require_effect, runs_at_ends
+from tuning.effect import chain, require_effect, runs_at_ends
 from tuning.leaderboard import FAILED, TrialLines, as_csv, described, lines, ordered, row, watch
 from tuning.page import search_page
 from tuning.space import COMBINATION, Space, combinations, encode, suggest
@@ -291,9 +291,22 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
     final = (f"It is run with seeds {', '.join(map(str, config.final_seeds))} and scored on the test part once: "
              f"{storage.path(run_folder(best))}/report.html." if config.final_seeds else
              f"How it does over seeds and on the test part: mentorec run --config {where} seeds=[0,1,2]")
-    storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, final,
+    told = [final, *_unequal(config, values, run_config)]
+    storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, told,
                                                           config.asha is not None).encode())
-    return SearchResult(folder, [*lines(rows, metric, where), f"page: {storage.path(folder)}/{PAGE}"], rows, best)
+    return SearchResult(folder, [*lines(rows, metric, where), *told[1:], f"page: {storage.path(folder)}/{PAGE}"], rows,
+                        best)
+
+
+def _unequal(config: TuneConfig, values: dict[str, Any], run_config: RunConfig) -> Iterator[str]:
+    """That the plain arm shares settings which were searched for another arm; a sentence."""
+    arm = searched_step(run_config).label.split("/")[1]
+    shared = [] if arm == "plain" or "plain" not in run_config.arms else [
+        setting for setting in config.space if len({chain(one.model_copy(update={"arms": ("plain",)}))[
+            f"train/plain/seed-{one.seeds[0]}"] for one in runs_at_ends(values, config.space, setting)}) > 1]
+    if shared:
+        yield (f"Searched for {arm} alone, and set for plain too: {', '.join(shared)}. Before the two are compared, "
+               "search plain over them with as many trials (arms=[plain]), or search recipes.<arm>.… in their place.")
 
 
 def _finish(config: TuneConfig, result: SearchResult, confirmed: bool) -> SearchResult:

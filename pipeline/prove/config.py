@@ -10,9 +10,9 @@ from configs.base import Config
 
 Control = Literal["shuffled", "random", "collaborative", "ids", "longer"]
 """What else could explain a teacher's gain. shuffled: texts and profiles of others; random: noise of the same spectrum;
-collaborative: a truncated SVD of the training matrix in the place of the vectors; ids: an ensemble as large, of members
-that read no text, with item-kNN in the place of a baseline that does; longer: the plain arm trained for as many epochs
-as the teacher's arm and its members together."""
+collaborative: a truncated SVD of the training matrix in the place of the vectors; ids: the arm without texts, its
+ensemble as large, of members that read none, with item-kNN in the place of a baseline that does; longer: the plain arm
+trained for as many epochs as the teacher's arm and its members together."""
 
 
 class ProveConfig(Config):

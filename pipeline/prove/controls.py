@@ -15,6 +15,7 @@ from configs.errors import ConfigError
 from configs.files import merge
 from models.config import ModelConfig
 from pipeline.config import RunConfig
+from pipeline.members import trainings
 from pipeline.prove.config import Control
 from pipeline.recipes import Recipe
 from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores, Member
@@ -42,8 +43,7 @@ class Controls:
         if kind == "longer":
             return self._longer(arm)
         if kind == "ids":
-            told = self._telling(arm) or self._places(arm) or any(self.reads(m.arm) for m in self._config.members(arm))
-            return self._ids(arm, arm) if told else None
+            return self._ids(arm, arm) if self.reads(arm) and self._is_more_than_texts(arm) else None
         if kind != "shuffled" and self._places(arm) and not self._is_told(arm) and not any(
                 self.reads(member.arm) for member in self._config.members(arm)):
             return None  # it would be the same training: without texts nothing is placed
@@ -53,12 +53,12 @@ class Controls:
         """Whether texts or profiles reach an arm, itself or through a member, beyond what the plain arm reads."""
         return self._reads_itself(arm) or any(self.reads(member.arm) for member in self._config.members(arm))
 
-    def trainings(self, arm: str, seed: int = 0) -> dict[tuple[str, int], int]:
-        """(arm, seed) → epochs at most, of an arm and of all members behind it; each once."""
-        found = {(arm, seed): self._config.for_arm(arm).train.epochs}
-        for member in self._config.members(arm):
-            found |= self.trainings(member.arm, seed + member.seed)
-        return found
+    def _is_more_than_texts(self, arm: str) -> bool:
+        """Whether the arm without its texts is another training than the plain one."""
+        if arm == "distilled":
+            return False
+        bare = self.recipes[arm].model_copy(update=self._without_texts(arm))
+        return bool(self._config.members(arm)) or self._training(arm, bare) != self._training("plain")
 
     def _reads_itself(self, arm: str) -> bool:
         return self._places(arm) or self._is_told(arm)
@@ -113,20 +113,23 @@ class Controls:
         """The arm without texts and profiles, its ensemble as large."""
         if arm == "distilled":
             return "plain"
-        recipe, members = self.recipes[arm], self._config.members(arm)
+        recipe, bare = self.recipes[arm], self._without_texts(arm)
+        if members := self._config.members(arm):
+            bare["train"] = merge(bare["train"], {"ensemble": self._ensemble_of_ids(arm, members)})
+        return self._add(f"{arm}-ids", recipe.model_copy(update={**bare, "control_for": control_for}))
+
+    def _without_texts(self, arm: str) -> dict[str, Any]:
+        """What changes in an arm's recipe when nothing is read but by its ensemble."""
         changes: dict[str, Any] = dict.fromkeys(self._text_settings(arm))
         if self._config.for_arm(arm).train.place_untrained and not self._config.for_arm("plain").train.place_untrained:
             changes["place_untrained"] = False  # no text says where
-        if members:
-            changes["ensemble"] = self._ensemble_of_ids(arm, members)
-        return self._add(f"{arm}-ids", recipe.model_copy(update={
-            "teacher": "plain", "train": merge(recipe.train, changes), "control_for": control_for}))
+        return {"teacher": "plain", "train": merge(self.recipes[arm].train, changes)}
 
     def _ensemble_of_ids(self, arm: str, members: Sequence[Member]) -> dict[str, Any]:
         """Further plain seeds in the place of the members that read, or, where the student could not learn from the
-        plain arm, those members without their texts, each with a seed that makes it a training of its own. No two seeds
-        of the proof share a further member: they would agree more than chance does. In the place of a baseline that
-        reads texts item-kNN stands, and where that is there already nothing does."""
+        plain arm or a member is of another model, those members without their texts, each with a seed that makes it a
+        training of its own. No two seeds of the proof share a further member: they would agree more than chance does.
+        In the place of a baseline that reads texts item-kNN stands, and where that is there already nothing does."""
         own, plain = self._config.for_arm(arm), self._config.for_arm("plain")
         usable = plain.model.max_length >= own.model.max_length and (
             (plain.model.kind == "bert4rec") == (own.model.kind == "bert4rec"))
@@ -134,18 +137,17 @@ class Controls:
         replaced: list[Member] = []
         for member in members:
             if self.reads(member.arm):
-                name = "plain" if usable else self._ids(member.arm, None)
+                alike = _alike(plain.model, self._config.for_arm(member.arm).model)
+                name = "plain" if usable and alike else self._ids(member.arm, None)
                 training = self._training(name)
-                seed = next(seed for seed in count(0, self._span) if (training, seed) not in taken)
+                seed = next(seed for seed in count(0, self._span) if all(
+                    abs(seed - other) >= self._span for found, other in taken if found == training))
                 taken.append((training, seed))
                 member = member.model_copy(update={"arm": name, "seed": seed})
             replaced.append(member)
         ensemble: dict[str, Any] = {"members": _plainly(replaced)}
         if telling := self._telling(arm):
             ensemble["baselines"] = _plainly(self._without(telling, arm))
-        start = own.train.ensemble.start if own.train.ensemble is not None else None
-        if start is not None and replaced[start].arm == "plain" and not _alike(plain.model, own.model):
-            ensemble["start"] = None
         return ensemble
 
     def _without(self, telling: Sequence[BaselineScores], arm: str) -> list[BaselineScores]:
@@ -156,7 +158,7 @@ class Controls:
         return kept
 
     def _longer(self, arm: str) -> str | None:
-        plain, epochs = self._config.train, sum(self.trainings(arm).values())
+        plain, epochs = self._config.train, sum(trainings(self._config, arm).values())
         if epochs <= plain.epochs:
             return None
         patience = math.ceil(plain.early_stopping.patience_epochs * epochs / plain.epochs)

@@ -16,18 +16,16 @@ from configs.errors import ConfigError
 from configs.loader import dump, validate
 from pipeline.config import RunConfig
 from pipeline.describe import resource_plan
-from pipeline.family import compared
-from pipeline.plan import PlannedStep, plan, run_folder
+from pipeline.members import shared
+from pipeline.plan import PlannedStep, plan
 from pipeline.prove.controls import Controls
+from pipeline.prove.fixed import family, fix, require_as_fixed
 from pipeline.run import RunResult, run
-from pipeline.store.artifacts import begun_otherwise
 from pipeline.train.definition import TrainStep
 from pipeline.work.progress import duration, say
 from pipeline.work.text import table
 
 SUFFIX = "-proof"
-FAMILY = "proof.json"
-"""In the run's folder, before its first step: the settings and the comparisons that they give."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Proof:
     @property
     def family(self) -> list[tuple[str, str]]:
         """The tested comparisons, first arm − second."""
-        return compared(self.config.arms, {arm: self.config.control_for(arm) for arm in self.config.arms})
+        return family(self.config)
 
 
 def derive(config: RunConfig) -> Proof:
@@ -53,6 +51,11 @@ def derive(config: RunConfig) -> Proof:
     if not teachers:
         raise ConfigError(f"arms: got {', '.join(config.arms)}; a proof needs an arm with a teacher: `distilled`, or "
                           "one of `recipes` that is no control")
+    for arm in config.trained_arms():
+        if config.for_arm(arm).train.init_from != config.train.init_from:
+            raise ConfigError(f"recipes.{arm}.train.init_from: what that model has read would reach every control of "
+                              "an arm that starts from it; a proof needs all arms to start alike: leave it out, or set "
+                              "train.init_from for all")
     seeds = list(config.seeds)
     seeds += range(max(seeds) + 1, max(seeds) + 1 + max(config.prove.seeds - len(seeds), 0))
     controls = Controls(config, seeds)
@@ -60,23 +63,13 @@ def derive(config: RunConfig) -> Proof:
     values = config.model_dump(mode="json") | {
         "name": f"{config.name}{SUFFIX}", "seeds": seeds, "arms": list(dict.fromkeys(("plain", *config.arms, *found))),
         "recipes": {name: recipe.model_dump(mode="json") for name, recipe in controls.recipes.items()}}
-    return Proof(validate(RunConfig, values, " in the proof"))
-
-
-def fix(proof: Proof, storage: Storage) -> None:
-    """Write the settings and comparisons down, or check them against those that were.
-
-    Raises:
-        ConfigError: a proof of this name was begun with others.
-    """
-    config, path = proof.config, f"{run_folder(proof.config)}/{FAMILY}"
-    settings = {"comparisons": [f"{first} − {second}" for first, second in proof.family],
-                "settings": {name: value for name, value in config.key().items() if name not in ("storage", "cluster")}}
-    changed = begun_otherwise(storage, path, settings)
-    if changed:
-        raise ConfigError(f"{storage.path(path)}: this proof was begun with other settings "
-                          f"({'; '.join(changed[:3])}); what is tested may not follow what was seen: give it "
-                          "another name (name=…), or delete its folder")
+    proof = Proof(validate(RunConfig, values, " in the proof"))
+    for each in shared(proof.config):
+        raise ConfigError(
+            f"{each.arm}: its seeds {each.seeds[0]} and {each.seeds[1]} both learn from {each.member} with seed "
+            f"{each.seed}, so they agree more than chance does and intervals would be too narrow; give the members of "
+            "its ensemble seeds further apart than the run's are (seed: 1000)")
+    return proof
 
 
 def prove(proof: Proof, confirmed: bool = False) -> RunResult:
@@ -90,7 +83,7 @@ def prove(proof: Proof, confirmed: bool = False) -> RunResult:
         MentorecError: of the stage that cannot go on.
     """
     def begin(steps: list[PlannedStep]) -> None:
-        fix(proof, Storage.from_config(proof.config.storage))
+        fix(proof.config, Storage.from_config(proof.config.storage))
         say(f"prove: {len(proof.family)} comparisons, {trainings(steps)}")
 
     return run(proof.config, confirmed=confirmed, on_plan=begin)
@@ -98,7 +91,9 @@ def prove(proof: Proof, confirmed: bool = False) -> RunResult:
 
 def dry_run_lines(proof: Proof) -> Iterator[str]:
     """The proof as a run's configuration, its plan, and last what is compared, as blocks of text."""
-    steps = plan(proof.config, Storage.from_config(proof.config.storage))
+    storage = Storage.from_config(proof.config.storage)
+    require_as_fixed(proof.config, storage)
+    steps = plan(proof.config, storage)
     yield dump(proof.config)
     yield from resource_plan(proof.config, steps)
     yield from lines(proof, steps)
@@ -111,7 +106,8 @@ def lines(proof: Proof, steps: list[PlannedStep]) -> Iterator[str]:
     yield f"seeds: {', '.join(map(str, config.seeds))}; every arm has each"
     yield (f"{len(proof.family)} comparisons are tested, fixed now: "
            + ", ".join(f"{first} − {second}" for first, second in proof.family)
-           + "; beside them plain − plain over other seeds, which must not be shown")
+           + "; beside them plain − plain over other seeds, which must not be shown"
+           + " (with fewer than four seeds it is no test)" * (len(config.seeds) < 4))
     yield trainings(steps)
 
 

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-VERSION = 7
+VERSION = 8
 """Raised when metrics.json or a rendered report changes for the same artifacts."""

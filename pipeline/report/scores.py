@@ -61,9 +61,9 @@ class Answers:
     def claims(self, protocol: Protocol, config: ReportConfig) -> dict[str, Any] | None:
         """The family of tested comparisons on the primary metric, and an A/A comparison of the plain arm with itself.
 
-        A gain is shown where its interval lies above 0, which is about other seeds too, and its p value, corrected for
-        the family, is below 1 - confidence, which is about other users of these models. Flips are at least so many that
-        the smallest corrected p is a tenth of that.
+        A gain is shown where its interval lies above 0 and its p value, corrected for the family, is below 1 -
+        confidence; with several seeds p is the larger of that of other users of these models and that of other users
+        and seeds. Flips are at least so many that the smallest corrected p is a tenth of the level.
         """
         family = compared(list(self.arms), self.control_for)
         if not family:
@@ -72,26 +72,26 @@ class Answers:
         values = {arm: self._values(arm, protocol)[metric] for arm in self.arms}
         changes = [values[first] - values[second] for first, second in family]
         flips = max(config.permutations, math.ceil(10 * len(family) / level))
-        p_values = [sign_flip_p(change_SN.mean(0), flips, config.seed) for change_SN in changes]
-        rows = []
-        for (first, second), change_SN, p, adjusted in zip(family, changes, p_values, holm(p_values), strict=True):
-            row = self._tested(change_SN, values[second], config)
-            rows.append({"first": first, "second": second, **row, "p": p, "p_holm": adjusted,
-                         "shown": row["verdict"] == "above 0" and adjusted < level})
+        rows = [{"first": first, "second": second, **self._tested(change_SN, values[second], flips, config)}
+                for (first, second), change_SN in zip(family, changes, strict=True)]
+        for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row |= {"p_holm": adjusted, "shown": row["verdict"] == "above 0" and adjusted < level,
+                    "worse": row["verdict"] == "below 0" and adjusted < level}
         same = halves(values["plain"]) if "plain" in values else None
         chance = None
         if same is not None:
-            p = sign_flip_p(same.mean(0), flips, config.seed)
-            row = self._tested(same, values["plain"], config)
-            chance = {**row, "p": p, "p_holm": p, "seeds": len(same),
-                      "shown": row["verdict"] in ("above 0", "below 0") and p < level}
+            row = self._tested(same, values["plain"], flips, config)
+            testable = len(same) > 1
+            chance = {**row, "p_holm": row["p"], "seeds": len(same), "testable": testable,
+                      "shown": testable and row["verdict"] in ("above 0", "below 0") and row["p"] < level}
         return {"metric": metric, "level": level, "permutations": flips, "rows": rows, "chance": chance}
 
-    def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, config: ReportConfig) -> dict[str, Any]:
+    def _tested(self, change_SN: np.ndarray, base_SN: np.ndarray, flips: int, config: ReportConfig) -> dict[str, Any]:
         row = intervals(change_SN[:, :, None], config.bootstrap_samples, config.confidence, config.seed)[0]
-        base = float(base_SN.mean())
+        base, p = float(base_SN.mean()), sign_flip_p(change_SN.mean(0), flips, config.seed)
         return {"mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict,
-                "relative": row.mean / base if base > 0 else 0.0}
+                "relative": row.mean / base if base > 0 else None,
+                "p": max(p, row.p) if len(change_SN) > 1 else p}
 
     def _differences(self, protocol: Protocol, pairs: list[tuple[str, str]], config: ReportConfig
                      ) -> Iterator[dict[str, Any]]:

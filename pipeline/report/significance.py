@@ -4,7 +4,8 @@ The family of comparisons is fixed by the configuration, before any figure is se
 differences are flipped at random (a paired permutation test; Wilcoxon's and sign tests inflate errors on thousands of
 users: Ihemelandu & Ekstrand, SIGIR'23), and Holm's step-down keeps the family's error rate (Holm, 1979).
 
-It asks what other users would have shown of these trained models; what other seeds would have, the interval says.
+That asks what other users would have shown of these trained models. What other seeds would have shown as well,
+Student's t over users and seeds asks (``statistics``); the larger p value counts, so that the correction is of both.
 
 Legend: S seeds, N users, R flips.
 """

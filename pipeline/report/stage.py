@@ -11,6 +11,7 @@ from configs.errors import ArtifactError
 from pipeline.config import RunConfig
 from pipeline.plan import run_folder
 from pipeline.report.catalogue import Histories, Items
+from pipeline.report.caveats import caveats
 from pipeline.report.effects import groups
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.keys import VERSION
@@ -70,6 +71,7 @@ def gather(config: RunConfig, inputs: ReportInputs) -> dict[str, Any]:
         "map": profile_map(inputs.targets, items, histories, config.report.seed) if inputs.targets else None,
         "samples": samples(config.report.sample_users, config.report.seed, answers.cases, _shown(answers), main, items,
                            histories, inputs.profiles),
+        "caveats": list(caveats(config)),
         "protocol": protocol(config, inputs.prepared.read_json("stats.json")),
         "artifacts": fingerprints(inputs), "cost": cost(inputs), "provenance": provenance(),
     }

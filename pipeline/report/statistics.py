@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 _CHUNK_CELLS = 4_000_000
 """Draws held in memory at once."""
+_MANY: Final = 1e9
+"""Degrees of freedom that make t a normal."""
 FEWEST_USERS: Final = 10
 """Of fewer users no interval says where the mean lies: those of one or two may have no width at all."""
 TOO_FEW: Final = "too few users"
@@ -36,6 +38,8 @@ class Interval:
     share_above_zero: float
     """Share of resamples whose mean difference is above 0."""
     users: int
+    p: float
+    """Two-sided, of the mean against its error over users and seeds, Student's t with ν degrees of freedom."""
 
     @property
     def verdict(self) -> str:
@@ -83,12 +87,15 @@ def intervals(values_SNM: np.ndarray, resamples: int, confidence: float, seed: i
     mean_M = values_SNM.mean(axis=(0, 1), dtype=np.float64)
     means_RM = resampled_means(values_SNM, resamples, seed)
     seeds, users = values_SNM.shape[:2]
+    error_M, freedom_M = _errors(values_SNM)
     if seeds > 1:
-        means_RM = mean_M + (means_RM - mean_M) * _widening(values_SNM, tail)
+        means_RM = mean_M + (means_RM - mean_M) * stdtrit(freedom_M, 1 - tail) / ndtri(1 - tail)
     low_M, high_M = np.quantile(means_RM, [tail, 1.0 - tail], axis=0)
     above_M = (means_RM > 0).mean(axis=0)
-    return [Interval(float(mean), float(low), float(high), float(above), users)
-            for mean, low, high, above in zip(mean_M, low_M, high_M, above_M, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):  # no error: any difference is certain
+        p_M = np.where(mean_M == 0, 1.0, 2 * stdtr(freedom_M, -np.abs(mean_M) / error_M))
+    return [Interval(float(mean), float(low), float(high), float(above), users, float(p))
+            for mean, low, high, above, p in zip(mean_M, low_M, high_M, above_M, p_M, strict=True)]
 
 
 def _seed_variance(values_SNM: np.ndarray) -> np.ndarray:
@@ -98,12 +105,12 @@ def _seed_variance(values_SNM: np.ndarray) -> np.ndarray:
     return means_SM.var(axis=0, ddof=1) / seeds if seeds > 1 else np.zeros(means_SM.shape[1])
 
 
-def _widening(values_SNM: np.ndarray, tail: float) -> np.ndarray:
-    """t/z of each quantity's degrees of freedom, [M]; 1 where seeds make no difference."""
+def _errors(values_SNM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error of each quantity's mean over users and seeds, and its degrees of freedom, each [M]."""
     seeds, users = values_SNM.shape[:2]
     of_seeds_M, of_users_M = _seed_variance(values_SNM), values_SNM.mean(axis=0).var(axis=0) / users
     freedom = [degrees_of_freedom(*parts, seeds) for parts in zip(of_seeds_M, of_users_M, strict=True)]
-    return np.array([stdtrit(each, 1 - tail) / ndtri(1 - tail) if math.isfinite(each) else 1.0 for each in freedom])
+    return np.sqrt(of_seeds_M + of_users_M), np.minimum(freedom, _MANY)
 
 
 def degrees_of_freedom(of_seeds: float, of_users: float, seeds: int) -> float:

@@ -25,7 +25,7 @@ def test_a_real_gain_is_claimed_and_chance_is_not(written: Written) -> None:
     _, *rows = markdown_tables(text)["Claims: ndcg@10, seen items removed"]
     assert [(row[0], row[-1]) for row in rows] == [
         ("distilled − plain", "shown"), ("distilled − shuffled", "shown"),
-        ("plain − plain, other seeds", "not shown")]
+        ("plain − plain, other seeds", "not tested")]
 
 
 def test_claims_and_advice_are_of_the_protocol_that_the_run_evaluates_by(storage: Storage) -> None:
@@ -51,7 +51,8 @@ def _claims(*rows: tuple[str, str, float, bool], **baselines: float) -> dict[str
             "baselines": {name: {"seen_removed": {"ndcg@10": value}} for name, value in baselines.items()},
             "claims": {"metric": "ndcg@10", "rows": [
         {"first": first, "second": second, "mean": mean, "low": mean - 0.001, "high": mean + 0.001, "relative": 0.1,
-         "verdict": "above 0" if mean > 0.001 else "below 0" if mean < -0.001 else "includes 0", "shown": shown}
+         "verdict": "above 0" if mean > 0.001 else "below 0" if mean < -0.001 else "includes 0", "shown": shown,
+         "worse": mean < -0.001}
         for first, second, mean, shown in rows]}}
 
 
@@ -62,6 +63,13 @@ def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
     best = advice(_claims(("distilled", "plain", 0.01, True), ("matched", "plain", 0.02, True),
                           ("matched", "ids", 0.01, True)))
     assert best == "Serve matched: ndcg@10 +10.0 % over plain [+0.0190, +0.0210], and shown against ids."
+    control = advice(_claims(("matched", "plain", 0.02, True), ("matched", "ids", -0.01, False)))
+    assert control == ("Serve ids, a control: ndcg@10 +0.0100 over matched [+0.0090, +0.0110], which is +10.0 % over "
+                       "plain [+0.0190, +0.0210]; so what matched is taught is not what helps.")
+    both = advice(_claims(("a", "plain", 0.02, True), ("a", "a-ids", 0.0, False), ("b", "plain", 0.019, True),
+                          ("b", "b-ids", 0.01, True)))
+    assert both is not None and both.endswith("; shown against all its controls as well: b (+10.0 % over plain "
+                                              "[+0.0180, +0.0200]).")
     unsure = advice(_claims(("matched", "plain", 0.02, True), ("matched", "ids", 0.0, False)))
     assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
     open_ = advice(_claims(("matched", "ids", 0.02, True)))
@@ -81,8 +89,8 @@ def test_the_opening_tells_what_the_advice_rests_on_and_which_controls_gain(
     others = [gain | {"metric": "recall@10"}, gain | {"first": "distilled"}, gain | {"verdict": "includes 0"},
               gain | {"second": "distilled"}, gain | {"protocol": "all_items"}]
     assert opening({**metrics, "differences": [gain, *others]})[2] == (
-        "Controls above plain, shown and not tested: longer +5.0 % [+0.0010, +0.0030].")
-    chance = {**metrics["claims"]["chance"], "shown": True}
+        "Controls above plain, listed and not tested: longer +5.0 % [+0.0010, +0.0030].")
+    chance = {**metrics["claims"]["chance"], "testable": True, "shown": True}
     doubtful = opening({**metrics, "claims": {**metrics["claims"], "chance": chance}})[1]
     assert "trust no gain of this size" in doubtful
     assert "what other starts would give is open" in opening({**metrics, "claims": {

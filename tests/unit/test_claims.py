@@ -69,8 +69,24 @@ def test_the_note_tells_what_plain_against_plain_can_find() -> None:
         assert table is not None
         return table.note
 
-    assert "2 seeds against 2 others" in note(5) and "one seed against one other" in note(3)
-    assert "must read" not in note(1)
+    assert "2 seeds against 2 others" in note(5) and "is no test: that takes four seeds" in note(3)
+    assert "must read" not in note(1) + note(3)
+
+
+def test_the_correction_is_of_other_seeds_too() -> None:
+    """One of eight pairs whose interval over seeds lies above 0: alone it is shown, in its family it is not."""
+    rng = np.random.default_rng(0)
+    values = gaining([0.05, 0.06, 0.09])
+    nothing = {f"control-{n}": values["matched"] - rng.normal(scale=0.01, size=(3, USERS)) for n in range(7)}
+    alone, among = claimed(values)["rows"][0], claimed(values | nothing)["rows"][0]
+    assert alone["low"] > 0 and 0.005 < alone["p"] == among["p"] < 0.05  # flips of many users: 0.0005
+    assert alone["shown"] and not among["shown"] and among["p_holm"] == pytest.approx(8 * among["p"])
+
+
+def test_a_base_of_0_has_no_relative_size() -> None:
+    found = claimed({"plain": np.zeros((1, USERS)), "matched": np.random.default_rng(0).uniform(size=(1, USERS))})
+    table = claims({"claims": found, "main_protocol": "seen_removed"})
+    assert table is not None and found["rows"][0]["relative"] is None and table.rows[0][2] == "–"
 
 
 def test_trainings_that_are_chosen_by_other_metrics_name_them() -> None:

@@ -16,7 +16,9 @@ from configs.loader import dump, load
 from pipeline.config import RunConfig
 from pipeline.family import compared
 from pipeline.plan import keys, plan, steps
-from pipeline.prove.proof import Proof, derive, dry_run_lines, fix, prove, trainings
+from pipeline.prove.fixed import fix, require_as_fixed
+from pipeline.prove.proof import Proof, derive, dry_run_lines, prove, trainings
+from pipeline.report.caveats import caveats
 
 RECIPES = """recipes={
   text: {train: {item_init: {kind: text}}},
@@ -110,7 +112,7 @@ def test_longer_training_has_all_epochs_of_the_teacher_and_its_members(tmp_path:
 
 
 def test_a_member_that_is_trained_twice_is_counted_once(tmp_path: Path) -> None:
-    twice = "recipes.matched.train.ensemble.members=[{arm: plain}, {arm: plain}, {arm: plain, seed: 1}]"
+    twice = "recipes.matched.train.ensemble.members=[{arm: plain}, {arm: plain}, {arm: plain, seed: 9}]"
     found = matched(tmp_path, twice)
     assert found.for_arm("matched-longer").train.epochs == 20 + 20 + 10
     assert found.arms == ("plain", "matched", "matched-longer")  # nothing is read, so nothing is exchanged
@@ -122,9 +124,66 @@ def test_what_plain_reads_too_is_no_teachers(tmp_path: Path) -> None:
     assert all(found.for_arm(arm).train.item_init == found.train.item_init for arm in found.arms)
     recipe = "recipes={deep: {teacher: distilled, model: {num_blocks: 3}}}"
     deep = derive(config(tmp_path, recipe, "arms=[deep]")).config
-    assert deep.arms == ("plain", "deep", "deep-shuffled", "deep-random", "deep-collaborative")
+    assert deep.arms == ("plain", "deep", "deep-shuffled", "deep-random", "deep-collaborative", "deep-ids")
     assert [(deep.teacher(arm), deep.for_arm(arm).model.num_blocks) for arm in deep.arms[2:]] == [
-        ("shuffled", 3), ("random", 3), ("collaborative", 3)]
+        ("shuffled", 3), ("random", 3), ("collaborative", 3), ("plain", 3)]
+
+
+def test_an_arm_that_reads_gets_its_own_settings_without_texts_unless_that_is_plain(tmp_path: Path) -> None:
+    recipes = """recipes={
+      start: {train: {item_init: {kind: text}}},
+      warm: {model: {dropout: 0.1}, train: {item_init: {kind: text}, optimizer: {lr: 3e-3}}},
+      own: {train: {distill_epochs: 0, item_init: {kind: text}, ensemble: {members: [{arm: plain}]}}}}"""
+    found = derive(config(tmp_path, recipes, "arms=[plain, start, warm, own]")).config
+    assert [arm for arm in found.arms if arm.endswith("-ids")] == ["warm-ids", "own-ids"]
+    warm, own = (found.for_arm(f"{arm}-ids") for arm in ("warm", "own"))
+    assert (warm.train.item_init, warm.train.optimizer.lr, warm.model.dropout) == (None, 3e-3, 0.1)
+    assert own.train.item_init is None and members(found, "own-ids") == [("plain", 0, 1.0)]
+
+
+def test_a_member_of_another_model_is_replaced_by_that_model(tmp_path: Path) -> None:
+    recipes = """recipes={
+      gru: {model: {kind: gru4rec, hidden_dim: 128}, train: {item_init: {kind: text}}},
+      both: {train: {distill_epochs: 0, ensemble: {members: [{arm: plain}, {arm: gru}, {arm: plain, seed: 7}]}}}}"""
+    found = derive(config(tmp_path, recipes, "arms=[plain, both]", "prove.controls=[ids]")).config
+    assert members(found, "both-ids") == [("plain", 0, 1.0), ("gru-ids", 0, 1.0), ("plain", 7, 1.0)]
+    assert found.for_arm("gru-ids").model.hidden_dim == 128
+
+
+def test_seeds_that_share_a_member_prove_nothing(tmp_path: Path) -> None:
+    """Two seeds of an arm with one training behind both; the report of a run says so, a proof is refused."""
+    recipes = "recipes={two: {train: {distill_epochs: 0, ensemble: {members: [{arm: plain}, {arm: plain, seed: 1}]}}}}"
+    given = config(tmp_path, recipes, "arms=[plain, two, shuffled]", "seeds=[0, 1]")
+    with pytest.raises(ConfigError, match="two: its seeds 0 and 1 both learn from plain with seed 1, so"):
+        derive(given)
+    said = list(caveats(given))
+    assert len(said) == 2 and said[0].startswith("Seeds 0 and 1 of two both learn from plain with seed 1:")
+    assert said[1] == "shuffled is a control for distilled, which is none of the arms: it is listed, not tested."
+    shipped = config(tmp_path, "arms=[plain, matched, matched-plain]", "seeds=[0, 1, 2, 3, 4]")
+    assert not list(caveats(shipped)) and shipped.control_for("matched-plain") == "matched"
+    assert config(tmp_path, "arms=[plain, matched-plain]").control_for("matched-plain") is None
+    skipped = derive(config(tmp_path, """recipes={both: {train: {distill_epochs: 0, ensemble: {
+      members: [{arm: plain}, {arm: plain, seed: 7}, {arm: text-start}]}}}}""", "arms=[plain, both]")).config
+    assert members(skipped, "both-ids")[2] == ("plain", 15, 1.0)  # 5 and 10 are less than five seeds from 7 or 0
+
+
+def test_a_model_that_one_arm_alone_starts_from_is_refused(tmp_path: Path) -> None:
+    recipes = "recipes={warm: {train: {init_from: 0123456789abcdef, item_init: {kind: text}}}}"
+    with pytest.raises(ConfigError, match=r"recipes\.warm\.train\.init_from: what that model has read would reach"):
+        derive(config(tmp_path, recipes, "arms=[plain, warm]"))
+    everywhere = config(tmp_path, "train.init_from=0123456789abcdef")
+    assert derive(everywhere).config.for_arm("shuffled").train.init_from == "0123456789abcdef"
+
+
+@pytest.mark.parametrize(("recipes", "words"), [
+    ("{a: {control_for: a}}", "recipes.a.control_for: got 'a'; legal: an arm that is not plain, no control and not a"),
+    ("{a: {control_for: plain}}", "got 'plain'"), ("{a: {control_for: shuffled}}", "got 'shuffled'"),
+    ("{content: {}}", "got the name 'content'"), (f"{{{'a' * 101}: {{}}}}", "legal: at most 100 letters"),
+    ("{a: {train: {ensemble: {members: [{arm: nope}]}, distill_epochs: 0}}}",
+     "recipes.a.train.ensemble.members: got 'nope'")])
+def test_recipes_that_cannot_be_meant_are_refused(tmp_path: Path, recipes: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        config(tmp_path, f"recipes={recipes}")
 
 
 def test_a_member_that_reads_profiles_gets_others_or_none(tmp_path: Path) -> None:
@@ -153,8 +212,7 @@ def test_another_architecture_gets_an_ensemble_of_its_own_kind_without_texts(tmp
     assert members(found, "both-ids") == [("bert", 0, 1.0), ("bert-text-ids", 5, 1.0)]  # without texts it is bert
     assert found.for_arm("bert-text-ids").train.item_init is None
     wide = matched(tmp_path, "recipes.matched.model={hidden_dim: 32}", "recipes.text.model={hidden_dim: 32}")
-    ensemble = wide.for_arm("matched-ids").train.ensemble
-    assert ensemble is not None and ensemble.start is None  # plain's weights do not fit the student's
+    assert members(wide, "matched-ids")[1][0] == "text-ids"  # plain's weights do not fit the student's
 
 
 def test_no_training_is_counted_twice_among_ids_whatever_it_is_called(tmp_path: Path) -> None:
@@ -231,18 +289,21 @@ def test_the_proof_is_a_run_that_can_be_written_down_and_read_again(tmp_path: Pa
 
 def test_comparisons_are_fixed_before_and_cannot_follow_the_figures(tmp_path: Path, storage: Storage) -> None:
     proof = derive(config(tmp_path))
-    fix(proof, storage)
-    fix(proof, storage)
+    require_as_fixed(proof.config, storage)
+    fix(proof.config, storage)
+    fix(proof.config, storage)
     written = storage.read_json("runs/x-proof/proof.json")
     assert written["comparisons"] == ["distilled − plain", "distilled − shuffled", "distilled − random",
                                       "distilled − collaborative"]
     fewer = derive(config(tmp_path, "prove.controls=[random]"))
     with pytest.raises(ConfigError, match="begun with other settings.*name=…"):
-        fix(fewer, storage)
+        fix(fewer.config, storage)
     with pytest.raises(ConfigError, match="settings.train.alpha: 0.4 → 0.9"):
-        fix(derive(config(tmp_path, "train.alpha=0.9")), storage)
-    fix(derive(config(tmp_path, "train.execution.num_workers=0", "storage.uri=/elsewhere", "cluster.num_cpus=2")),
-        storage)
+        fix(derive(config(tmp_path, "train.alpha=0.9")).config, storage)
+    with pytest.raises(ConfigError, match="→ .'distilled − plain'.;.*name=…"):
+        require_as_fixed(proof.config.model_copy(update={"arms": ("plain", "distilled")}), storage)
+    fix(derive(config(tmp_path, "train.execution.num_workers=0", "storage.uri=/elsewhere", "cluster.num_cpus=2",
+                      "report.sample_users=3", "recommend.k=5")).config, storage)
 
 
 def test_a_dry_run_says_arms_seeds_comparisons_and_trainings(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def trials() -> list[dict[str, Any]]:
 
 
 def test_the_page_holds_every_figure_and_escapes_what_it_shows() -> None:
-    page = search_page("search & more", "ndcg@10", space(), trials(), "The end.", halving=True)
+    page = search_page("search & more", "ndcg@10", space(), trials(), ["The end."], halving=True)
     read = Cells()
     read.feed(page)
     assert "search &amp; more" in page and "<b>loss" not in page and "&lt;b&gt;loss&lt;/b&gt; became NaN" in page
@@ -85,19 +85,19 @@ def test_what_decides_the_metric_is_what_is_important() -> None:
 
 def test_the_page_says_which_settings_have_no_share_of_the_variance() -> None:
     gamma = "train.distillation.pooling.gamma"
-    page = search_page("s", "ndcg@10", space(), trials(), "", halving=False)
+    page = search_page("s", "ndcg@10", space(), trials(), [], halving=False)
     assert f"Not among the shares: {gamma} (not of every trial: what they explain, others seem to)." in page
     alike = [row | {"model.dropout": 0.3, gamma: 0.05 if row["train.beta"] else 0.1} for row in trials()]
-    page = search_page("s", "ndcg@10", space(), alike, "", halving=False)
+    page = search_page("s", "ndcg@10", space(), alike, [], halving=False)
     assert "Not among the shares: model.dropout (alike in all trials)." in page
     whole = [row | {gamma: 0.05 if row["train.beta"] else 0.1} for row in trials()]
-    assert "Not among the shares" not in search_page("s", "ndcg@10", space(), whole, "", halving=False)
-    few = search_page("s", "ndcg@10", space(), trials()[:2], "", halving=False)
+    assert "Not among the shares" not in search_page("s", "ndcg@10", space(), whole, [], halving=False)
+    few = search_page("s", "ndcg@10", space(), trials()[:2], [], halving=False)
     assert "Not among the shares" not in few, "there is no such plot"
 
 
 def test_a_search_of_one_trial_has_no_plots() -> None:
-    page = search_page("s", "ndcg@10", space(), trials()[:1], "", halving=False)
+    page = search_page("s", "ndcg@10", space(), trials()[:1], [], halving=False)
     assert "<svg" not in page and "0.0800" in page
 
 
@@ -113,7 +113,7 @@ def test_what_settings_explain_together_is_laid_to_none_of_them() -> None:
 
 
 def test_only_a_search_that_stops_trials_says_that_it_did() -> None:
-    told = [search_page("s", "ndcg@10", space(), trials(), "", halving=halving) for halving in (True, False)]
+    told = [search_page("s", "ndcg@10", space(), trials(), [], halving=halving) for halving in (True, False)]
     assert ["was stopped as one of the worse, unless" in page for page in told] == [True, False]
 
 

@@ -20,18 +20,18 @@ def test_constant_differences_have_no_width() -> None:
     values = np.full((3, 50, 2), 0.25)
     values[..., 1] = -0.5
     assert intervals(values, 200, 0.95, 0) == [
-        Interval(0.25, 0.25, 0.25, 1.0, 50), Interval(-0.5, -0.5, -0.5, 0.0, 50)]
+        Interval(0.25, 0.25, 0.25, 1.0, 50, 0.0), Interval(-0.5, -0.5, -0.5, 0.0, 50, 0.0)]
 
 
 def test_no_difference_is_not_above_zero() -> None:
     (found,) = intervals(np.zeros((1, 20, 1)), 100, 0.95, 0)
-    assert (found, found.verdict) == (Interval(0.0, 0.0, 0.0, 0.0, 20), "includes 0")
+    assert (found, found.verdict) == (Interval(0.0, 0.0, 0.0, 0.0, 20, 1.0), "includes 0")
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [(0.1, 0.3, "above 0"), (-0.3, -0.1, "below 0"),
                                                       (-0.1, 0.1, "includes 0"), (0.0, 0.2, "includes 0")])
 def test_verdict(low: float, high: float, verdict: str) -> None:
-    assert Interval((low + high) / 2, low, high, 0.5, 10).verdict == verdict
+    assert Interval((low + high) / 2, low, high, 0.5, 10, 0.5).verdict == verdict
 
 
 def test_a_few_users_get_no_verdict() -> None:
@@ -124,3 +124,13 @@ def test_the_parts_of_users_and_seeds_add_up() -> None:
     found = resampled_means(values_SN[:, :, None], 20_000, 0)[:, 0]
     expected = values_SN.mean(axis=0).var() / 25 + values_SN.mean(axis=1).var(ddof=1) / 4
     assert found.var() == pytest.approx(expected, rel=0.05)
+
+
+def test_p_is_that_of_a_t_test_where_seeds_or_users_alone_matter() -> None:
+    """One seed: users alone, many of them. Users that all agree: a t test of the seeds' means."""
+    users_N = np.random.default_rng(3).normal(0.02, 1, 5000)
+    (found,) = intervals(users_N[None, :, None], 100, 0.95, 0)
+    assert found.p == pytest.approx(stats.ttest_1samp(users_N, 0).pvalue, rel=1e-3)
+    seeds_S = np.array([0.1, 0.4, 0.2, 0.3])
+    (found,) = intervals(np.tile(seeds_S[:, None, None], (1, 50, 1)), 100, 0.95, 0)
+    assert found.p == pytest.approx(stats.ttest_1samp(seeds_S, 0).pvalue)
