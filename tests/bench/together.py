@@ -3,6 +3,9 @@
 The runs have the same test users, whose own figures are not recorded. What the users add to the variance of a mean over
 seeds is at most the mean of what they add to each seed's (Var(Σ d_s / S) ≤ Σ Var(d_s) / S), so that intervals with this
 mean are rather too wide. The seeds' part and the degrees of freedom are those of ``pipeline/report/statistics.py``.
+Where seeds learn from members that they share, they agree more than chance does: with the mean correlation ρ of two
+seeds, taken as the share of members that they have in common (as if all that a seed changes came from its members), the
+variance of a mean is s²/S · (1 + (S - 1) ρ) / (1 - ρ).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +59,9 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs.values():
         for row in run["metrics"]["claims"]["rows"]:
-            found[row["first"], row["second"]].append({**row, "seed": run["metrics"]["seeds"][0]})
+            seed = run["metrics"]["seeds"][0]
+            found[row["first"], row["second"]].append({**row, "seed": seed, "members": [
+                _members(run["config"], arm, seed) for arm in (row["first"], row["second"])]})
     claims = first["metrics"]["claims"]
     rows = [_over_seeds(pair, each, claims["level"]) for pair, each in found.items() if len(each) > 1]
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -82,18 +88,33 @@ def _known(name: str, others: Mapping[str, Any]) -> bool:
     return any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in others)
 
 
+def _members(config: Mapping[str, Any], arm: str, seed: int) -> set[tuple[str, int]]:
+    """The trainings that an arm learns from."""
+    ensemble = config.get("recipes", {}).get(arm, {}).get("train", {}).get("ensemble") or {}
+    return {(member["arm"], seed + member.get("seed", 0)) for member in ensemble.get("members", ())}
+
+
+def _in_common(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean share of members that two seeds have in common, of the arm of a pair that has more."""
+    shares = [max(len(one & other) / max(len(one), 1) for one, other in zip(a["members"], b["members"], strict=True))
+              for a, b in combinations(rows, 2)]
+    return float(np.mean(shares))
+
+
 def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level: float) -> dict[str, Any]:
     """Mean, interval and two-sided p of a comparison over the seeds that have it."""
     means_S = np.array([row["mean"] for row in rows])
     errors_S = np.array([row["high"] - row["low"] for row in rows]) / (2 * stats.norm.ppf(1 - level / 2))
+    alike = _in_common(rows)
     of_seeds, of_users = float(means_S.var(ddof=1)) / len(rows), float((errors_S**2).mean())
+    of_seeds *= (1 + (len(rows) - 1) * alike) / (1 - alike)
     freedom = degrees_of_freedom(of_seeds, of_users, len(rows))
     error, mean = math.sqrt(of_seeds + of_users), float(means_S.mean())
     reach = float(stats.t.ppf(1 - level / 2, freedom)) * error
     base = float(np.mean([row["mean"] / row["relative"] for row in rows]))
     return {"first": pair[0], "second": pair[1], "seeds": [row["seed"] for row in rows], "means": means_S.tolist(),
-            "mean": mean, "relative": mean / base, "low": mean - reach, "high": mean + reach,
-            "degrees_of_freedom": freedom, "p": float(2 * stats.t.sf(abs(mean) / error, freedom))}
+            "members_in_common": alike, "mean": mean, "relative": mean / base, "low": mean - reach,
+            "high": mean + reach, "degrees_of_freedom": freedom, "p": float(2 * stats.t.sf(abs(mean) / error, freedom))}
 
 
 def page(name: str, figures: Mapping[str, Any]) -> str:
@@ -111,7 +132,10 @@ def page(name: str, figures: Mapping[str, Any]) -> str:
         f"Test {figures['metric']} of {figures['test_users']:,} users, seeds that were run and recorded one by one "
         f"({of_runs}), together. Intervals are of other users and other seeds; the users' part of the variance is the "
         "mean of the single seeds', which is the most that it can be, the seeds' part and Student's t are as in the "
-        "report of several seeds.",
+        "report of several seeds." + "".join(
+            f" Two seeds of {row['first']} − {row['second']} have {100 * row['members_in_common']:.0f} % of an arm's "
+            "members in common on average; the interval is widened as if all that seeds change came from members."
+            for row in figures["rows"] if row["members_in_common"]),
         table(("pair", "seeds", "difference by seed", "mean", "relative", level, "p (t, Holm)", ""), rows)])
 
 

@@ -130,7 +130,7 @@ def test_p_is_that_of_a_t_test_where_seeds_or_users_alone_matter() -> None:
     """One seed: users alone, many of them. Users that all agree: a t test of the seeds' means."""
     users_N = np.random.default_rng(3).normal(0.02, 1, 5000)
     (found,) = intervals(users_N[None, :, None], 100, 0.95, 0)
-    assert found.p == pytest.approx(stats.ttest_1samp(users_N, 0).pvalue, rel=1e-3)
+    assert found.p == pytest.approx(stats.ttest_1samp(users_N, 0).pvalue, rel=5e-3)
     seeds_S = np.array([0.1, 0.4, 0.2, 0.3])
     (found,) = intervals(np.tile(seeds_S[:, None, None], (1, 50, 1)), 100, 0.95, 0)
     assert found.p == pytest.approx(stats.ttest_1samp(seeds_S, 0).pvalue)

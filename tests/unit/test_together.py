@@ -55,3 +55,22 @@ def test_runs_that_cannot_be_put_together_are_refused() -> None:
     assert together({"seed-0": first["seed-0"], "seed-1": newer["seed-1"]})["rows"]  # not known to the older version
     with pytest.raises(SystemExit, match="must have one of its own"):
         together({"seed-0": first["seed-0"], "again": first["seed-0"]})
+
+
+def test_seeds_that_share_members_tell_less() -> None:
+    """Against simulation: seeds that average three members each, neighbours two of them alike."""
+    rng = np.random.default_rng(0)
+    members = [{"arm": "plain", "seed": n} for n in range(3)]
+    recipes = {"recipes": {"plain": {}, "matched": {"train": {"ensemble": {"members": members}}}}}
+    missed, drawn = {"told": 0, "not told": 0}, 300
+    for _ in range(drawn):
+        own = rng.normal(size=SEEDS + 2)
+        means_S = np.array([own[s : s + 3].mean() for s in range(SEEDS)])
+        for name, given in (("told", recipes), ("not told", {})):
+            runs = {f"seed-{s}": {"config": {"name": f"seed-{s}", "seeds": [s], **given}, "metrics": {
+                "seeds": [s], "test_users": USERS, "claims": {"metric": "ndcg@10", "level": 0.05, "rows": [
+                    {"first": "matched", "second": "plain", "mean": mean, "low": mean - 1e-6, "high": mean + 1e-6,
+                     "relative": mean}]}}} for s, mean in enumerate(means_S)}
+            (row,) = together(runs)["rows"]
+            missed[name] += not row["low"] <= 0 <= row["high"]
+    assert missed["told"] / drawn < 0.12 < 0.2 < missed["not told"] / drawn
