@@ -15,7 +15,7 @@ from configs.loader import load, validate
 from pipeline.config import RunConfig
 from tuning.before import Inputs
 from tuning.config import TuneConfig
-from tuning.search import _conclude, base_run, claimed, with_overrides
+from tuning.search import _conclude, _unequal, base_run, claimed, with_overrides
 from tuning.space import COMBINATION, chosen, combinations, encode, suggest
 from tuning.trial import TUNED, assign, searched_step, trial, trial_config
 
@@ -23,14 +23,27 @@ SPACE = {"train.alpha": {"kind": "uniform", "low": 0.1, "high": 0.9}}
 
 
 @pytest.mark.parametrize(("name", "run"), [
-    ("alpha_beta", "ml-latest-small-sasrec"), ("aggregation", "ml-latest-small-sasrec"),
-    ("objectives", "study-synthetic"),
-    ("beauty-text-start", "beauty-2014-sasrec")])
+    ("alpha_beta", "study-synthetic"), ("aggregation", "study-synthetic"), ("objectives", "study-synthetic"),
+    ("beauty-text-start", "beauty-2014-sasrec"), ("beauty-plain", "beauty-2014-sasrec")])
 def test_shipped_searches_fit_their_runs(name: str, run: str) -> None:
     path = resolve_path(f"tune/{name}.yaml")
     values, run_config = base_run(load(TuneConfig, path), path)
     assert validate(RunConfig, values) == run_config
     assert run_config.name == run
+
+
+def test_that_settings_of_plain_were_searched_for_another_arm_is_told() -> None:
+    """A search of plain itself, or of what plain does not have, leaves the comparison as it is."""
+    def told(name: str, *overrides: str) -> list[str]:
+        path = resolve_path(f"tune/{name}.yaml")
+        config = with_overrides(path, overrides)
+        values, run_config = base_run(config, path)
+        return list(_unequal(config, values, run_config))
+
+    assert told("alpha_beta") == told("beauty-plain") == told("beauty-text-start") == []
+    (found,) = told("beauty-text-start", "arms=[plain, text-start]")
+    assert found.startswith("Searched for text-start alone, and set for plain too: train.optimizer.lr, "
+                            "train.optimizer.weight_decay, model.dropout, model.num_heads. Before")
 
 
 def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
