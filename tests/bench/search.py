@@ -19,7 +19,7 @@ def run(workshop: Workshop) -> Section:
     """Kill the search after some of its trials, run it again, and compare what was there with what is."""
     section = Section("A search, killed midway (point 9)",
                       f"`mentorec tune --config {CONFIG}` on the real ml-latest-small (`run=…`), {TRIALS} trials, "
-                      f"NDCG@10 on 107 validation users; SIGKILL to the driver once {KILL_AFTER} trials have trained to "
+                      f"NDCG@10 on 107 validation users; SIGKILL to the driver once {KILL_AFTER} trials trained to "
                       "their last epoch, then the very same command. A trial that comes so far is a finished `train` "
                       "artifact: its manifest's time shows when.")
     storage = workshop.folder / "search"
