@@ -95,6 +95,8 @@ def short(value: Any) -> str:
     """A setting's value as a person reads it: of a group, what its settings are."""
     if isinstance(value, Mapping):
         return ", ".join(map(short, value.values()))
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

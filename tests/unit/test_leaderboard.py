@@ -103,10 +103,10 @@ def test_running_trials_are_told_each_minute(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(("given", "said"), [
-    ({"kind": "choice", "values": [0.0, {"kind": "mean"}, True]}, "one of 0 | mean | True"),
+    ({"kind": "choice", "values": [0.0, {"kind": "mean"}, True]}, "one of 0 | mean | true"),
     ({"kind": "uniform", "low": 0.0003, "high": 0.002, "log": True}, "0.0003 to 0.002, on a logarithmic scale"),
     ({"kind": "integer", "low": 1, "high": 4, "when": {"train.beta": [True, "x"]}},
-     "1 to 4, where train.beta is True or x")])
+     "1 to 4, where train.beta is true or x")])
 def test_where_values_come_from_is_told(given: dict[str, Any], said: str) -> None:
     config = validate(TuneConfig, {"name": "s", "run": "demo.yaml", "space": {
         "train.beta": {"kind": "choice", "values": [True, "x"]}, "train.x": given}})

@@ -65,7 +65,7 @@ def test_the_page_holds_every_figure_and_escapes_what_it_shows() -> None:
     read = Cells()
     read.feed(page)
     assert "search &amp; more" in page and "<b>loss" not in page and "&lt;b&gt;loss&lt;/b&gt; became NaN" in page
-    assert "Best of 25 trials: validation ndcg@10 0.0800 with train.alpha 0.8, train.beta True" in page
+    assert "Best of 25 trials: validation ndcg@10 0.0800 with train.alpha 0.8, train.beta true" in page
     assert "1 of the trials failed." in page and "The end." in page
     assert ["without β", "0.0200", "0.0400", "–", "0.0800"] in read.rows
     assert ["published, with β", "–", "0.0111", "0.0106", "0.0106"] in read.rows
