@@ -176,6 +176,16 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _cold_items_are_unknown(self) -> RunConfig:
+        warm = [] if self.prepare.cold_start is None else [
+            arm for arm in dict.fromkeys((*self.arms, *self.recipes))
+            if self.for_arm(arm).train.init_from is not None]
+        if warm:
+            raise ValueError(f"prepare.cold_start with train.init_from (in {', '.join(warm)}): the earlier model knows "
+                             "what training must not; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _layer_exists(self) -> RunConfig:
         _check_layer(self.train, self.model)
         return self

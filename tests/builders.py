@@ -13,7 +13,7 @@ import pyarrow as pa
 from cluster.storage import Storage
 from models.config import ModelConfig, SASRecConfig
 from models.sequences import Sequences
-from pipeline.prepare.definition import COLD, COLD_FILE
+from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE, REMOVED
 from pipeline.store import artifacts
 from pipeline.store.arrow import write_arrow
 from pipeline.store.artifacts import Artifact, StageKey, digest_ids
@@ -72,7 +72,8 @@ def make_prepared(storage: Storage, sequences: Sequences | None = None, items: i
         sequences: one per user; None: :func:`make_sequences` over ``items``.
         items: size of the catalogue.
         prefix: of raw item ids (``item-1`` …).
-        cold: item → REMOVED or CUT, for ``cold_items.parquet``; the sequences are as they are.
+        cold: item → REMOVED or CUT, for ``cold_items.parquet``; the sequences are as they are. Of the cut ones those
+            of even index had more before.
     """
     chosen = make_sequences(items=items) if sequences is None else sequences
     walks = [walk.tolist() for walk in chosen]
@@ -106,7 +107,12 @@ def make_prepared(storage: Storage, sequences: Sequences | None = None, items: i
                 HISTORY: pa.array([walks[u][:-back] for u in users], pa.large_list(pa.int32())),
                 TARGET: np.array([walks[u][-back] for u in users], np.int32)}))
     if cold is not None:
-        out.write_table(COLD_FILE, pa.table({ITEM_IDX: pa.array(list(cold), pa.int32()), COLD: list(cold.values())}))
+        left = [0 if kind == REMOVED else int(counts[item - 1]) for item, kind in cold.items()]
+        before = [n + (2 if kind == REMOVED or item % 2 == 0 else 0) for n, (item, kind) in zip(left, cold.items(),
+                                                                                               strict=True)]
+        out.write_table(COLD_FILE, pa.table({
+            ITEM_IDX: pa.array(list(cold), pa.int32()), COLD: list(cold.values()), BEFORE: pa.array(before, pa.int32()),
+            COUNT: pa.array(left, pa.int32())}))
     out.write_json("stats.json", {"users": len(walks), "items": items, "interactions": sum(map(len, walks))})
     return out.commit({"num_users": len(walks), "num_items": items}, id_digest=digest_ids(item_ids))
 

@@ -90,7 +90,7 @@ def encode_items(config: EncodeConfig, prepared: Artifact, out: ArtifactDir) -> 
         if not count:
             raise DataError(f"encode/items: none of the {len(textless):,} items has a title or another text; give the "
                             "items' table in prepare.source, or train without texts (arms=[plain, matched-plain], "
-                            "train.place_untrained=false)")
+                            "train.place_untrained=false, no content among evaluate.baselines)")
         out.write_table(REJECTED, pa.table({
             ITEM_IDX: pa.array(textless, pa.int32()), REASON: pa.array([NO_TEXT] * len(textless), pa.string())}))
         ids = np.arange(count)

@@ -27,6 +27,7 @@ def card_entries(trained: Artifact, prepared: Artifact, evaluated: Artifact | No
         "licence": licence,
         "data": {"fingerprint": prepared.fingerprint, "files": key["digests"],
                  "source": key["config"].get("source", {}).get("kind"), "filter": key["config"].get("filter"),
+                 **({"cold_start": cold} if (cold := key["config"].get("cold_start")) else {}),
                  **{name: stats[name] for name in ("users", "items", "interactions", "first_time", "last_time")
                     if stats.get(name) is not None}},
         "protocol": figures.get("protocol"),
@@ -55,7 +56,9 @@ def readme(name: str, card: Mapping[str, Any], files: Mapping[str, str]) -> str:
         *table(("file", "what"), files.items()), "", "## Use", "", "```python", "from pipeline.api import load", "",
         'load("<this folder>").recommend([["<item id>", "<item id>"]], k=10).to_polars()', "```", "", "## Data", "",
         f"Fingerprint `{data['fingerprint']}`, source `{data['source']}`"
-        + "".join(f", {data[key]:,} {key}" for key in ("users", "items", "interactions") if key in data) + ".", "",
+        + "".join(f", {data[key]:,} {key}" for key in ("users", "items", "interactions") if key in data) + "."
+        + (" **Test targets were made cold: the model lacks interactions that there are.**" if "cold_start" in data
+           else ""), "",
         "## Metrics", ""]
     if protocol is None:
         lines += [f"Not evaluated on test users. On validation: {_figures(card.get('validation') or {})}."]

@@ -285,6 +285,10 @@ class PrepareConfig(Config):
     """Fingerprint of an earlier `prepare` artifact, or the path of the folder that holds its `items.parquet`: its users
     and items keep their indices, new ones come after them. The source must still hold its interactions, in their order
     and before new rows of the same user and time. Then set a fixed `split.boundary` where there is one."""
+    catalogue: Literal["interactions", "table"] = "interactions"
+    """Which items there are: those with an interaction that stays, or all others of the items' table behind them, too.
+    Without a training interaction an item is recommended where its text has a place for it: a text-only student,
+    `train.place_untrained`."""
     cold_start: ColdStartConfig | None = None
     """Make a share of the test targets cold; None: none. Drawn by `seed`; `cold_items.parquet` says which."""
     execution: PrepareExecution = PrepareExecution()

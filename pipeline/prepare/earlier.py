@@ -57,7 +57,8 @@ class EarlierIds:
                 shown = ", ".join(map(repr, gone.head(_SHOWN).to_list())) + (" …" if len(gone) > _SHOWN else "")
                 raise DataError(f"prepare.extends: {len(gone):,} of {len(earlier):,} earlier {what} have no "
                                 f"interaction left ({shown}); an extension holds the earlier interactions and the "
-                                "new ones: give both in prepare.source, and see that prepare.filter drops none of them")
+                                "new ones: give both in prepare.source, see that prepare.filter drops none of them, "
+                                "and leave prepare.catalogue as it was")
             counts[f"new_{what}"] = len(now) - len(earlier)
         return counts
 

@@ -84,6 +84,21 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
     return EntityTable(full, unknown, repeated, missing)
 
 
+def strangers(ids: pl.Series, table: pl.LazyFrame, raw: RawTables) -> pl.Series:
+    """The items of a table that are none of ``ids``, each once, in the table's order; none where it names none of
+    ``ids``, for then it is of other items.
+
+    Raises:
+        DataError: the table's file is damaged.
+    """
+    with readable(scanned_files(raw.keep)):
+        known = table.select(ITEM_ID).collect(engine="streaming")[ITEM_ID]
+    found = whole_ids(known, "the item table", tell=False).drop_nulls()
+    found = found.filter(found.str.strip_chars() != "").unique(maintain_order=True)
+    strange = ~found.is_in(ids.implode())
+    return (found.clear() if strange.all() else found.filter(strange)).rename(ids.name)
+
+
 def _tell_unknown(unknown: int, total: int, what: str, stranger: str, known: pl.Series) -> None:
     """Say how many ids a table lacks, with an example of both sides; raise where it lacks all."""
     there = known.drop_nulls()

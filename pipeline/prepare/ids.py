@@ -31,7 +31,7 @@ def raw_id(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.cast(pl.String)
 
 
-def whole_ids(ids: pl.Series, what: str) -> pl.Series:
+def whole_ids(ids: pl.Series, what: str, tell: bool = True) -> pl.Series:
     """All ids of one column; ``12.0`` is ``12`` where every id is a whole number.
 
     Where one of them is another text (``007``, ``1.5``, ``A1``) all stay as they are.
@@ -47,8 +47,9 @@ def whole_ids(ids: pl.Series, what: str) -> pl.Series:
     if len(large):
         raise DataError(f"{what}: the id {large[0]} comes from a column of floating-point numbers, which cannot tell "
                         "whole numbers from 2^53 on apart; save the ids as integers or as text")
-    say(f"prepare: note: {what}: every id is a whole number, so {written[0]} is read as "
-        f"{written[0].partition('.')[0]}")
+    if tell:
+        say(f"prepare: note: {what}: every id is a whole number, so {written[0]} is read as "
+            f"{written[0].partition('.')[0]}")
     return ids.to_frame().select(without_point_zero(pl.first())).to_series()
 
 

@@ -51,6 +51,23 @@ class KeptInteractions:
         blocks, _ = blocks.map(numbered, "numbering", users.new, items.new + np.int32(1))
         return cls(blocks, Users(offsets_of(users.counts_M)), users.ids, items.ids, timeless)
 
+    def with_items(self, others: pl.Series, earlier: pl.Series | None = None) -> KeptInteractions:
+        """The same with further items behind all, or, where ``earlier`` names them, among those, in its order.
+
+        Args:
+            others: raw ids of items without a row.
+        """
+        ids = pl.concat([self.item_ids, others])
+        if earlier is None:
+            return replace(self, item_ids=ids)
+        known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
+        place = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")["place"]
+        order = np.argsort(place.fill_null(len(earlier)).to_numpy(), kind="stable")
+        new = np.zeros(len(ids) + 1, np.int32)
+        new[order + 1] = np.arange(1, len(ids) + 1, dtype=np.int32)
+        blocks, _ = self.blocks.map(numbered, "numbering", np.arange(len(self.user_ids), dtype=np.int32), new)
+        return replace(self, item_ids=ids[order], blocks=blocks)
+
     def __len__(self) -> int:
         return int(self.users.offsets[-1])
 

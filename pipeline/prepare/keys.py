@@ -25,6 +25,8 @@ def key(config: PrepareConfig, digests: DigestCache | None = None) -> StageKey:
     values = config.key()
     if values["cold_start"] is None:
         del values["cold_start"]
+    if values["catalogue"] == "interactions":
+        del values["catalogue"]
     extends = values.pop("extends")
     inputs: dict[str, str] = {}
     if extends is not None and is_fingerprint(extends):

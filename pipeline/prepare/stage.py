@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from cluster.faults import STORAGE
 from cluster.storage import Storage
+from configs.errors import DataError
 from pipeline.prepare import cold_start, writing
 from pipeline.prepare.blocks import Place
 from pipeline.prepare.config import PrepareConfig, PrepareExecution
 from pipeline.prepare.definition import COLD_COLUMNS, COLUMNS, STATS_FILE, TEST_FILE, VALIDATION_FILE
 from pipeline.prepare.earlier import EarlierIds
 from pipeline.prepare.encoding import encode
-from pipeline.prepare.entities import EntityTable, describe, item_text, tag_texts, without_text
+from pipeline.prepare.entities import EntityTable, describe, item_text, strangers, tag_texts, without_text
 from pipeline.prepare.filters import apply_filters
 from pipeline.prepare.guards import check_written
 from pipeline.prepare.kept import KeptInteractions
@@ -88,6 +89,7 @@ def _build(config: PrepareConfig, folder: Path, place: Place, storage: Storage) 
     blocks, dropped = apply_filters(encoded.blocks, config.filter, raw)
     kept = KeptInteractions.of(blocks, encoded.user_ids, encoded.item_ids, raw.timeless,
                                earlier.items if earlier else None)
+    kept = _with_the_others(config, kept, raw, earlier)
     extended = {"extends": {"artifact": config.extends, **earlier.check(kept.user_ids, kept.item_ids)}
                 } if earlier else {}
     counts: dict[str, Any] = {"raw_rows": encoded.num_raw, "dropped": encoded.dropped | dropped}
@@ -119,6 +121,30 @@ def _build(config: PrepareConfig, folder: Path, place: Place, storage: Storage) 
         "users_unknown": users.unknown if raw.users is not None else None, "source": config.source.kind, **raw.info,
         **extended}
     return stats, digest_ids(kept.item_ids.to_arrow())
+
+
+def _with_the_others(config: PrepareConfig, kept: KeptInteractions, raw: RawTables, earlier: EarlierIds | None
+                     ) -> KeptInteractions:
+    """Items of the table without an interaction that stays: behind all others, or told to be left out.
+
+    Raises:
+        DataError: there is no such table.
+    """
+    if raw.items is None:
+        if config.catalogue == "table":
+            raise DataError("prepare.catalogue=table: the source has no items' table; name it in prepare.source, or "
+                            "leave the catalogue to the interactions")
+        return kept
+    others = strangers(kept.item_ids, raw.items, raw)
+    if not len(others):
+        return kept
+    if config.catalogue == "table":
+        say(f"prepare: {len(others):,} items of the items' table have no interaction that stays and come last "
+            f"(prepare.catalogue=table), such as {others[0]!r}")
+        return kept.with_items(others, earlier.items if earlier else None)
+    say(f"prepare: note: {len(others):,} items of the items' table have no interaction that stays and are left out, "
+        f"such as {others[0]!r}; prepare.catalogue=table keeps them")
+    return kept
 
 
 def _with_tags(items: EntityTable, raw: RawTables, kept: KeptInteractions, parts: Split) -> EntityTable:

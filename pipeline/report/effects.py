@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluate.slices import FREQUENCY_BINS, HISTORY_BINS, binned, by_category
-from pipeline.prepare.definition import COLD, COLD_FILE, CUT, REMOVED
+from pipeline.prepare.definition import BEFORE, COLD, COLD_FILE, REMOVED
 from pipeline.report.catalogue import Items
 from pipeline.report.ranks import Cases
 from pipeline.report.tables import SLICE_TITLES, Metrics, Table, signed
 from pipeline.store.artifacts import Artifact
-from pipeline.store.columns import ITEM_IDX
+from pipeline.store.columns import COUNT, ITEM_IDX
 
 Groups = dict[str, dict[str, np.ndarray]]
 """Kind → label → bool [N], whom of the test users a slice holds; no slice is empty."""
 COLD_START = "cold_start"
-_LABELS = {REMOVED: "removed from training", CUT: "few left in training"}
 
 
 def groups(prepared: Artifact, cases: Cases, items: Items) -> Groups:
@@ -36,11 +35,20 @@ def groups(prepared: Artifact, cases: Cases, items: Items) -> Groups:
 
 
 def _cold(prepared: Artifact, cases: Cases) -> Iterator[tuple[str, np.ndarray]]:
-    table = prepared.read_table(COLD_FILE, [ITEM_IDX, COLD])
-    items, kinds = table[ITEM_IDX].to_numpy(), table[COLD].to_numpy(zero_copy_only=False)
-    for kind, label in _LABELS.items():
-        yield label, np.isin(cases.targets_N, items[kinds == kind])
-    yield "all others", ~np.isin(cases.targets_N, items)
+    """By what the protocol took from the target. Of an item that is drawn to be cut nothing is taken where it has few
+    already: such targets stand with the others that have as few."""
+    table = prepared.read_table(COLD_FILE, [ITEM_IDX, COLD, BEFORE, COUNT])
+    items, before, left = (table[name].to_numpy() for name in (ITEM_IDX, BEFORE, COUNT))
+    removed = table[COLD].to_numpy(zero_copy_only=False) == REMOVED
+    most = int(left.max(initial=0))
+    taken_N = {label: np.isin(cases.targets_N, items[mask & (left < before)]) for label, mask in (
+        ("removed from training", removed), (f"cut to {most} in training or fewer", ~removed))}
+    yield from taken_N.items()
+    rest_N = ~np.logical_or.reduce(list(taken_N.values()))
+    count_N = cases.target_count_N
+    yield f"as few without being cut (1 to {most})", rest_N & (count_N > 0) & (count_N <= most)
+    yield f"more than {most} in training", rest_N & (count_N > most)
+    yield "never in training", rest_N & (count_N == 0)
 
 
 def tables(metrics: Metrics) -> Iterator[Table]:
@@ -49,8 +57,9 @@ def tables(metrics: Metrics) -> Iterator[Table]:
     for kind, found in metrics["effects"].items():
         note = "Shown beside the claims, not tested."
         if kind == COLD_START:
-            note = ("A model of ids alone cannot rank a removed item; some of those with few left had no more before. "
-                    f"Which items they are stands in {COLD_FILE} of the prepared data. {note}")
+            note = ("A model of ids alone cannot rank a removed item. Users are drawn with all others of the same "
+                    "target, so that intervals are of other items, too; which ones were made cold is one draw "
+                    f"(prepare.seed) and stands in {COLD_FILE} of the prepared data. {note}")
         yield Table(f"Effects, {SLICE_TITLES[kind][0].lower()}{SLICE_TITLES[kind][1:]}",
                     ("slice", "users", "pair", "metric", "difference", level, ""), tuple(map(_row, found)), note)
 

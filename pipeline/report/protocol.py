@@ -14,7 +14,11 @@ _COUNTED = {
     "users": "users", "items": "items", "interactions": "interactions", "mean_length": "mean interactions per user",
     "train_users": "training users", "train_items": "items in training", "train_interactions": "training interactions",
     "validation_users": "validation users", "test_users": "test users",
-    "test_users_with_training_history": "test users with training history",
+    "test_users_in_training": "test users with training history",
+    "test_users_without_history_by_cold_start": "test users left out, their history made cold",
+    "validation_users_without_history_by_cold_start": "validation users left out, their history made cold",
+    "cold_items_removed": "items removed from training", "cold_items_cut": "items drawn to be cut",
+    "validation_cold_targets": "cold validation targets (never in training)",
     "test_cold_targets": "cold test targets (never in training)",
     "test_cold_targets_share": "share of cold test targets",
     "test_repeated_targets_share": "share of test targets already in their history",
@@ -30,7 +34,7 @@ def notice(config: RunConfig) -> str | None:
 
 def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in words, and the counts of `prepare`."""
-    train, evaluate = config.train, config.evaluate
+    train, evaluate, cold = config.train, config.evaluate, config.prepare.cold_start
     switch = (f"; the first {train.distill_epochs} distil in the arms with a teacher (α {train.alpha:g}, "
               f"{train.alpha_schedule}; β {'on' if train.beta else 'off'}; {train.distillation.loss.kind} after block "
               f"{train.distillation.layer}, {train.distillation.pooling.kind} pooling)" if train.distill_epochs else "")
@@ -43,11 +47,13 @@ def protocol(config: RunConfig, stats: Mapping[str, Any]) -> dict[str, Any]:
             "source": config.prepare.source.kind,
             "filter": _words(config.prepare.filter.model_dump(mode="json")),
             "split": _words(config.prepare.split.model_dump(mode="json")),
+            **({"cold start": _words(cold.model_dump(mode="json"))} if cold is not None else {}),
             "ranking": "the whole catalogue, cold items included; the target is never removed",
             "seen items": ("removed from the ranking in the main table, kept in the second" if evaluate.filter_seen else
                            "kept in the main table, removed from the ranking in the second"),
             "ties": f"items of equal score are ordered by a seeded hash (seed {evaluate.tie_seed})",
-            "history at test": "all of the user's interactions before the target",
+            "history at test": "all of the user's interactions before the target" + (
+                ", but for training interactions of items that were made cold" if cold is not None else ""),
             "model": _words(config.model.model_dump(mode="json")),
             "start of the item embeddings": _item_start(config),
             "training": f"{train.epochs} epochs at most, batch {batch}, AdamW, learning rate "

@@ -20,6 +20,9 @@ from pipeline.report.ranks import PROTOCOLS, Cases, Protocol, Ranked
 from pipeline.report.significance import halves, holm, sign_flip_p
 from pipeline.report.statistics import intervals, mean_and_deviation
 
+_CONTENT = "content"
+"""The baseline that knows an item without interactions as well as any."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -115,14 +118,18 @@ class Answers:
 
     def effects(self, protocol: Protocol, groups: Groups, config: ReportConfig) -> dict[str, list[dict[str, Any]]]:
         """Paired differences in every slice: of each arm with a teacher against the plain one, and among cold targets
-        of all pairs, there also in recall."""
+        of all pairs and against the texts alone, there also in recall."""
         arms = list(self.arms)
         pairs, main = compared(arms, self.control_for), f"ndcg@{self.cutoff}"
         values = {arm: self._values(arm, protocol) for arm in arms}
+        if _CONTENT in self.baselines:
+            values[_CONTENT] = {name: each_N[None] for name, each_N in
+                                self.baselines[_CONTENT].per_user(protocol, self.cutoffs).items()}
         found = {}
         for kind, slices in groups.items():
             cold = kind == COLD_START
-            shown = [*pairs, *beside(arms, self.control_for)] if cold else [p for p in pairs if p[1] == "plain"]
+            shown = [*pairs, *beside(arms, self.control_for), *((arm, _CONTENT) for arm in arms if _CONTENT in values)
+                     ] if cold else [p for p in pairs if p[1] == "plain"]
             names = [(*pair, name) for pair in shown for name in ([f"recall@{self.cutoff}", main] if cold else [main])]
             if names:
                 change_SNM = np.stack([values[a][name] - values[b][name] for a, b, name in names], axis=2)
@@ -130,7 +137,8 @@ class Answers:
                     {"label": label, "users": int(mask_N.sum()), "first": first, "second": second, "metric": name,
                      "mean": row.mean, "low": row.low, "high": row.high, "verdict": row.verdict}
                     for label, mask_N in slices.items() for (first, second, name), row in zip(names, intervals(
-                        change_SNM[:, mask_N], config.bootstrap_samples, config.confidence, config.seed), strict=True)]
+                        change_SNM[:, mask_N], config.bootstrap_samples, config.confidence, config.seed,
+                        self.cases.targets_N[mask_N] if cold else None), strict=True)]
         return found
 
     def slices(self, protocol: Protocol, groups: Groups) -> dict[str, list[dict[str, Any]]]:

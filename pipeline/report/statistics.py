@@ -7,7 +7,10 @@ mean are widened by t/z of ν = (S - 1)·(1 + V_users / V_seeds)² degrees of fr
 their variance counts as known). Where nothing differs, intervals of 95 % lie above 0 in about 2.5 % of cases, with two
 seeds in up to 5 %. With one seed only users are drawn, and other seeds may differ by more.
 
-Legend: S seeds, N users, M quantities, R resamples.
+Users may come in clusters that are drawn whole, as those that share a target item where a slice holds drawn items: the
+items of another draw would be others.
+
+Legend: S seeds, N users, M quantities, R resamples, C clusters.
 """
 
 from __future__ import annotations
@@ -37,14 +40,15 @@ class Interval:
     high: float
     share_above_zero: float
     """Share of resamples whose mean difference is above 0."""
-    users: int
+    units: int
+    """Users, or clusters of them, that were drawn."""
     p: float
     """Two-sided, of the mean against its error over users and seeds, Student's t with ν degrees of freedom."""
 
     @property
     def verdict(self) -> str:
         """Where the interval lies: ``above 0``, ``below 0`` or ``includes 0``; ``too few users`` tell nothing."""
-        if self.users < FEWEST_USERS:
+        if self.units < FEWEST_USERS:
             return TOO_FEW
         return "above 0" if self.low > 0 else "below 0" if self.high < 0 else "includes 0"
 
@@ -57,44 +61,48 @@ def mean_and_deviation(values_S: list[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values_S) / (len(values_S) - 1))
 
 
-def resampled_means(values_SNM: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(values_SNM: np.ndarray, resamples: int, seed: int, cluster_N: np.ndarray | None = None
+                    ) -> np.ndarray:
     """Means over resampled users and seeds, fp64 [R, M]; all quantities share each resample.
 
     Args:
         values_SNM: one value per seed, user and quantity.
         resamples: R.
         seed: the same seed, S and N give the same resamples.
+        cluster_N: of each user; None: every user is one.
     """
-    seeds, users, quantities = values_SNM.shape
+    seeds, _, quantities = values_SNM.shape
     rng = np.random.default_rng(seed)
-    values_NM = values_SNM.mean(axis=0).astype(np.float32)
+    sums_CM, sizes_C = _sums(values_SNM, cluster_N)
     error_M = np.sqrt(_seed_variance(values_SNM))
     means = np.empty((resamples, quantities))
-    chunk = max(1, _CHUNK_CELLS // users)
+    chunk = max(1, _CHUNK_CELLS // len(sizes_C))
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         found = means[start : start + rows]
-        found[:] = (_user_counts(rng, rows, users) @ values_NM).astype(np.float64) / users
+        drawn_RC = _counts(rng, rows, len(sizes_C))
+        found[:] = (drawn_RC @ sums_CM).astype(np.float64) / (drawn_RC @ sizes_C)[:, None]
         if seeds > 1:
             found += rng.normal(size=(rows, 1)) * error_M
     return means
 
 
-def intervals(values_SNM: np.ndarray, resamples: int, confidence: float, seed: int) -> list[Interval]:
+def intervals(values_SNM: np.ndarray, resamples: int, confidence: float, seed: int,
+              cluster_N: np.ndarray | None = None) -> list[Interval]:
     """The interval of each quantity's mean over seeds and users: percentiles of :func:`resampled_means`, widened where
-    seeds are few."""
+    seeds are few. ``cluster_N``: of each user, drawn whole; None: every user is one."""
     tail = (1.0 - confidence) / 2.0
     mean_M = values_SNM.mean(axis=(0, 1), dtype=np.float64)
-    means_RM = resampled_means(values_SNM, resamples, seed)
-    seeds, users = values_SNM.shape[:2]
-    error_M, freedom_M = _errors(values_SNM)
-    if seeds > 1:
+    means_RM = resampled_means(values_SNM, resamples, seed, cluster_N)
+    error_M, freedom_M = _errors(values_SNM, cluster_N)
+    if len(values_SNM) > 1:
         means_RM = mean_M + (means_RM - mean_M) * stdtrit(freedom_M, 1 - tail) / ndtri(1 - tail)
     low_M, high_M = np.quantile(means_RM, [tail, 1.0 - tail], axis=0)
     above_M = (means_RM > 0).mean(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # no error: any difference is certain
         p_M = np.where(mean_M == 0, 1.0, 2 * stdtr(freedom_M, -np.abs(mean_M) / error_M))
-    return [Interval(float(mean), float(low), float(high), float(above), users, float(p))
+    units = values_SNM.shape[1] if cluster_N is None else len(np.unique(cluster_N))
+    return [Interval(float(mean), float(low), float(high), float(above), units, float(p))
             for mean, low, high, above, p in zip(mean_M, low_M, high_M, above_M, p_M, strict=True)]
 
 
@@ -105,10 +113,22 @@ def _seed_variance(values_SNM: np.ndarray) -> np.ndarray:
     return means_SM.var(axis=0, ddof=1) / seeds if seeds > 1 else np.zeros(means_SM.shape[1])
 
 
-def _errors(values_SNM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(values_SNM: np.ndarray, cluster_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of what is drawn, sums of the seeds' means, fp32 [C, M], and numbers of users, fp32 [C]."""
+    values_NM = values_SNM.mean(axis=0)
+    if cluster_N is None:
+        return values_NM.astype(np.float32), np.ones(len(values_NM), np.float32)
+    _, place_N, sizes_C = np.unique(cluster_N, return_inverse=True, return_counts=True)
+    sums_CM = np.zeros((len(sizes_C), values_NM.shape[1]))
+    np.add.at(sums_CM, place_N, values_NM)
+    return sums_CM.astype(np.float32), sizes_C.astype(np.float32)
+
+
+def _errors(values_SNM: np.ndarray, cluster_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The standard error of each quantity's mean over users and seeds, and its degrees of freedom, each [M]."""
     seeds, users = values_SNM.shape[:2]
-    of_seeds_M, of_users_M = _seed_variance(values_SNM), values_SNM.mean(axis=0).var(axis=0) / users
+    sums_CM, sizes_C = _sums(values_SNM - values_SNM.mean(axis=(0, 1)), cluster_N)
+    of_seeds_M, of_users_M = _seed_variance(values_SNM), (sums_CM.astype(np.float64) ** 2).sum(axis=0) / users**2
     freedom = [degrees_of_freedom(*parts, seeds) for parts in zip(of_seeds_M, of_users_M, strict=True)]
     return np.sqrt(of_seeds_M + of_users_M), np.minimum(freedom, _MANY)
 
@@ -119,8 +139,8 @@ def degrees_of_freedom(of_seeds: float, of_users: float, seeds: int) -> float:
     return (seeds - 1) / share**2 if share > 1e-6 else math.inf
 
 
-def _user_counts(rng: np.random.Generator, rows: int, users: int) -> np.ndarray:
-    """How often each user is drawn: fp32 [rows, N], each row sums to N."""
-    drawn = rng.integers(0, users, size=(rows, users), dtype=np.int32)
-    drawn += np.arange(rows, dtype=np.int32)[:, None] * users
-    return np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float32)
+def _counts(rng: np.random.Generator, rows: int, units: int) -> np.ndarray:
+    """How often each unit is drawn: fp32 [rows, C], each row sums to C."""
+    drawn = rng.integers(0, units, size=(rows, units), dtype=np.int32)
+    drawn += np.arange(rows, dtype=np.int32)[:, None] * units
+    return np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float32)

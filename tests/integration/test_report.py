@@ -11,7 +11,7 @@ import pytest
 from cluster.storage import Storage
 from pipeline.report.stage import write_report
 from pipeline.store.arrays import cases
-from pipeline.store.columns import RANK, RANK_UNFILTERED, TARGET
+from pipeline.store.columns import COUNT, RANK, RANK_UNFILTERED, TARGET
 from tests.made_report import (
     DISTIL,
     EPOCHS,
@@ -118,24 +118,32 @@ def test_cold_targets_are_told_apart(storage: Storage) -> None:
     inputs = inputs_of(storage, config, cold={3: "removed", 4: "cut", 5: "cut"})
     metrics = write_report(config, storage, inputs)
     targets = cases(inputs.prepared.local("test.arrow")).targets
-    counts = {"removed from training": (targets == 3).sum(), "few left in training": np.isin(targets, [4, 5]).sum()}
-    counts["all others"] = len(targets) - sum(counts.values())
+    known = inputs.prepared.read_table("items.parquet")[COUNT].to_numpy()
+    most = int(known[[3, 4]].max())  # of the items that were drawn to be cut; item 5 had no more before
+    of_target, others = known[targets - 1], ~np.isin(targets, [3, 4])
+    counts = {"removed from training": (targets == 3).sum(),
+              f"cut to {most} in training or fewer": (targets == 4).sum(),
+              f"as few without being cut (1 to {most})": (others & (of_target > 0) & (of_target <= most)).sum(),
+              f"more than {most} in training": (others & (of_target > most)).sum(),
+              "never in training": (others & (of_target == 0)).sum()}
+    counts = {label: count for label, count in counts.items() if count}
+    assert len(counts) >= 4 and sum(counts.values()) == len(targets)
     assert {row["label"]: row["users"] for row in metrics["slices"]["cold_start"]} == counts
     assert {row["label"]: row["users"] for row in metrics["effects"]["cold_start"]} == counts
     cut = next(row for row in metrics["effects"]["cold_start"]
-               if (row["label"], row["metric"]) == ("few left in training", "ndcg@10"))
+               if (row["label"], row["metric"]) == (f"cut to {most} in training or fewer", "ndcg@10"))
     means = {}
     for arm in config.arms:
         gains = []
         for seed in (0, 1):
             table = inputs.evaluated[arm, seed].read_table("ranks.parquet")
-            rank = table[RANK].to_numpy()[np.isin(table[TARGET].to_numpy(), [4, 5])]
+            rank = table[RANK].to_numpy()[table[TARGET].to_numpy() == 4]
             gains.append(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean())
         means[arm] = np.mean(gains)
     assert cut["mean"] == pytest.approx(means["distilled"] - means["plain"])
     assert cut["low"] <= cut["mean"] <= cut["high"]
     tables = markdown_tables(Path(storage.path("runs/made-by-hand/report.md")).read_text())
-    assert len(tables["Effects, by what training kept of the target"]) == 1 + 3 * 2
+    assert len(tables["Effects, by what training kept of the target"]) == 1 + len(counts) * 2
     assert tables["By what training kept of the target: ndcg@10, seen items removed"][1][0] == "removed from training"
 
 

@@ -175,6 +175,16 @@ def test_a_model_that_one_arm_alone_starts_from_is_refused(tmp_path: Path) -> No
     assert derive(everywhere).config.for_arm("shuffled").train.init_from == "0123456789abcdef"
 
 
+def test_data_made_cold_do_not_go_with_a_model_that_knows_them(tmp_path: Path) -> None:
+    cold = "prepare.cold_start={share: 0.4}"
+    with pytest.raises(ConfigError, match=r"with train.init_from \(in plain, distilled\): the earlier model"):
+        config(tmp_path, cold, "train.init_from=0123456789abcdef")
+    said = list(caveats(config(tmp_path, cold, "arms=[plain, text]", """recipes={
+      text: {train: {item_init: {kind: text}, place_untrained: true}}}""")))
+    assert [sentence.split(" (")[0] for sentence in said] == [
+        "Test targets were made cold", "text: items without a training interaction are placed at export"]
+
+
 @pytest.mark.parametrize(("recipes", "words"), [
     ("{a: {control_for: a}}", "recipes.a.control_for: got 'a'; legal: an arm that is not plain, no control and not a"),
     ("{a: {control_for: plain}}", "got 'plain'"), ("{a: {control_for: shuffled}}", "got 'shuffled'"),

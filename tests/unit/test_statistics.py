@@ -134,3 +134,22 @@ def test_p_is_that_of_a_t_test_where_seeds_or_users_alone_matter() -> None:
     seeds_S = np.array([0.1, 0.4, 0.2, 0.3])
     (found,) = intervals(np.tile(seeds_S[:, None, None], (1, 50, 1)), 100, 0.95, 0)
     assert found.p == pytest.approx(stats.ttest_1samp(seeds_S, 0).pvalue)
+
+
+def test_users_of_a_cluster_are_drawn_whole() -> None:
+    """Users that agree within their cluster are worth one each; clusters of one user are users."""
+    rng = np.random.default_rng(7)
+    of_cluster = rng.normal(0.1, 1, 60)
+    cluster_N = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    values = of_cluster[cluster_N][None, :, None]
+    (alone,), (whole,) = (intervals(values, 4000, 0.95, 0, clusters) for clusters in (None, cluster_N))
+    assert whole.units == 60 and whole.mean == pytest.approx(alone.mean)
+    sizes = np.bincount(cluster_N)
+    error = np.sqrt((((of_cluster - whole.mean) * sizes) ** 2).sum()) / sizes.sum()
+    assert whole.high - whole.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert whole.high - whole.low > 1.5 * (alone.high - alone.low)
+    assert whole.p == pytest.approx(2 * stats.norm.sf(abs(whole.mean) / error))
+    single = intervals(values, 500, 0.95, 0, np.arange(len(cluster_N))[::-1])[0]
+    assert (single.units, single.p) == (alone.units, pytest.approx(alone.p))
+    few = intervals(values, 100, 0.95, 0, cluster_N % 9)[0]
+    assert few.verdict == "too few users"

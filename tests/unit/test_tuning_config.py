@@ -46,6 +46,13 @@ def test_that_settings_of_plain_were_searched_for_another_arm_is_told() -> None:
                             "train.optimizer.weight_decay, model.dropout, model.num_heads. Before")
 
 
+def test_what_validation_does_not_see_is_not_searched() -> None:
+    path = resolve_path("tune/beauty-text-start.yaml")
+    space = "space={train.place_untrained: {kind: choice, values: [true, false]}}"
+    with pytest.raises(ConfigError, match="place_untrained moves items at export, after the validation that trials"):
+        base_run(with_overrides(path, [space]), path)
+
+
 def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
     path = resolve_path("tune/beauty-text-start.yaml")
     config = with_overrides(path, ["name=mine", "storage.uri=elsewhere", "search.trials=3", "train.epochs=5"])
