@@ -51,9 +51,16 @@ class ColdItems:
 
 
 def choose(config: ColdStartConfig, kept: KeptInteractions, parts: Split, seed: int) -> ColdItems:
-    """Draw the items and how much each keeps; a function of the seed and the item indices alone."""
+    """Draw the items and how much each keeps; a function of the seed and the item indices alone.
+
+    Raises:
+        DataError: the share is of too few targets to hold one.
+    """
     targets = np.unique(kept.items_of(parts.test.targets)).astype(np.int64)
     items_C = draw(targets, round(config.share * len(targets)), seed, "cold items")
+    if not len(items_C):
+        raise DataError(f"prepare.cold_start.share={config.share:g} of {len(targets)} items that are test targets is "
+                        "none; raise it, or use more data")
     removed = draw(items_C, round(config.removed * len(items_C)), seed, "removed items")
     removed_C = np.isin(items_C, removed)
     counts = kept.trained_items(parts)

@@ -105,6 +105,10 @@ def _build(config: PrepareConfig, folder: Path, place: Place, storage: Storage) 
         kept, parts = cold_start.without(kept, parts, stay_N)
         tied_N = None if tied_N is None else tied_N[stay_N]
         counts["dropped"] |= {"cold_start": int((~stay_N).sum())}
+        cut = ~cold.removed_C & (cold.left_C < cold.before_C)
+        say(f"prepare: cold start: {int(cold.removed_C.sum()):,} items removed from training, {int(cut.sum()):,} cut, "
+            f"{int((~cold.removed_C & ~cut).sum()):,} that were to be cut have as few already; "
+            f"{counts['dropped']['cold_start']:,} interactions less")
         counts |= {"cold_items_removed": int(cold.removed_C.sum()), "cold_items_cut": int((~cold.removed_C).sum())}
     items = _with_tags(item_text(kept.item_ids, raw), raw, kept, parts)
     users = describe(kept.user_ids, raw.users, c.USER_ID, raw)

@@ -17,7 +17,8 @@ def caveats(config: RunConfig) -> Iterator[str]:
     placed = [arm for arm in config.arms if config.for_arm(arm).train.place_untrained]
     if placed:
         yield (f"{', '.join(placed)}: items without a training interaction are placed at export "
-               "(train.place_untrained); validation, which chose the epoch, has not seen them there.")
+               "(train.place_untrained); validation, which chose the epoch, has not seen them there; the model's card "
+               "has its figure with them.")
     for found in shared(config):
         yield (f"Seeds {found.seeds[0]} and {found.seeds[1]} of {found.arm} both learn from {found.member} with seed "
                f"{found.seed}: they agree more than chance does, so intervals over its seeds are too narrow (members' "

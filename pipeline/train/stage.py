@@ -19,6 +19,7 @@ from models.item_init import place_untrained
 from models.matmul import HAS_BF16
 from models.students import build_encoder
 from pipeline.reduce.definition import TARGETS
+from pipeline.store.arrays import cases
 from pipeline.store.arrow import numbers, open_arrow
 from pipeline.store.artifacts import Artifact, ArtifactDir
 from pipeline.store.columns import ITEM_ID, ITEM_IDX
@@ -44,6 +45,7 @@ from pipeline.train.reading import PREFIX, READER, reader_of, save_reader
 from pipeline.train.session import LocalSession
 from pipeline.train.spec import TrainSpec
 from pipeline.train.targets import TargetShape
+from pipeline.train.validation import Validator
 from pipeline.work.progress import complain, say, took
 from pipeline.work.threads import torch_threads
 
@@ -121,18 +123,20 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
             "train.optimizer.table=rowwise only those that it reads, to the same weights up to rounding")
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
-    placed = 0
+    placed, validation = 0, last.progress.best_metrics
     if config.place_untrained and given.texts is not None:
         placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0)
+    if placed and num_validation and config.profile_input is None:
+        validation = _validate_placed(spec, last, placed, prepared)
     if spec.config.profile_input is not None:
         _export_reader(spec, last, out)
-    _export(spec, last, items[ITEM_ID], out)
+    _export(spec, last, items[ITEM_ID], validation, out)
     for name in (WORK, CHECKPOINTS, RAY, LATEST_EPOCH):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": num_validation}
     return out.commit(counts, info=_info(spec, last.progress, shape, given.start) | {
-        "placed_items": placed, "users_per_batch": users})
+        "placed_items": placed, "placed_validation": validation if placed else None, "users_per_batch": users})
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
@@ -223,6 +227,22 @@ def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray) -
     return placed
 
 
+def _validate_placed(spec: TrainSpec, last: Outcome, placed: int, prepared: Artifact) -> dict[str, float]:
+    """Validation once more, of the parameters that are exported: placed items stand before others now."""
+    encoder = build_encoder(spec.model, spec.num_items, spec.seed)
+    encoder.load_state_dict(last.best)
+    encoder.eval()
+    device = torch.device("cuda" if spec.config.execution.use_gpu and torch.cuda.is_available() else "cpu")
+    with torch_threads(spec.config.execution.threads_per_worker):
+        found = Validator(cases(prepared.local("validation.arrow")), spec.config, spec.seed, 0, 1)(
+            encoder.to(device), device)
+    metric, before = spec.config.validation_metric, last.progress.best_metrics
+    assert before is not None, "there are validation users"
+    say(f"train: {placed:,} items without a training interaction placed by their texts: {metric} on validation "
+        f"{before[metric]:.4f} → {found[metric]:.4f}")
+    return found
+
+
 def _export_reader(spec: TrainSpec, last: Outcome, out: ArtifactDir) -> None:
     """Keep what the recommender reads of profiles beside its model, which does without."""
     assert spec.config.profile_input is not None
@@ -231,11 +251,12 @@ def _export_reader(spec: TrainSpec, last: Outcome, out: ArtifactDir) -> None:
         save_reader(folder / READER, reader, last.best.pop(f"{PREFIX}map_DP"))
 
 
-def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, out: ArtifactDir) -> None:
+def _export(spec: TrainSpec, last: Outcome, item_ids: pa.ChunkedArray, validation: dict[str, float] | None,
+            out: ArtifactDir) -> None:
     with out.storage.upload_folder(out.relative("model")) as folder:
         save_model(folder, last.best, spec.model, item_ids, {
             "fingerprint": spec.fingerprint, "arm": spec.arm, "seed": spec.seed,
-            "best_epoch": last.progress.best_epoch, "validation": last.progress.best_metrics})
+            "best_epoch": last.progress.best_epoch, "validation": validation})
     if not out.storage.is_local:  # there the log has been written in place
         out.storage.delete(out.relative(TENSORBOARD))  # of a call that was killed here: each has a name of its own
         with out.storage.upload_folder(out.folder) as folder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,10 @@ def test_untrained_items_are_placed_at_export_and_all_else_is_as_trained(storage
         found[place] = train(config, SASREC, "plain", 0, data, None, artifacts.begin(storage, stage_key),
                              item_vectors=texts)
     assert [found[place].manifest.info["placed_items"] for place in (False, True)] == [0, 9]
+    model = json.loads(Path(found[True].local("model/model.json")).read_text())
+    info = found[True].manifest.info
+    assert model["validation"] == info["placed_validation"] != info["validation"]
+    assert info["validation"] == found[False].manifest.info["validation"]
     before, after = (weights(found[place]) for place in (False, True))
     moved = (before["item_embedding.weight"] != after["item_embedding.weight"]).any(1)
     assert moved.nonzero()[:, 0].tolist() == [*range(31, 40)]

@@ -103,6 +103,12 @@ def test_cases_keep_their_targets_and_lose_only_what_training_lost() -> None:
     assert (found.users.lengths > 0).all() and len(found.users) == len(found.user_ids)
 
 
+def test_a_share_that_holds_no_item_is_refused() -> None:
+    kept, parts = data()
+    with pytest.raises(DataError, match=r"cold_start.share=0.001 of \d+ items that are test targets is none"):
+        choose(ColdStartConfig(share=0.001), kept, parts, 0)
+
+
 def test_too_much_is_refused_in_words() -> None:
     kept, parts = data(6)
     with pytest.raises(DataError, match="a smaller prepare.cold_start.share"):
