@@ -32,9 +32,10 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
 members replace the ensemble.
 text-start: item embeddings that start from the items' texts. text-only: every item a trained linear map of its text's
 vector. matched: one student that takes over what these two and the plain arm know together. matched-plain: the same of
-three plain seeds, without texts; the two further ones are far from the student's, so that no two seeds of a run share a
-member and agree more than chance does. Beside `matched` it is that arm's control. Only text-start starts from an
-earlier model of the run's own: text-only has no table to load, the others start from a member, which does."""
+three plain seeds, without texts; the two further ones are far from the student's, so that no two seeds of a run, less
+than 1000 apart, share a member and agree more than chance does. Beside `matched` it is that arm's control. Only
+text-start starts from an earlier model of the run's own: text-only has no table to load, the others start from a
+member, which does."""
 
 
 class Recipe(Config):
@@ -60,7 +61,9 @@ def with_shipped(arms: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = merge(SHIPPED[name], given)
             if _members(given):  # `start` is a place among the members
                 found[name]["train"]["ensemble"] = given["train"]["ensemble"]
-            if name == "matched-plain" and {name, "matched"} <= {*arms}:
+            teacher = own.get("matched", {})
+            if name == "matched-plain" and {name, "matched"} <= {*arms} and not (
+                    isinstance(teacher, Mapping) and teacher.get("control_for")):
                 found[name].setdefault("control_for", "matched")
         asked.extend(member for member in _members(found.get(name)) if member not in asked)
     return found

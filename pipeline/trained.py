@@ -50,8 +50,14 @@ def choose(config: RunConfig, trained: Mapping[str, Artifact], arm: str | None, 
         raise ConfigError(f"run {config.name!r}: {' and '.join(there)} are validated on other users or other lists "
                           f"({', '.join(SAME_CASES)}), so which is best is not known; name one: arm=…")
     metric = config.train.validation_metric
-    best = max(there, key=lambda label: (trained[label].manifest.info.get("validation") or {}).get(metric, 0.0))
+    best = max(there, key=lambda label: _validation(trained[label]).get(metric, 0.0))
     return Trained(best, trained[best])
+
+
+def _validation(trained: Artifact) -> dict[str, float]:
+    """Of the parameters that are exported."""
+    info = trained.manifest.info
+    return info.get("placed_validation") or info.get("validation") or {}
 
 
 def _candidates(config: RunConfig) -> list[str]:

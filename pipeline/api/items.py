@@ -155,7 +155,8 @@ class Items:
         for name, days, times_V in (("new_days", chosen.new_days, self.first_V),
                                     ("active_days", chosen.active_days, self.last_V)):
             if days is not None:
-                kept_V &= self._within(name, days, times_V)
+                unheard_V = (self.last_V == NEVER) & (self.counts_V == 0) & (name == "new_days")
+                kept_V &= self._within(name, days, times_V) | unheard_V
         denied, more = self._indices(chosen.deny)
         kept_V[denied - 1] = False
         return np.flatnonzero(kept_V) + 1, unknown + more

@@ -59,7 +59,7 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
     if table is None:
         return EntityTable(wanted.select(_INDEX), len(ids), 0, {})
     with readable(scanned_files(raw.keep)):
-        known = table.select(id_column).collect(engine="streaming")[id_column]
+        known = _ids_of(table, id_column, raw)
         if whole_ids(known, f"the {what} table") is not known:
             table = table.with_columns(without_point_zero(pl.col(id_column)))
         rows = table.with_row_index(_ORDER).join(wanted.lazy(), on=id_column).drop(id_column).collect(
@@ -84,6 +84,13 @@ def describe(ids: pl.Series, table: pl.LazyFrame | None, id_column: str, raw: Ra
     return EntityTable(full, unknown, repeated, missing)
 
 
+def _ids_of(table: pl.LazyFrame, column: str, raw: RawTables) -> pl.Series:
+    """A table's ids as they are written, null where one is a word for a missing value."""
+    ids = table.select(column).collect(engine="streaming")[column]
+    missing = ids.is_in(list(raw.missing_words)) if raw.missing_words else None
+    return ids if missing is None or not missing.any() else ids.set(missing, None)
+
+
 def strangers(ids: pl.Series, table: pl.LazyFrame, raw: RawTables) -> pl.Series:
     """The items of a table that are none of ``ids``, each once, in the table's order; none where it names none of
     ``ids``, for then it is of other items.
@@ -92,7 +99,7 @@ def strangers(ids: pl.Series, table: pl.LazyFrame, raw: RawTables) -> pl.Series:
         DataError: the table's file is damaged.
     """
     with readable(scanned_files(raw.keep)):
-        known = table.select(ITEM_ID).collect(engine="streaming")[ITEM_ID]
+        known = _ids_of(table, ITEM_ID, raw)
     found = whole_ids(known, "the item table", tell=False).drop_nulls()
     found = found.filter(found.str.strip_chars() != "").unique(maintain_order=True)
     strange = ~found.is_in(ids.implode())

@@ -52,7 +52,7 @@ def derive(config: RunConfig) -> Proof:
         raise ConfigError(f"arms: got {', '.join(config.arms)}; a proof needs an arm with a teacher: `distilled`, or "
                           "one of `recipes` that is no control")
     for arm in config.trained_arms():
-        if config.for_arm(arm).train.init_from != config.train.init_from:
+        if config.for_arm(arm).train.init_from not in (None, config.train.init_from):
             raise ConfigError(f"recipes.{arm}.train.init_from: what that model has read would reach every control of "
                               "an arm that starts from it; a proof needs all arms to start alike: leave it out, or set "
                               "train.init_from for all")
@@ -68,7 +68,8 @@ def derive(config: RunConfig) -> Proof:
         raise ConfigError(
             f"{each.arm}: its seeds {each.seeds[0]} and {each.seeds[1]} both learn from {each.member} with seed "
             f"{each.seed}, so they agree more than chance does and intervals would be too narrow; give the members of "
-            "its ensemble seeds further apart than the run's are (seed: 1000)")
+            f"its ensemble seeds that are {max(seeds) - min(seeds) + 1} apart or more, or the run seeds that are "
+            "closer")
     return proof
 
 

@@ -16,13 +16,12 @@ def caveats(config: RunConfig) -> Iterator[str]:
                "there are. What is served is trained without that setting.")
     placed = [arm for arm in config.arms if config.for_arm(arm).train.place_untrained]
     if placed:
-        yield (f"{', '.join(placed)}: items without a training interaction are placed at export "
-               "(train.place_untrained); validation, which chose the epoch, has not seen them there; the model's card "
-               "has its figure with them.")
+        yield (f"{', '.join(placed)}: items without a training interaction, where there are any, are placed at export "
+               "(train.place_untrained); validation, which chose the epoch, has not seen them there.")
     for found in shared(config):
         yield (f"Seeds {found.seeds[0]} and {found.seeds[1]} of {found.arm} both learn from {found.member} with seed "
                f"{found.seed}: they agree more than chance does, so intervals over its seeds are too narrow (members' "
-               "seeds further apart than the run's mend that: seed: 1000).")
+               f"seeds {max(config.seeds) - min(config.seeds) + 1} apart or more mend that).")
     for arm in config.arms:
         teacher = config.control_for(arm)
         if teacher is not None and teacher not in config.arms:

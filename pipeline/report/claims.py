@@ -86,10 +86,9 @@ def controls_above_plain(metrics: Metrics) -> str | None:
     """Controls whose interval against plain is above 0: what they have is cheaper than a teacher. None: there are none.
     """
     teachers = {row["first"] for row in metrics["claims"]["rows"]} if metrics["claims"] else set()
-    found = [f"{row['first']} {100 * row['relative']:+.1f} % [{signed(row['low'])}, {signed(row['high'])}]"
-             for row in metrics["differences"]
+    found = [f"{row['first']} {_gain(row)}" for row in metrics["differences"]
              if row["second"] == "plain" and row["first"] not in teachers and row["verdict"] == "above 0"
-             and (row["protocol"], row["metric"]) == (metrics["main_protocol"], metrics["primary"]) and row["relative"]]
+             and (row["protocol"], row["metric"]) == (metrics["main_protocol"], metrics["primary"])]
     return f"Controls above plain, listed and not tested: {', '.join(found)}." if found else None
 
 

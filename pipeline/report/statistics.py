@@ -8,7 +8,7 @@ their variance counts as known). Where nothing differs, intervals of 95 % lie ab
 seeds in up to 5 %. With one seed only users are drawn, and other seeds may differ by more.
 
 Users may come in clusters that are drawn whole, as those that share a target item where a slice holds drawn items: the
-items of another draw would be others.
+items of another draw would be others. As C of them may be few, their variance is told by C - 1, and ν counts it, too.
 
 Legend: S seeds, N users, M quantities, R resamples, C clusters.
 """
@@ -28,7 +28,7 @@ _MANY: Final = 1e9
 """Degrees of freedom that make t a normal."""
 FEWEST_USERS: Final = 10
 """Of fewer users no interval says where the mean lies: those of one or two may have no width at all."""
-TOO_FEW: Final = "too few users"
+TOO_FEW: Final = "too few to tell"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """Where the interval lies: ``above 0``, ``below 0`` or ``includes 0``; ``too few users`` tell nothing."""
+        """Where the interval lies: ``above 0``, ``below 0`` or ``includes 0``; ``too few to tell``."""
         if self.units < FEWEST_USERS:
             return TOO_FEW
         return "above 0" if self.low > 0 else "below 0" if self.high < 0 else "includes 0"
@@ -95,13 +95,14 @@ def intervals(values_SNM: np.ndarray, resamples: int, confidence: float, seed: i
     mean_M = values_SNM.mean(axis=(0, 1), dtype=np.float64)
     means_RM = resampled_means(values_SNM, resamples, seed, cluster_N)
     error_M, freedom_M = _errors(values_SNM, cluster_N)
-    if len(values_SNM) > 1:
-        means_RM = mean_M + (means_RM - mean_M) * stdtrit(freedom_M, 1 - tail) / ndtri(1 - tail)
+    units = values_SNM.shape[1] if cluster_N is None else len(np.unique(cluster_N))
+    if len(values_SNM) > 1 or cluster_N is not None:
+        own = 1.0 if cluster_N is None else math.sqrt(units / max(units - 1, 1))
+        means_RM = mean_M + (means_RM - mean_M) * own * stdtrit(freedom_M, 1 - tail) / ndtri(1 - tail)
     low_M, high_M = np.quantile(means_RM, [tail, 1.0 - tail], axis=0)
     above_M = (means_RM > 0).mean(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # no error: any difference is certain
         p_M = np.where(mean_M == 0, 1.0, 2 * stdtr(freedom_M, -np.abs(mean_M) / error_M))
-    units = values_SNM.shape[1] if cluster_N is None else len(np.unique(cluster_N))
     return [Interval(float(mean), float(low), float(high), float(above), units, float(p))
             for mean, low, high, above, p in zip(mean_M, low_M, high_M, above_M, p_M, strict=True)]
 
@@ -129,14 +130,21 @@ def _errors(values_SNM: np.ndarray, cluster_N: np.ndarray | None) -> tuple[np.nd
     seeds, users = values_SNM.shape[:2]
     sums_CM, sizes_C = _sums(values_SNM - values_SNM.mean(axis=(0, 1)), cluster_N)
     of_seeds_M, of_users_M = _seed_variance(values_SNM), (sums_CM.astype(np.float64) ** 2).sum(axis=0) / users**2
-    freedom = [degrees_of_freedom(*parts, seeds) for parts in zip(of_seeds_M, of_users_M, strict=True)]
+    units = math.inf
+    if cluster_N is not None:
+        units = max(len(sizes_C), 2)
+        of_users_M *= units / (units - 1)
+    freedom = [degrees_of_freedom(*parts, seeds, units) for parts in zip(of_seeds_M, of_users_M, strict=True)]
     return np.sqrt(of_seeds_M + of_users_M), np.minimum(freedom, _MANY)
 
 
-def degrees_of_freedom(of_seeds: float, of_users: float, seeds: int) -> float:
-    """Of the sum of two variances, the first of which some seeds tell (Satterthwaite, 1946); inf: it is nothing."""
-    share = of_seeds / (of_seeds + of_users) if of_seeds > 0 else 0.0
-    return (seeds - 1) / share**2 if share > 1e-6 else math.inf
+def degrees_of_freedom(of_seeds: float, of_users: float, seeds: int, units: float = math.inf) -> float:
+    """Of the sum of two variances, which some seeds and some units tell (Satterthwaite, 1946); units: so many users or
+    clusters, of users enough that their variance counts as known; inf: both are known."""
+    total = of_seeds + of_users
+    share = of_seeds / total if of_seeds > 0 else 0.0
+    unknown = (share**2 / (seeds - 1) if share > 1e-6 else 0.0) + (1 - share) ** 2 / (units - 1)
+    return 1 / unknown if unknown > 0 else math.inf
 
 
 def _counts(rng: np.random.Generator, rows: int, units: int) -> np.ndarray:

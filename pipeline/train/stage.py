@@ -123,20 +123,20 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
             "train.optimizer.table=rowwise only those that it reads, to the same weights up to rounding")
     last = _run(spec, out, on_epoch)
     say(_summary(spec, last.progress))
-    placed, validation = 0, last.progress.best_metrics
+    placed, placed_validation = 0, None
     if config.place_untrained and given.texts is not None:
         placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0)
     if placed and num_validation and config.profile_input is None:
-        validation = _validate_placed(spec, last, placed, prepared)
+        placed_validation = _validate_placed(spec, last, placed, prepared)
     if spec.config.profile_input is not None:
         _export_reader(spec, last, out)
-    _export(spec, last, items[ITEM_ID], validation, out)
+    _export(spec, last, items[ITEM_ID], placed_validation or last.progress.best_metrics, out)
     for name in (WORK, CHECKPOINTS, RAY, LATEST_EPOCH):
         out.storage.delete(out.relative(name))
     counts = {"num_in": len(rows.sequences), "num_out": len(rows), "num_rejected": rows.num_skipped,
               "num_profiled": shape.num_profiled, "num_validation": num_validation}
     return out.commit(counts, info=_info(spec, last.progress, shape, given.start) | {
-        "placed_items": placed, "placed_validation": validation if placed else None, "users_per_batch": users})
+        "placed_items": placed, "placed_validation": placed_validation, "users_per_batch": users})
 
 
 def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None

@@ -111,7 +111,8 @@ def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level:
     freedom = degrees_of_freedom(of_seeds, of_users, len(rows))
     error, mean = math.sqrt(of_seeds + of_users), float(means_S.mean())
     reach = float(stats.t.ppf(1 - level / 2, freedom)) * error
-    base = float(np.mean([row["mean"] / row["relative"] for row in rows]))
+    bases = [row["mean"] / row["relative"] for row in rows if row["relative"]]
+    base = float(np.mean(bases)) if bases else math.nan
     return {"first": pair[0], "second": pair[1], "seeds": [row["seed"] for row in rows], "means": means_S.tolist(),
             "members_in_common": alike, "mean": mean, "relative": mean / base, "low": mean - reach,
             "high": mean + reach, "degrees_of_freedom": freedom, "p": float(2 * stats.t.sf(abs(mean) / error, freedom))}

@@ -84,12 +84,12 @@ def test_the_opening_tells_what_the_advice_rests_on_and_which_controls_gain(
     first, second = opening(metrics)  # the shuffled control gains nothing
     assert first == advice(metrics)
     assert second.startswith("How sure: 2 comparisons fixed by the configuration, ") and "3 seeds; plain" in second
-    gain = {"first": "longer", "second": "plain", "protocol": "seen_removed", "metric": "ndcg@10", "low": 0.001,
-            "high": 0.003, "relative": 0.05, "verdict": "above 0"}
+    gain = {"first": "longer", "second": "plain", "protocol": "seen_removed", "metric": "ndcg@10", "mean": 0.002,
+            "low": 0.001, "high": 0.003, "relative": 0.05, "verdict": "above 0"}
     others = [gain | {"metric": "recall@10"}, gain | {"first": "distilled"}, gain | {"verdict": "includes 0"},
               gain | {"second": "distilled"}, gain | {"protocol": "all_items"}]
     assert opening({**metrics, "differences": [gain, *others]})[2] == (
-        "Controls above plain, listed and not tested: longer +5.0 % [+0.0010, +0.0030].")
+        "Controls above plain, listed and not tested: longer +5.0 % over plain [+0.0010, +0.0030].")
     chance = {**metrics["claims"]["chance"], "testable": True, "shown": True}
     doubtful = opening({**metrics, "claims": {**metrics["claims"], "chance": chance}})[1]
     assert "trust no gain of this size" in doubtful

@@ -110,6 +110,13 @@ def test_a_filter_leaves_the_order_and_takes_out_the_rest(served: Recommender, n
         assert served.recommend([["item-3", "item-5"]], k=40, filter=chosen).ids[0] == list(filter(kept, everything))
 
 
+def test_an_item_that_nobody_has_had_is_new_and_not_active() -> None:
+    times_V = np.array([0, 86_400 * 40, NEVER])
+    items = Items(["a", "b", "c"], [None] * 3, [None] * 3, np.array([1, 1, 0]), times_V, times_V)
+    assert items.among(Filter(new_days=30))[0].tolist() == [2, 3]
+    assert items.among(Filter(active_days=30))[0].tolist() == [2]
+
+
 @pytest.mark.parametrize(("name", "column"), [("new_days", "first"), ("active_days", "last")])
 def test_days_are_counted_back_from_the_newest_interaction(trained: Artifact, served: Recommender, name: str,
                                                            column: str) -> None:

@@ -20,11 +20,12 @@ from tests.sequences import generate
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """60 users over 12 items, ids of floats; a table that also names two new items, one twice, and no id once."""
+    """60 users over 12 items, ids of floats; a table that also names two new items, one twice, and twice no id."""
     rows = [f"u{u},{item},{time}" for u, walk in enumerate(generate(60, 12, seed=1)) for time, item in enumerate(walk)]
     (tmp_path / "interactions.csv").write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
     named = [*range(1, 13), 99, 98, 99]
-    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{i}.0,Title {i}\n" for i in named) + ",nothing\n")
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"{i}.0,Title {i}\n" for i in named)
+                                        + ",nothing\nnan,none\n")
     return tmp_path
 
 

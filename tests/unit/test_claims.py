@@ -83,6 +83,17 @@ def test_the_correction_is_of_other_seeds_too() -> None:
     assert alone["shown"] and not among["shown"] and among["p_holm"] == pytest.approx(8 * among["p"])
 
 
+def test_plain_against_plain_finds_a_gross_error_and_nothing_else() -> None:
+    """Four seeds: halves that differ by what no seed explains, halves that do not; two seeds are no test."""
+    values = gaining([0.0] * 4)
+    noise = np.random.default_rng(1).normal(scale=0.01, size=(4, USERS))
+    for shift, seeds, expected in ((0.0, 4, (True, False)), (0.1, 4, (True, True)), (0.1, 2, (False, False))):
+        plain = noise + 0.5 + shift * np.array([1, 1, 0, 0])[:, None]
+        chance = claimed({name: each[4 - seeds :] if seeds == 4 else each[1:3] for name, each in (
+            ("plain", plain), ("matched", values["matched"]))})["chance"]
+        assert (chance["testable"], chance["shown"]) == expected
+
+
 def test_a_base_of_0_has_no_relative_size() -> None:
     found = claimed({"plain": np.zeros((1, USERS)), "matched": np.random.default_rng(0).uniform(size=(1, USERS))})
     table = claims({"claims": found, "main_protocol": "seen_removed"})

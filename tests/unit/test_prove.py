@@ -162,6 +162,10 @@ def test_seeds_that_share_a_member_prove_nothing(tmp_path: Path) -> None:
     shipped = config(tmp_path, "arms=[plain, matched, matched-plain]", "seeds=[0, 1, 2, 3, 4]")
     assert not list(caveats(shipped)) and shipped.control_for("matched-plain") == "matched"
     assert config(tmp_path, "arms=[plain, matched-plain]").control_for("matched-plain") is None
+    own = "recipes={big: {}, matched: {control_for: big}}"
+    assert config(tmp_path, own, "arms=[plain, big, matched, matched-plain]").control_for("matched-plain") is None
+    with pytest.raises(ConfigError, match="seeds that are 1001 apart or more, or the run seeds that are closer"):
+        derive(config(tmp_path, "arms=[plain, matched-plain]", "seeds=[0, 1000]", "prove.seeds=2"))
     skipped = derive(config(tmp_path, """recipes={both: {train: {distill_epochs: 0, ensemble: {
       members: [{arm: plain}, {arm: plain, seed: 7}, {arm: text-start}]}}}}""", "arms=[plain, both]")).config
     assert members(skipped, "both-ids")[2] == ("plain", 15, 1.0)  # 5 and 10 are less than five seeds from 7 or 0
@@ -173,6 +177,8 @@ def test_a_model_that_one_arm_alone_starts_from_is_refused(tmp_path: Path) -> No
         derive(config(tmp_path, recipes, "arms=[plain, warm]"))
     everywhere = config(tmp_path, "train.init_from=0123456789abcdef")
     assert derive(everywhere).config.for_arm("shuffled").train.init_from == "0123456789abcdef"
+    shipped = config(tmp_path, "train.init_from=0123456789abcdef", "arms=[plain, matched]")
+    assert "matched-ids" in derive(shipped).config.arms  # their recipes start anew, from members or without a table
 
 
 def test_data_made_cold_do_not_go_with_a_model_that_knows_them(tmp_path: Path) -> None:
@@ -182,7 +188,8 @@ def test_data_made_cold_do_not_go_with_a_model_that_knows_them(tmp_path: Path) -
     said = list(caveats(config(tmp_path, cold, "arms=[plain, text]", """recipes={
       text: {train: {item_init: {kind: text}, place_untrained: true}}}""")))
     assert [sentence.split(" (")[0] for sentence in said] == [
-        "Test targets were made cold", "text: items without a training interaction are placed at export"]
+        "Test targets were made cold",
+        "text: items without a training interaction, where there are any, are placed at export"]
 
 
 @pytest.mark.parametrize(("recipes", "words"), [
