@@ -74,18 +74,20 @@ def start_items(encoder: SequenceEncoder, vectors_VD: Tensor, known_V: Tensor, t
         return int(fresh_V.sum())
 
 
-def place_untrained(table_VD: Tensor, vectors_VE: Tensor, known_V: Tensor, trained_V: Tensor) -> tuple[Tensor, int]:
+def place_untrained(table_VD: Tensor, vectors_VE: Tensor, known_V: Tensor, trained_V: Tensor, scale: float = 1.0
+                    ) -> tuple[Tensor, int]:
     """The table with every untrained item put where its vector says.
 
     An item that is never a target is still a negative of every softmax, which pushes it below all others. Its row
     becomes that of the linear map which best takes the trained items' vectors to their rows; a regression draws rows to
-    their mean, so their spread around it is brought to that of the trained rows.
+    their mean, so their spread around it is brought to a share of that of the trained rows.
 
     Args:
         table_VD: rows of items 1…n after training.
         vectors_VE: one vector per item.
         known_V: bool, items that have a vector.
         trained_V: bool, items with a training interaction; they stay.
+        scale: that share.
 
     Returns:
         A new table, and how many items were placed.
@@ -97,7 +99,7 @@ def place_untrained(table_VD: Tensor, vectors_VE: Tensor, known_V: Tensor, train
     placed_VD = _placed(centred_VE / centred_VE[known_V].square().mean().sqrt().clamp(min=_FLAT), table_VD, seen_V)
     mean_D = table_VD[seen_V].mean(0)
     spread, drawn = ((rows - mean_D).square().mean().sqrt() for rows in (table_VD[seen_V], placed_VD[seen_V]))
-    rows_VD = mean_D + (placed_VD - mean_D) * (spread / drawn.clamp(min=_FLAT))
+    rows_VD = mean_D + (placed_VD - mean_D) * (scale * spread / drawn.clamp(min=_FLAT))
     return torch.where(fresh_V.unsqueeze(1), rows_VD, table_VD), int(fresh_V.sum())
 
 

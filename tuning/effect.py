@@ -56,7 +56,8 @@ def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig])
             raise ConfigError(f"space.{setting}: {arm} is validated with the users' profiles where "
                               "train.profile_input is set, and without them where it is not, so the figures of trials "
                               "would not be of one thing; search each in a search of its own")
-    if len({searched_step(config).config.train.place_untrained for config in searched}) > 1:
+    trained = [searched_step(config).config.train for config in searched]
+    if len({each.place_scale if each.place_untrained else 0.0 for each in trained}) > 1:
         raise ConfigError(f"space.{setting}: train.place_untrained moves items at export, after the validation that "
                           f"trials are compared by; compare both in a run's report: {arm} beside a recipe with it")
     if len(searched) > 1 and len({chain(config)[own.label] for config in searched}) == 1:

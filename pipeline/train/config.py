@@ -141,6 +141,11 @@ class TrainConfig(Config):
     negatives of the softmax they would stand below all others. The texts are those that training reads (`item_init`, a
     `mapped_text` table), or else the items' own as they are encoded."""
 
+    place_scale: float = Field(default=1.0, gt=0, le=1)
+    """With `place_untrained`: how far placed items spread about the mean of the trained ones, as a share of how far
+    those do. At 1 they compete as equals and push trained items down everybody's list; what that does to validation is
+    told when training ends."""
+
     ensemble: EnsembleConfig | None = None
     """Recommenders to learn from; None: next items alone."""
 

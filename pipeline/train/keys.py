@@ -65,6 +65,8 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
         del values["profile_input"]
     if not config.place_untrained:
         del values["place_untrained"]
+    if not config.place_untrained or config.place_scale == 1:
+        del values["place_scale"]
     if config.ensemble is None:
         del values["ensemble"]
     else:

@@ -125,7 +125,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     say(_summary(spec, last.progress))
     placed, placed_validation = 0, None
     if config.place_untrained and given.texts is not None:
-        placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0)
+        placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0, config.place_scale)
     if placed and num_validation and config.profile_input is None:
         placed_validation = _validate_placed(spec, last, placed, prepared)
     if spec.config.profile_input is not None:
@@ -217,12 +217,12 @@ def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoc
     return read_outcome(last, spec.fingerprint)
 
 
-def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray) -> int:
+def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray, scale: float) -> int:
     """Put them where their texts say, in the parameters that are exported; returns how many."""
     table_XD = last.best[ITEM_PARAMETER]
     items = slice(1, len(trained_V) + 1)
     rows_VD, placed = place_untrained(table_XD[items], *map(torch.from_numpy, (
-        texts.vectors_VE, texts.known_V, trained_V)))
+        texts.vectors_VE, texts.known_V, trained_V)), scale)
     last.best[ITEM_PARAMETER] = torch.cat([table_XD[:1], rows_VD, table_XD[items.stop:]])
     return placed
 

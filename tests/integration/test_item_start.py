@@ -153,3 +153,11 @@ def test_an_arm_that_reads_no_text_places_by_the_texts_as_they_are_encoded(stora
     placed = centred[30:] @ np.linalg.lstsq(centred[:30], trained, rcond=None)[0]
     rows = table_XD[31:40] - table_XD[1:31].mean(0)
     assert (placed * rows).sum() / np.linalg.norm(placed) / np.linalg.norm(rows) > 0.99  # the spread is another one
+
+
+def test_a_scale_of_places_is_no_part_of_trainings_that_place_nothing(storage: Storage) -> None:
+    data = make_prepared(storage)
+    prints = {(place, scale): key(changed(item_init=TextItemInit(), place_untrained=place, place_scale=scale), SASREC,
+                                  "plain", 0, data.fingerprint, None, "0" * 16).fingerprint
+              for place in (False, True) for scale in (1.0, 0.5)}
+    assert prints[False, 1.0] == prints[False, 0.5] and len(set(prints.values())) == 3

@@ -128,6 +128,9 @@ def test_untrained_items_are_put_where_the_trained_ones_say_with_their_spread() 
     mean = table[trained].mean(0)
     assert float((placed[fresh] - mean).square().mean()) == pytest.approx(
         float((table[trained] - mean).square().mean()), rel=0.1)
+    nearer, _ = place_untrained(pushed, given, known, trained, 0.5)
+    torch.testing.assert_close(nearer[fresh] - mean, 0.5 * (placed[fresh] - mean), rtol=1e-4, atol=1e-4)
+    assert torch.equal(nearer[~fresh], placed[~fresh])
     wanted, got = image[fresh] - image.mean(0), placed[fresh] - mean
     assert float((wanted * got).sum() / (wanted.norm() * got.norm())) > 0.97
 

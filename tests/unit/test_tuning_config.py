@@ -51,6 +51,11 @@ def test_what_validation_does_not_see_is_not_searched() -> None:
     space = "space={train.place_untrained: {kind: choice, values: [true, false]}}"
     with pytest.raises(ConfigError, match="place_untrained moves items at export, after the validation that trials"):
         base_run(with_overrides(path, [space]), path)
+    space = "space={train.place_scale: {kind: uniform, low: 0.5, high: 1.0}}"
+    with pytest.raises(ConfigError, match="place_untrained moves items at export"):
+        base_run(with_overrides(path, [space, "train.place_untrained=true"]), path)
+    with pytest.raises(ConfigError, match="none of its values changes what text-start learns"):
+        base_run(with_overrides(path, [space]), path)
 
 
 def test_settings_of_the_run_may_stand_beside_those_of_the_search() -> None:
