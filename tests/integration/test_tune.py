@@ -46,7 +46,7 @@ def check_quiet(search: subprocess.CompletedProcess[str], storage: Path) -> None
     assert re.fullmatch(r"tune: trial \d of 3 failed \(train\.optimizer\.lr=1e\+30\): step \d+ \(epoch 1\): .*"
                         r"became NaN or Inf; .*\n", search.stderr), search.stderr
     *table, summary, unequal, page = search.stdout.splitlines()
-    assert unequal.startswith("Searched for distilled alone, and set for plain too: train.optimizer.lr. Before the two ")
+    assert unequal.startswith("Searched for distilled alone, and set for plain too: train.optimizer.lr. Before ")
     assert table[0].split() == ["ndcg@10", "status", "epochs", "seconds", "train.optimizer.lr"]
     assert [line.split()[1] for line in table[2:]] == ["finished", "finished", "failed"]
     folder = storage / "tune" / "search"
