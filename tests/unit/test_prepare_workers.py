@@ -70,7 +70,8 @@ def both(values: dict[str, Any], root: Path, **execution: Any) -> list[dict[str,
 @pytest.mark.parametrize("rows_at_once", [90, 10**6])
 @pytest.mark.parametrize("values", [
     {"filter": {"bad_rows": "drop", "min_signal": 2.0, "duplicates": "last", "k_core": 4}},
-    {"filter": {"bad_rows": "drop", "k_core": 20, "mode": "once"}, "cold_start": {"least": 1, "most": 2}},
+    {"filter": {"bad_rows": "drop", "k_core": 20, "mode": "once"},
+     "cold_start": {"share": 0.9, "least": 1, "most": 2}},
     {"filter": {"bad_rows": "drop"}, "split": {"kind": "global_temporal", "quantile": 0.7}},
     {"source": {"file_order": True}, "filter": {"bad_rows": "drop"}},
     {"source": {"columns": ODD_COLUMNS | {"timestamp": None}}, "filter": {"bad_rows": "drop"}},
