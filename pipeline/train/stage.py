@@ -221,8 +221,8 @@ def _place_untrained(last: Outcome, texts: ItemVectors, trained_V: np.ndarray, s
     """Put them where their texts say, in the parameters that are exported; returns how many."""
     table_XD = last.best[ITEM_PARAMETER]
     items = slice(1, len(trained_V) + 1)
-    rows_VD, placed = place_untrained(table_XD[items], *map(torch.from_numpy, (
-        texts.vectors_VE, texts.known_V, trained_V)), scale)
+    vectors_VE, known_V = torch.from_numpy(texts.vectors_VE), torch.from_numpy(texts.known_V)
+    rows_VD, placed = place_untrained(table_XD[items], vectors_VE, known_V, torch.from_numpy(trained_V), scale)
     last.best[ITEM_PARAMETER] = torch.cat([table_XD[:1], rows_VD, table_XD[items.stop:]])
     return placed
 
