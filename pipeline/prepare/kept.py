@@ -14,7 +14,7 @@ import polars as pl
 
 from models.ragged import offsets_of
 from pipeline.prepare.blocks import Blocks, Interactions
-from pipeline.prepare.numbering import Numbering, Seen
+from pipeline.prepare.numbering import Numbering, Seen, earlier_first
 from pipeline.prepare.ordering import Users
 from pipeline.prepare.splits import TRAIN_CODE, Split, Times
 
@@ -60,9 +60,7 @@ class KeptInteractions:
         ids = pl.concat([self.item_ids, others])
         if earlier is None:
             return replace(self, item_ids=ids)
-        known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
-        place = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")["place"]
-        order = np.argsort(place.fill_null(len(earlier)).to_numpy(), kind="stable")
+        order = earlier_first(ids, earlier)
         new = np.zeros(len(ids) + 1, np.int32)
         new[order + 1] = np.arange(1, len(ids) + 1, dtype=np.int32)
         blocks, _ = self.blocks.map(numbered, "numbering", np.arange(len(self.user_ids), dtype=np.int32), new)

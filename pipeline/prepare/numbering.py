@@ -66,13 +66,18 @@ class Numbering:
         present = present[np.argsort(self._first[present])]
         names = ids[present]
         if earlier is not None:
-            known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
-            place = pl.DataFrame({"id": names}).join(known, on="id", how="left", maintain_order="left")["place"]
-            order = np.lexsort((np.arange(len(names)), place.fill_null(len(earlier)).to_numpy()))
+            order = earlier_first(names, earlier)
             present, names = present[order], names[order]
         new = np.full(len(self._first), -1, np.int32)
         new[present] = np.arange(len(present), dtype=np.int32)
         return Order(new, self._counts[present], names)
+
+
+def earlier_first(ids: pl.Series, earlier: pl.Series) -> np.ndarray:
+    """int64: the places of ids in a new order, those of ``earlier`` first and in its order, the others as they are."""
+    known = pl.DataFrame({"id": earlier, "place": pl.int_range(len(earlier), dtype=pl.Int64, eager=True)})
+    place = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")["place"]
+    return np.argsort(place.fill_null(len(earlier)).to_numpy(), kind="stable")
 
 
 @dataclass(frozen=True)
