@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from typing import Any
 import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as _HEAD_NODE
 from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
+
+from tests.tools import free_port
 
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 """Ray's own for tests, which starts nodes on this machine."""
@@ -50,11 +51,7 @@ def ray_head(*args: str, autoscaler: int | None = None) -> Iterator[tuple[str, s
     home = Path(folder) / "home"  # tokens are kept there
     home.mkdir()
     environment = environment_for(home)
-    ports = []
-    for _ in range(3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(str(free.getsockname()[1]))
+    ports = [str(free_port()) for _ in range(3)]
     if autoscaler is not None:
         grown = Path(folder) / "autoscaler.json"
         grown.write_text(json.dumps(_growing(f"127.0.0.1:{ports[0]}")))

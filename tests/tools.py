@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +105,14 @@ def cli_here(*args: str) -> subprocess.CompletedProcess[str]:
         finally:
             set_quiet(False)
     return subprocess.CompletedProcess(list(args), int(str(code or 0)), out.getvalue(), err.getvalue())
+
+
+def free_port() -> int:
+    """Of loopback; nobody has it at this moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def strays(printed: str) -> list[str]:

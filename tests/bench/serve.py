@@ -12,7 +12,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -36,7 +35,7 @@ from tests.bench.ledger import Ledger
 from tests.bench.pages import RESULTS, table, verdict
 from tests.bench.peers.environments import Environment, made
 from tests.builders import export_untrained
-from tests.tools import ROOT, command
+from tests.tools import ROOT, command, free_port
 
 ITEMS, K, HISTORIES = 334_060, 10, 200
 MODEL = SASRecConfig(hidden_dim=64, num_blocks=2, num_heads=1, max_length=50)
@@ -113,9 +112,7 @@ def write_own_questions(folder: Path, model: Path) -> Path:
 @contextlib.contextmanager
 def service(model: Path, *overrides: str, proxy: str = "ray") -> Iterator[tuple[str, psutil.Process]]:
     """`mentorec serve` in a process of its own: its address, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = model.parent / "service.log"
     with log.open("w") as out, subprocess.Popen(command("serve", str(model), f"port={port}", *overrides), cwd=ROOT,

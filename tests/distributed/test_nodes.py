@@ -16,7 +16,7 @@ import pytest
 
 from tests.job_server import environment_for, wait_for
 from tests.small_disk import _UNSHARE, can_mount
-from tests.tools import ON_RAY, ROOT, TINY, command
+from tests.tools import ON_RAY, ROOT, TINY, command, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     not can_mount(), reason="this user may not mount a tmpfs in a namespace of its own")]
@@ -39,9 +39,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
     home, hidden = Path(folder) / "home", tmp_path_factory.mktemp("hidden")
     home.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = environment_for(home)
     start = ["ray", "start", "--block", "--num-cpus", "2", "--disable-usage-stats"]
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

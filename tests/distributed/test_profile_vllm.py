@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from pipeline.store.artifacts import Artifact
 from pipeline.store.columns import ANGLE, PROFILE, REASON, USER_IDX
 from tests.texts import make_text_prepared
 from tests.tiny_llm import make_model
-from tests.tools import strays
+from tests.tools import free_port, strays
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-llm` has it")
 pytestmark = [pytest.mark.llm, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
@@ -134,9 +133,7 @@ def test_a_gpu_type_that_no_node_has_is_refused_before_vllm_starts(storage: Stor
 @pytest.fixture(scope="module")
 def served(model: Path, key: str) -> Iterator[str]:
     """``vllm serve`` on loopback with a context of 1,500 tokens; by its module, as the CPU build's command fails."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host",
                "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", "--max-model-len", "1500",
                "--enforce-eager", "--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens",

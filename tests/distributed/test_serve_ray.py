@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from ray import serve
 from pipeline.api import load
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.deployment import build
+from tests.tools import free_port
 from tests.unit.test_serve import write_model
 
 
@@ -29,9 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(ray_cluster: None, folder: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     config = ServeConfig(model=str(folder), num_cpus=0.5, watch_s=0.2, max_batch=8)
     serve.run(build(config.model_dump()), name="mentorec", route_prefix="/")

@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -46,27 +47,32 @@ class ThreeNodes:
 
     process: subprocess.Popen[str]
     environment: dict[str, str]
+    errors: Path
 
     def ask(self, line: str) -> Any:
         """See tests/faults/three_nodes.py."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):  # it says below what it died of
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, self.errors.read_text()
+        return json.loads(answer)
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     environment = environment_for(tmp_path_factory.mktemp("home")) | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "tests.faults.three_nodes"], cwd=ROOT, text=True,
-                               env=environment | SOON_DEAD, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)
-    assert process.stdin is not None and process.stdout is not None
+    errors = tmp_path_factory.mktemp("nodes") / "stderr"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "tests.faults.three_nodes"], cwd=ROOT, text=True,
+                                   env=environment | SOON_DEAD, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=stderr)
+    assert process.stdout is not None
     address = process.stdout.readline().strip()
-    yield ThreeNodes(process, environment | {"RAY_ADDRESS": address})
-    process.stdin.close()
-    process.wait(timeout=120)
-    process.stdout.close()
+    assert address, errors.read_text()
+    yield ThreeNodes(process, environment | {"RAY_ADDRESS": address}, errors)
+    process.communicate(timeout=120)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ import ray
 import ray._private.state
 from ray.cluster_utils import Cluster
 
-NODES, CPUS = 3, 2
+from tests.tools import free_port
+
+NODES, CPUS, MOST_LATE = 3, 2, 5
+AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
 def main() -> None:
@@ -35,13 +39,25 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray prints there that a node has died
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
-    numbers = itertools.count()
+    numbers, late = itertools.count(), itertools.count(1)
 
     def new_node() -> Any:
-        """With a disk of its own: what a dead node leaves to be tidied up is not the code that the others run."""
-        own = folder / str(next(numbers))
+        """With a disk of its own: what a dead node leaves to be tidied up is not the code that the others run.
+
+        Ray gives it half a minute to come, and of those its agents 15 seconds to say at which ports they are unless
+        these are given. A busy machine may exceed both: what came too late dies, and another is tried.
+        """
+        own, there = folder / str(next(numbers)), raylets()
         own.mkdir()
-        return cluster.add_node(num_cpus=CPUS, temp_dir=str(own))
+        try:
+            return cluster.add_node(num_cpus=CPUS, temp_dir=str(own), **{name: free_port() for name in AGENTS})
+        except Exception:
+            traceback.print_exc()
+            for process in raylets() - there:
+                process.kill()
+            if next(late) == MOST_LATE:
+                raise
+            return new_node()
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False,
                                                             "temp_dir": str(folder)})
@@ -71,6 +87,11 @@ def main() -> None:
     ray.shutdown()
     cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def raylets() -> set[psutil.Process]:
+    """Of the nodes that this process has started and that live."""
+    return {process for process in psutil.Process().children() if process.name() == "raylet"}
 
 
 def taken(nodes: list[Any]) -> list[float]:

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools import ROOT, TINY, cli_here, command
+from tests.tools import ROOT, TINY, cli_here, command, free_port
 
 _BLOCK = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
 _RAN = {"mentorec", "curl", "printf"}
@@ -75,9 +74,7 @@ def test_the_page_on_serving(folder: Path) -> None:
     pytest.importorskip("fastapi", reason="Ray Serve (extra `serve`) is not installed")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     service: subprocess.Popen[str] | None = None
     try:
         for line in commands("serve.md"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import yaml
 from cluster.addresses import is_here
 from tests.integration.conftest import ROOT
 from tests.job_server import job_server
-from tests.tools import Started, epochs_logged
+from tests.tools import Started, epochs_logged, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -97,9 +96,7 @@ def test_the_shipped_file_deploys_what_was_trained(submitted: tuple[Path, subpro
                                                    address: str, environment: dict[str, str], tmp_path: Path) -> None:
     exported = _mentorec(environment, "export", "demo", str(tmp_path / "recommender"), f"storage.uri={submitted[0]}")
     assert exported.returncode == 0, exported.stderr
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     deployed = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())
     deployed["http_options"]["port"] = port
     deployed["applications"][0]["args"] |= {"model": str(tmp_path / "recommender"), "replicas": 1, "num_cpus": 0.5}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from pipeline.serve.answers import Answer, Answers, Question
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.http import build_app
 from tests.builders import export_untrained
-from tests.tools import ROOT
+from tests.tools import ROOT, free_port
 
 MODEL = SASRecConfig(hidden_dim=8, max_length=6, num_blocks=1)
 ITEMS = 40
@@ -297,9 +296,7 @@ def test_more_replicas_than_there_is_room_for_are_refused_and_an_open_door_is_to
     monkeypatch.setattr(command, "connect", lambda _: nullcontext())
     monkeypatch.setattr(command, "await_nodes", lambda bundles, _: asked.append(bundles))
     monkeypatch.setattr(command, "room_for", lambda _: 2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = ServeConfig.model_validate({"model": str(folder), "port": port, "replicas": 3, **changed})
     with pytest.raises(ResourceError, match="serve: 3 replicas of 1 CPUs and 0 GPUs are asked for, the cluster has "
                                             "room for 2; lower num_cpus, num_gpus or replicas, or add nodes"):
