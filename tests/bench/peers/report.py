@@ -21,12 +21,13 @@ def write(ledger: Ledger, hyperparameters: Mapping[str, Any]) -> None:
     """Everything that is measured so far."""
     settings = ", ".join(f"{name} {value}" for name, value in hyperparameters.items())
     parts = ["## Training and ranking beside RecTools, RePlay and RecBole",
-             "Real Beauty data (5-core, leave-one-out, 22,363 users, 12,101 items), SASRec, full softmax, as shipped. "
-             f"{settings}. Each library in a process and an environment of its own, asked for slices of an epoch in "
-             "turn, two rounds, scaled to the epoch; a slice of ours is a whole epoch. Memory: peak resident bytes "
-             "above the imports' own. RecBole trains on every prefix as a sample of its own, 128 to a batch. Variants "
-             "of ours: bf16 rounds the factors of the loss's products; sampled is a softmax over shared "
-             "sampled negatives; 22-users makes as many optimizer steps of as many targets as RecBole."]
+             "Real Beauty data (5-core, leave-one-out, 22,363 users, 12,101 items), SASRec, full softmax; our code as "
+             f"shipped, and all libraries with {settings}. Each library in a process and an environment of its own, "
+             "asked for slices of an epoch in turn, two rounds, scaled to the epoch; a slice of ours is a whole epoch. "
+             "Memory: peak resident bytes above the imports' own. RecBole trains on every prefix as a sample of its "
+             "own, 128 to a batch. Variants of ours: bf16 rounds the factors of the loss's products; sampled is a "
+             "softmax over shared sampled negatives; 22-users makes as many optimizer steps of as many targets as "
+             "RecBole."]
     for threads in ("1", "2"):
         slices = ledger.figures(f"slices-{threads}").get("")
         ranks = ledger.figures(f"rank-{threads}").get("")
