@@ -70,7 +70,8 @@ class _Match(torch.autograd.Function):
                 ) -> tuple[Tensor, Tensor, Tensor]:
         count = len(hidden_ND)
         with rounding(precision):
-            student, teacher = _Side(hidden_ND, weights_VD, precision), _Side(states_NE, table_VE, precision, votes)
+            student = _Side(hidden_ND, weights_VD, precision, temperature)
+            teacher = _Side(states_NE, table_VE, precision, temperature, votes)
             sums = _Sums(student, teacher, weight, temperature, precision)
             sums.run()
         hidden_grad_ND, targets_ND = sums.hidden_grad_DN.T[:count].contiguous(), weights_VD.index_select(0, rows_N)
@@ -92,14 +93,16 @@ class _Match(torch.autograd.Function):
 class _Side:
     """The student's or the teacher's states and table; scores are powers of 2, see ``models.softmax``."""
 
-    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision, votes: Sequence[Votes] = ()) -> None:
+    def __init__(self, states_NX: Tensor, table_VX: Tensor, precision: Precision, temperature: float,
+                 votes: Sequence[Votes] = ()) -> None:
         self.states_NX = padded(states_NX) if states_NX.device.type == "cpu" else states_NX
         self.table_VX = factor(table_VX, precision)
         self._scored_NX = factor(self.states_NX * BITS, precision)
         longest = [torch.linalg.vector_norm(rows, dim=1).max() for rows in (states_NX, table_VX)]
         self._votes = [_VoteTiles(each) for each in votes]
         largest = float(longest[0] * longest[1]) + sum(each.bound() for each in votes)
-        self._safe = largest <= SAFE_EXPONENT / 2  # quotients of two sums must fit as well
+        # Quotients of two sums must fit as well, and so must scores that a small τ enlarges.
+        self._safe = largest / min(temperature, 1.0) <= SAFE_EXPONENT / 2
 
     def scores_CR(self, items: slice, part: slice) -> Tensor:
         """fp32 [C, R]."""

@@ -91,6 +91,24 @@ def test_large_scores_neither_overflow_nor_vanish() -> None:
     assert float(found.matching) == pytest.approx(float(expected[2].detach()), rel=1e-4)
 
 
+@pytest.mark.parametrize("tau", [0.3, 0.1])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [1.0, 2.3])
+def test_a_small_temperature_neither_overflows_nor_vanishes(tau: float, weight: float, scale: float) -> None:
+    """Scores of 30, whose powers fit, are 300 at τ = 0.1."""
+    hidden_ND, weights_VD, rows_N, teaching = _inputs(40, 200)
+    hidden_ND, weights_VD, teaching = (
+        (hidden_ND.detach() * scale / 2).requires_grad_(), (weights_VD.detach() * scale / 2).requires_grad_(),
+        TeacherScores(teaching.states_NE * scale / 2, teaching.table_VE * scale / 2))
+    expected = _dense(hidden_ND, weights_VD, rows_N, teaching, weight, tau)
+    wanted = torch.autograd.grad(expected[0], (hidden_ND, weights_VD))
+    found = match(hidden_ND, weights_VD, rows_N, teaching, weight, tau)
+    for value, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.double(), reference.detach(), rtol=1e-4, atol=1e-3)
+    for gradient, reference in zip(torch.autograd.grad(found.objective, (hidden_ND, weights_VD)), wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-3)
+
+
 def test_a_student_that_agrees_with_its_teacher_learns_nothing() -> None:
     hidden_ND, weights_VD, rows_N, _ = _inputs(50, 90)
     found = match(hidden_ND, weights_VD, rows_N, TeacherScores(hidden_ND.detach(), weights_VD.detach()), 1.0)
