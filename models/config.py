@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.base import Config
+from configs.files import flatten
 
+_TRAINING_ONLY = ("dropout", "mask_probability")
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,6 +27,12 @@ class StudentConfig(Config):
 
     max_length: int = Field(default=50, ge=1, le=2**16)
     """Most recent items that the model sees, L."""
+
+    def differences(self, other: StudentConfig) -> list[str]:
+        """``field: own → other`` for every field that changes what a model's weights compute."""
+        own, others = flatten(self.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
+        return [f"{name}: {own.get(name)!r} → {others.get(name)!r}" for name in sorted(own.keys() | others.keys())
+                if name not in _TRAINING_ONLY and own.get(name) != others.get(name)]
 
 
 class TransformerConfig(StudentConfig):
@@ -191,6 +199,15 @@ class DistillationConfig(Config):
     profile_aggregation: Literal["mean", "attention"] = "mean"
     """How several profiles of one user become one target."""
 
+    @model_validator(mode="after")
+    def _floor_holds_something(self) -> DistillationConfig:
+        learns = self.projection.kind == "trained" or self.profile_aggregation == "attention"
+        if self.projection.variance_floor and not (learns and self.target.kind == "profile"):
+            raise ValueError(f"projection.variance_floor={self.projection.variance_floor} keeps T(profile) from "
+                             "collapsing, but nothing of T is trained here; legal: 0, or projection.kind=trained with "
+                             "target.kind=profile")
+        return self
+
 
 class SoftmaxLoss(Config):
     """Full cross-entropy over the catalogue, computed in tiles: positions × items logits never exist."""
@@ -241,6 +258,13 @@ SampledLossConfig = SampledSoftmaxLoss | BCELoss | GBCELoss
 
 RankingLossConfig = Annotated[SoftmaxLoss | SampledSoftmaxLoss | BCELoss | GBCELoss, Field(discriminator="kind")]
 """The loss on next (or masked) items, L_model."""
+
+
+def counted_source(config: RankingLossConfig) -> Literal["popularity", "in_batch"] | None:
+    """Where negatives come from that follow the items' counts: of all interactions, or of the positions' targets."""
+    if isinstance(config, (SampledSoftmaxLoss, BCELoss)) and config.source != "uniform":
+        return config.source
+    return None
 
 
 class PerturbationConfig(Config):

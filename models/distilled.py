@@ -184,7 +184,7 @@ class DistilledRecommender(nn.Module):
             terms = no_distillation(overall.ranking)
             if active and overall.num_profiled:
                 sides_GC = gather_rows(sides_UC, overall.profiled_W)
-                terms = distill(active, sides_GC, overall.ranking, beta, beta_cap, with_stats)
+                terms = distill(active, sides_GC, self._main(overall, matching), beta, beta_cap, with_stats)
             # Per-rank sums over global counts, times W: DDP averages gradients over the W ranks.
             local = sums.objective / max(overall.num_positions, 1) * (1 - alpha if active else 1)
             local = local + alpha * terms.objective
@@ -230,6 +230,11 @@ class DistilledRecommender(nn.Module):
         return match(hidden_ND.float(), found.weights_XD.float(), found.rows_N,
                      self._ensemble(inputs_BL, places_N, users_B), self._matching.weight,
                      self._matching.temperature, self._precision)
+
+    def _main(self, overall: _Overall, matching: bool) -> Tensor:
+        """What stands beside distillation in this step: L_model, or (1 - w)·L_model + w·L_match."""
+        weight = self._matching.weight if matching else 0.0
+        return torch.lerp(overall.ranking, overall.matching, weight)
 
     def _sides(self, states: States, inputs_BL: list[Tensor], batch: Batch) -> Tensor:
         """[U, 2D]: H_k beside its target for this rank's users with a profile and a real position."""

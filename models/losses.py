@@ -10,7 +10,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import BCELoss, GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
+from models.config import GBCELoss, RankingLossConfig, SampledSoftmaxLoss, SoftmaxLoss
 from models.matmul import Precision, factor, rounding
 from models.negatives import Negatives, NegativeSampler
 from models.sampled_softmax import own_hits, sampled_softmax
@@ -59,11 +59,12 @@ class SampledRankingLoss:
 
 
 class BinaryRankingLoss:
-    """-(β·log σ(s_target) + Σ_k log σ(-s_k)) / (1 + draws) per position; a hit of the own target counts nothing."""
+    """-(β·log σ(s_target) + Σ_k log σ(-s_k)) / (1 + K) per position, of the K that were drawn (`in_batch`: fewer than
+    asked for in a small batch); a hit of the own target counts nothing."""
 
-    def __init__(self, draws: int, exponent: float, precision: Precision) -> None:
+    def __init__(self, exponent: float, precision: Precision) -> None:
         """``exponent``: β of gBCE, 1 for BCE."""
-        self._draws, self._exponent, self._precision = draws, exponent, precision
+        self._exponent, self._precision = exponent, precision
 
     def __call__(self, hidden_ND: Tensor, weights_XD: Tensor, rows_N: Tensor, negatives: Negatives | None) -> Tensor:
         assert negatives is not None
@@ -75,7 +76,8 @@ class BinaryRankingLoss:
         against_NK = F.softplus(scores_NK) * negatives.counts_K
         own = against_NK[hit_N, place_N[hit_N]].sum()
         right_N = (hidden_ND * weights_XD.index_select(0, rows_N)).sum(1)
-        return (self._exponent * F.softplus(-right_N).sum() + against_NK.sum() - own) / (1 + self._draws)
+        terms = 1 + negatives.counts_K.sum()
+        return (self._exponent * F.softplus(-right_N).sum() + against_NK.sum() - own) / terms
 
 
 def build_ranking_loss(config: RankingLossConfig, num_items: int, precision: Precision = "fp32") -> RankingLoss:
@@ -85,7 +87,7 @@ def build_ranking_loss(config: RankingLossConfig, num_items: int, precision: Pre
     if isinstance(config, SampledSoftmaxLoss):
         return SampledRankingLoss(config, precision)
     exponent = gbce_exponent(config, num_items) if isinstance(config, GBCELoss) else 1.0
-    return BinaryRankingLoss(config.negatives, exponent, precision)
+    return BinaryRankingLoss(exponent, precision)
 
 
 def build_sampler(config: RankingLossConfig, num_items: int, counts_V: Tensor | None) -> NegativeSampler | None:
@@ -98,11 +100,6 @@ def build_sampler(config: RankingLossConfig, num_items: int, counts_V: Tensor | 
         return None
     source = "uniform" if isinstance(config, GBCELoss) else config.source
     return NegativeSampler(source, config.negatives, num_items, counts_V)
-
-
-def samples_by_count(config: RankingLossConfig) -> bool:
-    """Whether the negatives follow the items' counts in training."""
-    return isinstance(config, (SampledSoftmaxLoss, BCELoss)) and config.source != "uniform"
 
 
 def gbce_exponent(config: GBCELoss, num_items: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,8 @@ from pipeline.train.config import Arm, TrainConfig
 from pipeline.train.teaching_config import Member, TextItemInit
 
 BASELINES: tuple[str, ...] = get_args(Baseline)
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+"""Libraries take no others."""
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _ARMS = ("plain", "matched")
 """The shipped recipe gained where the items' texts say something, and keyword profiles did not (README, Results)."""
@@ -38,7 +40,7 @@ class RunConfig(Config):
 
     name: str
     """Folder of the run below `runs/`."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Training seeds; every arm is trained with each."""
     arms: tuple[str, ...] = Field(default=_ARMS, min_length=1)
     """What is trained and compared: `plain`, `distilled`, the controls `shuffled`, `random` and `collaborative`, the
@@ -133,8 +135,27 @@ class RunConfig(Config):
                 where = f"recipes.{arm}.train" if arm in self.recipes else "train"
                 raise ConfigError(illegal(f"{where}.ensemble.members", member.arm, self._known_arms()))
             self._add_with_members(member.arm, found, (*above, arm))
+        self._check_members(arm)
         if arm not in found:
             found.append(arm)
+
+    def _check_members(self, arm: str) -> None:
+        """That models of such shapes can teach one; training would refuse them when all are trained."""
+        own = self.for_arm(arm)
+        start = own.train.ensemble.start if own.train.ensemble is not None else None
+        for place, member in enumerate(self.members(arm)):
+            model, where = self.for_arm(member.arm).model, f"arm {arm}, member {member.arm}: "
+            if (model.kind == "bert4rec") != (own.model.kind == "bert4rec"):
+                raise ConfigError(where + illegal("model.kind", model.kind,
+                                                  f"one with the objective of the student, which is {own.model.kind}"))
+            if model.max_length < own.model.max_length:
+                raise ConfigError(where + illegal("model.max_length", model.max_length,
+                                                  f"{own.model.max_length} or more, what the student reads"))
+            unequal = model.differences(own.model) if place == start else []
+            if unequal:
+                raise ConfigError(f"{where}the student starts from it (train.ensemble.start), but their models differ "
+                                  f"({', '.join(unequal)}); make them equal, start from another member, or set start "
+                                  "to null")
 
     def _known_arms(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*BUILT_IN, *self.recipes, *SHIPPED)))
@@ -186,8 +207,26 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _layer_exists(self) -> RunConfig:
-        _check_layer(self.train, self.model)
+    def _profiles_can_teach(self) -> RunConfig:
+        for arm in dict.fromkeys((*self.arms, *self.recipes)):
+            if self.teacher(arm) == "plain":
+                continue
+            train, model = (own := self.for_arm(arm)).train, own.model
+            if train.distillation.layer >= model.num_blocks:
+                raise ValueError(f"arm {arm}: train.distillation.layer={train.distillation.layer} needs a block of "
+                                 f"that index; model.num_blocks={model.num_blocks}, so legal: 0…{model.num_blocks - 1}")
+            if not train.distill_epochs:
+                raise ValueError(f"arm {arm} learns from profiles (teacher {self.teacher(arm)}) in its first "
+                                 "train.distill_epochs epochs, and with 0 in none; legal: 1 or more, or an arm whose "
+                                 "teacher is plain")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_placed(self) -> RunConfig:
+        if self.train.place_scale != 1 and not any(
+                self.for_arm(arm).train.place_untrained for arm in (*self.arms, *self.recipes)):
+            raise ValueError(f"train.place_scale={self.train.place_scale} tells how far placed items spread, and no "
+                             "arm places any; add train.place_untrained=true, or leave it out")
         return self
 
 
@@ -196,15 +235,3 @@ class _ArmSettings(Config):
 
     model: ModelConfig
     train: TrainConfig
-
-    @model_validator(mode="after")
-    def _layer_exists(self) -> _ArmSettings:
-        _check_layer(self.train, self.model)
-        return self
-
-
-def _check_layer(train: TrainConfig, model: ModelConfig) -> None:
-    layer, blocks = train.distillation.layer, model.num_blocks
-    if layer >= blocks:
-        raise ValueError(f"train.distillation.layer={layer} needs a block of that index; "
-                         f"model.num_blocks={blocks}, so legal: 0…{blocks - 1}")

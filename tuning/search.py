@@ -24,8 +24,8 @@ from pipeline.plan import NEEDED, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
 from pipeline.stages import STAGES
-from pipeline.store.artifacts import begun_otherwise
-from pipeline.train.keys import VERSION
+from pipeline.store.artifacts import begun_otherwise, is_fingerprint
+from pipeline.train.keys import VERSIONS
 from pipeline.work.building import take_folder
 from pipeline.work.progress import say
 from tuning.before import Before, Inputs, survey
@@ -72,12 +72,22 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
         raise ConfigError(illegal("execution.gpus_per_trial", config.execution.gpus_per_trial,
                                   "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",
                                   "remove it, or add train.execution.use_gpu=true to the search's overrides"))
-    values = run_config.model_dump(mode="json")
+    values = _found_anywhere(run_config.model_dump(mode="json"))
     for setting in config.space:
         require_effect(setting, run_config,
                        runs_at_ends(values, config.space, setting, f" in space.{setting} of {path}"))
     survey(values, config.space)
     return values, run_config
+
+
+def _found_anywhere(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's values with the paths of models that trainings start from made absolute: trials work in folders of their
+    own."""
+    for train in (values["train"], *(recipe["train"] for recipe in values["recipes"].values())):
+        model = train.get("init_from")
+        if model is not None and not is_fingerprint(model):
+            train["init_from"] = str(Path(model).absolute())
+    return values
 
 
 def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
@@ -199,7 +209,7 @@ def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
 
 def _require_same_inputs(storage: Storage, folder: str, inputs: dict[str, str]) -> None:
     """Trials are compared on one and the same data, also those of earlier calls."""
-    if begun_otherwise(storage, f"{folder}/inputs.json", {"inputs": inputs, "train": VERSION}):
+    if begun_otherwise(storage, f"{folder}/inputs.json", {"inputs": inputs, "train": list(VERSIONS)}):
         raise ConfigError(f"the trials in {folder} were trained on other data, texts or models than are there now (or "
                           "by another version); give this search another name (name=…) or delete the folder")
 

@@ -39,8 +39,9 @@ def trial_config(values: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the chosen values do not go together.
     """
-    return validate(RunConfig, assign(values, settings | {
-        "train.execution.num_workers": 0, "train.execution.shard_item_table": False}))
+    here = {"train": {"execution": {"num_workers": 0, "shard_item_table": False}}}
+    recipes = {name: here for name, recipe in values["recipes"].items() if "execution" in recipe["train"]}
+    return validate(RunConfig, merge(assign(values, settings), here | {"recipes": recipes}))
 
 
 def searched_step(config: RunConfig) -> TrainStep:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from configs.errors import ConfigError
 from configs.files import merge
-from models.config import ModelConfig
 from pipeline.config import RunConfig
 from pipeline.members import trainings
 from pipeline.prove.config import Control
@@ -21,8 +20,6 @@ from pipeline.recipes import Recipe
 from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores, Member
 
 Exchange = Literal["shuffled", "random", "collaborative"]
-_TRAINING_ONLY = ("dropout", "mask_probability")
-"""Settings in which a model may differ from the one whose weights it starts from."""
 
 
 class Controls:
@@ -137,7 +134,7 @@ class Controls:
         replaced: list[Member] = []
         for member in members:
             if self.reads(member.arm):
-                alike = _alike(plain.model, self._config.for_arm(member.arm).model)
+                alike = not plain.model.differences(self._config.for_arm(member.arm).model)
                 name = "plain" if usable and alike else self._ids(member.arm, None)
                 training = self._training(name)
                 seed = next(seed for seed in count(0, self._span) if all(
@@ -192,9 +189,3 @@ def _plainly(parts: Iterable[Member | BaselineScores]) -> list[dict[str, Any]]:
     """As a file has them: what is not as by default, and of which kind each is."""
     return [{name: value for name, value in part.model_dump(mode="json").items()
              if name == "kind" or value != type(part).model_fields[name].default} for part in parts]
-
-
-def _alike(first: ModelConfig, second: ModelConfig) -> bool:
-    """Whether one model's weights fit the other."""
-    own, other = (model.model_dump(exclude=set(_TRAINING_ONLY)) for model in (first, second))
-    return own == other

@@ -16,7 +16,7 @@ def caveats(config: RunConfig) -> Iterator[str]:
                "there are. What is served is trained without that setting.")
     placed = [arm for arm in config.arms if config.for_arm(arm).train.place_untrained]
     if placed:
-        yield (f"{', '.join(placed)}: items without a training interaction, where there are any, are placed at export "
+        yield (f"{', '.join(placed)}: items that training never asked for, where there are any, are placed at export "
                "(train.place_untrained); validation, which chose the epoch, has not seen them there.")
     for found in shared(config):
         yield (f"Seeds {found.seeds[0]} and {found.seeds[1]} of {found.arm} both learn from {found.member} with seed "

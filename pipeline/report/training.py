@@ -20,13 +20,15 @@ _DIGITS: Final = 6
 def curves(config: TrainConfig, arm: Arm, trained: Artifact) -> dict[str, Any]:
     """One training, epoch by epoch; None where an epoch has no such value (not validated, not distilling).
 
-    ``weighted_ranking`` and ``weighted_distillation`` are the two terms of ECIR'26, eq. 5, as they were added.
+    ``weighted_ranking`` and ``weighted_distillation`` are the two terms of ECIR'26, eq. 5, as they were added; where
+    epochs match an ensemble, what they add stands in place of L_model.
     """
     lines = trained.storage.read_bytes(trained.relative("metrics.jsonl")).splitlines()
     epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
     info = trained.manifest.info
     series: dict[str, list[float | None]] = {name: [_short(e.get(name)) for e in epochs] for name in _LOGGED}
     alpha = [_mean_alpha(config, arm, e["epoch"], e["step"] // e["epoch"]) for e in epochs]
+    beside = [_beside(config, e) for e in epochs]
     distils = [a > 0 and e.get("distillation") is not None for a, e in zip(alpha, epochs, strict=True)]
     for name in ("distillation", "beta"):
         series[name] = [v if d else None for v, d in zip(series[name], distils, strict=True)]
@@ -36,12 +38,20 @@ def curves(config: TrainConfig, arm: Arm, trained: Artifact) -> dict[str, Any]:
         "validation": [_short(e.get(config.validation_metric)) for e in epochs],
         **series,
         "alpha": [_short(a) for a in alpha],
-        "weighted_ranking": [_short((1 - a) * e["ranking"]) for a, e in zip(alpha, epochs, strict=True)],
+        "weighted_ranking": [_short((1 - a) * value) for a, value in zip(alpha, beside, strict=True)],
         "weighted_distillation": [_short(a * e["beta"] * e["distillation"]) if d else None
                                   for a, d, e in zip(alpha, distils, epochs, strict=True)],
         "best_epoch": info["best_epoch"], "best_validation": info["best_validation"],
         "epochs_run": len(epochs), "stopped_early": info.get("stopped_early", False),
     }
+
+
+def _beside(config: TrainConfig, epoch: dict[str, Any]) -> float:
+    """What stands beside distillation in an epoch: L_model, or with an ensemble (1 - w)·L_model + w·L_match."""
+    ensemble, ranking = config.ensemble, float(epoch["ranking"])
+    if ensemble is None or (ensemble.epochs is not None and epoch["epoch"] > ensemble.epochs):
+        return ranking
+    return (1 - ensemble.weight) * ranking + ensemble.weight * float(epoch["matching"])
 
 
 def balance(by_seed: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

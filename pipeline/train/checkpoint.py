@@ -46,7 +46,7 @@ class Progress:
     reference: float | None = None
     """What the validation metric must exceed to reset the patience."""
     stale: int = 0
-    """Validated epochs of the fine-tuning phase since it last did."""
+    """Validated epochs since it last did, after the last switch."""
     seconds: float = 0.0
     """Spent training and validating, over all resumptions."""
     history: list[dict[str, Any]] = field(default_factory=list)

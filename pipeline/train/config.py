@@ -11,6 +11,7 @@ from configs.base import Config
 from models.config import DistillationConfig, RankingLossConfig, SoftmaxLoss
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.teaching_config import (
+    BoundedChangeTable,
     EnsembleConfig,
     ItemTableConfig,
     MappedTextTable,
@@ -51,7 +52,7 @@ class OptimizerConfig(Config):
 
 
 class EarlyStoppingConfig(Config):
-    """Stops the fine-tuning phase; it cannot fire before the switch."""
+    """Stops the fine-tuning phase; it cannot fire before the last switch (`distill_epochs`, `ensemble.epochs`)."""
 
     patience_epochs: int = Field(default=10, ge=0)
     """Validated epochs without a better metric before stopping; 0 = never stop early."""
@@ -137,7 +138,7 @@ class TrainConfig(Config):
     """Read the users' profiles beside their items; None: items alone."""
 
     place_untrained: bool = False
-    """At export, items without a training interaction are put where their text says (see `models.item_init`): as
+    """At export, items that were never a target of training are put where their text says (see `models.item_init`): as
     negatives of the softmax they would stand below all others. The texts are those that training reads (`item_init`, a
     `mapped_text` table), or else the items' own as they are encoded."""
 
@@ -191,12 +192,27 @@ class TrainConfig(Config):
             if mapped and given is not None:
                 raise ValueError(f"{name} gives item embeddings to start from, but item_table.kind=mapped_text makes "
                                  "all of them from texts; set one of them to null")
-        if self.init_from is not None and self.ensemble is not None and self.ensemble.start is not None:
+        from_member = self.ensemble is not None and self.ensemble.start is not None
+        if mapped and from_member:
+            raise ValueError("ensemble.start names a member whose item embeddings training starts from, but "
+                             "item_table.kind=mapped_text makes all of them from texts; set one of them to null")
+        if self.init_from is not None and from_member:
             raise ValueError("init_from and ensemble.start both say what training starts from; set one of them to null")
+        if isinstance(self.item_table, BoundedChangeTable) and not from_member and (
+                self.init_from is None and self.item_init is None):
+            raise ValueError("item_table.kind=bounded_change keeps every item near what it starts from, and that is "
+                             "random here; set item_init (texts), init_from or ensemble.start beside it")
         return self
 
     @model_validator(mode="after")
     def _second_rate_has_a_phase(self) -> TrainConfig:
+        if self.ensemble is not None and self.ensemble.epochs is not None and self.ensemble.epochs >= self.epochs:
+            raise ValueError(f"ensemble.epochs={self.ensemble.epochs} must be below epochs={self.epochs}, after which "
+                             "next items alone are trained; leave it out to match in all epochs")
+        if self.compat == "upstream" and self.early_stopping.patience_epochs:
+            raise ValueError("compat=upstream keeps the last of all epochs, as the published code does, so nothing may "
+                             f"stop earlier: got early_stopping.patience_epochs={self.early_stopping.patience_epochs}; "
+                             "legal: 0")
         if self.finetune_lr is not None and not self.distill_epochs:
             raise ValueError("finetune_lr is the rate after the switch, and with distill_epochs=0 there is none; set "
                              "optimizer.lr, or distill_epochs of 1 or more")
@@ -208,6 +224,12 @@ class TrainConfig(Config):
         baselines = self.ensemble.baselines if self.ensemble is not None else ()
         return (isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
                 or self.place_untrained and self.item_init is None)
+
+    @property
+    def last_switch(self) -> int:
+        """Epochs after which training is as it stays: the phase of profiles and that of an ensemble are over."""
+        matching = self.ensemble.epochs if self.ensemble is not None else None
+        return max(self.distill_epochs, matching or 0)
 
     def users_per_batch(self, num_users: int) -> int:
         """`batch_size`, or of the powers of 2 from 16 to 512 the one nearest to a fortieth of the training users: an

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from configs.errors import DataError
+from models.config import RankingLossConfig, counted_source
 from models.protocols import SequenceEncoder
 from models.sequences import Batch, Sequences, pieces
 from pipeline.store.arrays import training_sequences
@@ -31,6 +32,8 @@ class TrainingRows:
     sequences: Sequences
     max_items: int
     """Most recent items of a row."""
+    least: int = 2
+    """Fewest items that hold a target: 1 where a lone item is one (a mask), else 2 (the next item)."""
     targets: Targets | None = None
 
     @classmethod
@@ -48,7 +51,7 @@ class TrainingRows:
         if not len(index_N):
             raise DataError(f"no user has {least} or more training items; there is nothing to learn from: check the "
                             "filter and the split of `prepare`")
-        return cls(users, index_N, sequences, encoder.max_length + 1)
+        return cls(users, index_N, sequences, encoder.max_length + 1, least)
 
     def __len__(self) -> int:
         return len(self.index_N)
@@ -79,6 +82,23 @@ class TrainingRows:
         for start in range(0, len(self.sequences.values), _COUNTED_AT_ONCE):
             counts += np.bincount(self.sequences.values[start : start + _COUNTED_AT_ONCE], minlength=num_items + 1)
         return counts[1:]
+
+    def target_counts(self, num_items: int) -> np.ndarray:
+        """At how many positions an epoch may ask for items 1…n, int64: among the most recent items of each row that are
+        read, and of these not the first, unless students learn from lone items."""
+        counts, width = np.zeros(num_items + 1, np.int64), self.max_items - (self.least == 1)
+        at_once = max(_COUNTED_AT_ONCE // width, 1)
+        for start in range(0, len(self), at_once):
+            read_BL = self.sequences.padded(self.index_N[start : start + at_once], width)
+            counts += np.bincount(read_BL[:, self.least - 1 :].ravel(), minlength=num_items + 1)
+        return counts[1:]
+
+    def drawn_by(self, loss: RankingLossConfig, num_items: int) -> np.ndarray | None:
+        """The counts that its negatives follow, int64 of items 1…n; None: they follow none."""
+        source = counted_source(loss)
+        if source is None:
+            return None
+        return self.target_counts(num_items) if source == "in_batch" else self.item_counts(num_items)
 
     def with_targets(self, targets: Targets) -> TrainingRows:
         """The same rows with teacher targets beside them."""

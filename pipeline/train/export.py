@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from configs.errors import ArtifactError
-from configs.files import flatten
 from models.base import Student
 from models.config import ModelConfig
 from models.students import build_encoder
@@ -25,8 +24,6 @@ from pipeline.store.digests import digest_file
 from pipeline.store.tensors import save_file
 
 WEIGHTS, CARD, ITEMS = "model.safetensors", "model.json", "items.parquet"
-TRAINING_ONLY = ("dropout", "mask_probability")
-"""Fields of a model configuration that do not change what its weights compute."""
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], model: ModelConfig, item_ids: pa.ChunkedArray,
@@ -93,7 +90,7 @@ def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: s
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(card["model"])
     except ValidationError as exc:
         raise ArtifactError(f"{folder / CARD}: not a model configuration: {exc.errors()[0]['msg']}") from exc
-    differing = differences(config, expected) if expected is not None else []
+    differing = config.differences(expected) if expected is not None else []
     if item_digest is not None and card["item_digest"] != item_digest:
         differing.append(f"item_digest: {card['item_digest']!r} → {item_digest!r}")
     if differing:
@@ -112,13 +109,6 @@ def load_model(folder: Path, expected: ModelConfig | None = None, item_digest: s
 def item_ids(folder: Path) -> pa.ChunkedArray:
     """Raw ids of items 1…n of an exported model, in order."""
     return pq.read_table(folder / ITEMS)[ITEM_ID]
-
-
-def differences(own: ModelConfig, other: ModelConfig) -> list[str]:
-    """``field: own → other`` for every field that changes what the weights compute."""
-    a, b = flatten(own.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
-    return [f"{name}: {a.get(name)!r} → {b.get(name)!r}" for name in sorted(a.keys() | b.keys())
-            if name not in TRAINING_ONLY and a.get(name) != b.get(name)]
 
 
 def _require_shapes(folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -78,7 +78,8 @@ def trained_start(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, se
         seed: of the fresh rows.
 
     Raises:
-        ArtifactError: the two models differ in more than their catalogues; the fields are named.
+        ArtifactError: the two models differ in more than their catalogues (the fields are named), or these have no item
+            in common.
     """
     old = load_model(folder, expected=model)
     start = fresh_start(model, len(new_ids), seed)
@@ -87,6 +88,11 @@ def trained_start(folder: Path, model: ModelConfig, new_ids: pa.ChunkedArray, se
     found = pc.index_in(new_ids, value_set=item_ids(folder))
     place = found.fill_null(-1).to_numpy().astype(np.int64)
     known = np.flatnonzero(place >= 0)
+    if not len(known):
+        raise ArtifactError(f"the model in {folder} knows none of the {len(new_ids):,} items of this data (its ids are "
+                            f"like {item_ids(folder)[0].as_py()!r}, here like {new_ids[0].as_py()!r}): it is of "
+                            "another catalogue, or its ids are written another way; leave train.init_from out, or mend "
+                            "the ids")
     old_VD = weights[name]
     table_VD[0] = old_VD[0]
     table_VD[known + 1] = old_VD[place[known] + 1]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError, illegal
-from models.config import ModelConfig
+from models.config import ModelConfig, counted_source
 from pipeline.store.artifacts import StageKey, is_fingerprint
 from pipeline.store.digests import digest_file
 from pipeline.train.config import Arm, TrainConfig
 
-VERSION = 6
+VERSIONS = (6, 7)
+"""Of most trainings, and of those whose result has changed since: see `_version`."""
 MODEL_FILES = ("model.json", "model.safetensors", "items.parquet")
 """Files of an exported model folder."""
 _NEXT_ITEM = "sasrec, esasrec, gru4rec"
@@ -79,8 +80,21 @@ def key(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepare_fp
     workers = config.execution.num_workers
     if config.execution.most_workers > 1 and model.dropout > 0:  # each draws its own dropout
         values["workers"] = workers if isinstance(workers, int) else "elastic"
-    return StageKey("train", VERSION, {"train": values, "model": model.key(), "arm": arm, "seed": seed}, inputs,
-                    digests)
+    settings = {"train": values, "model": model.key(), "arm": arm, "seed": seed}
+    return StageKey("train", _version(config, arm), settings, inputs, digests)
+
+
+def _version(config: TrainConfig, arm: Arm) -> int:
+    """What was trained with none of these is as it was: it is not trained again."""
+    ensemble = config.ensemble
+    changed = (
+        config.place_untrained,  # the items that were never a target, no longer those without an interaction
+        counted_source(config.loss) == "in_batch",  # Q of the targets; BCE's mean over what was drawn
+        ensemble is not None and ensemble.epochs is not None,  # patience begins when matching has ended
+        ensemble is not None and ensemble.temperature < 1,  # large scores no longer overflow
+        ensemble is not None and arm != "plain" and config.beta,  # β of the loss that is beside it
+    )
+    return VERSIONS[any(changed)]
 
 
 def _check_profile_input(arm: Arm, model: ModelConfig) -> None:

@@ -21,7 +21,6 @@ from models.base import Student
 from models.ensemble import Ensemble
 from models.hashing import derive_seed
 from models.item_table import BoundedChange, ItemTable, MappedText
-from models.losses import samples_by_count
 from models.neighbours import NeighbourStates
 from models.profile_reader import ProfileReader
 from models.protocols import SequenceEncoder
@@ -96,7 +95,7 @@ class _Run:
         self._rows = TrainingRows.open(storage.local(spec.train), encoder)
         if spec.targets is not None and spec.neighbours is None and config.profile_input is None:
             self._rows = self._rows.with_targets(spec.open_targets(storage, self._rows.users_N))
-        counts_V = self._rows.item_counts(spec.num_items) if samples_by_count(config.loss) else None
+        counts_V = self._rows.drawn_by(config.loss, spec.num_items)
         self._learner = Learner(encoder, config, spec.arm, spec.seed, session.device, spec.profile_dim,
                                 spec.num_angles, counts_V, _item_table(spec, storage, encoder),
                                 _ensemble(spec, storage, encoder), _neighbours(spec, storage),

@@ -38,7 +38,7 @@ class Selection:
         stopping, value = self._config.early_stopping, validated[self._config.validation_metric]
         if progress.reference is None or value > progress.reference + stopping.min_delta:
             progress.reference, progress.stale = value, 0
-        else:
+        elif progress.epochs > self._config.last_switch:
             progress.stale += 1
             progress.stopped_early = 0 < stopping.patience_epochs <= progress.stale
         best = progress.best_metrics

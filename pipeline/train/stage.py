@@ -125,7 +125,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     say(_summary(spec, last.progress))
     placed, placed_validation = 0, None
     if config.place_untrained and given.texts is not None:
-        placed = _place_untrained(last, given.texts, rows.item_counts(len(items)) > 0, config.place_scale)
+        placed = _place_untrained(last, given.texts, rows.target_counts(len(items)) > 0, config.place_scale)
     if placed and num_validation and config.profile_input is None:
         placed_validation = _validate_placed(spec, last, placed, prepared)
     if spec.config.profile_input is not None:
@@ -153,11 +153,16 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if on_epoch is not None and config.execution.most_workers:
         raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
                                   "epochs can be watched only in the process that trains"))
-    if config.precision == "bf16" and not config.execution.use_gpu and not HAS_BF16:
+    if _lacks_bf16(config):
         say("train.precision=bf16: this CPU has no products of bf16; training in fp32")
     if config.execution.use_gpu and not config.execution.most_workers and not torch.cuda.is_available():
         raise ResourceError("train.execution.use_gpu: torch sees no GPU in this process; set it to false, or train "
                             "with num_workers of 1 or more on a cluster that has one")
+
+
+def _lacks_bf16(config: TrainConfig) -> bool:
+    """Whether bf16 is asked for where this machine has no products of it."""
+    return config.precision == "bf16" and not config.execution.use_gpu and not HAS_BF16
 
 
 def _check_inputs(config: TrainConfig, item_vectors: Artifact | None, item_texts: Artifact | None,
@@ -238,7 +243,7 @@ def _validate_placed(spec: TrainSpec, last: Outcome, placed: int, prepared: Arti
             encoder.to(device), device)
     metric, before = spec.config.validation_metric, last.progress.best_metrics
     assert before is not None, "there are validation users"
-    say(f"train: {placed:,} items without a training interaction placed by their texts: {metric} on validation "
+    say(f"train: {placed:,} items that training never asked for placed by their texts: {metric} on validation "
         f"{before[metric]:.4f} → {found[metric]:.4f}")
     return found
 
@@ -272,7 +277,8 @@ def _info(spec: TrainSpec, progress: Progress, shape: TargetShape, start: Start 
         "history": progress.history, "epochs": progress.epochs, "steps": progress.steps,
         "stopped_early": progress.stopped_early, "seconds": progress.seconds,
         "world_sizes": progress.world_sizes,
-        "host": {"torch": torch.__version__, "device": "cuda" if execution.use_gpu else "cpu", "cpus": cpu_count()},
+        "host": {"torch": torch.__version__, "device": "cuda" if execution.use_gpu else "cpu", "cpus": cpu_count(),
+                 "precision": "fp32" if _lacks_bf16(spec.config) else spec.config.precision},
     }
     if shape.num_profiled:
         info["teacher"] = {"users": shape.num_profiled, "angles": shape.num_angles, "width": shape.profile_dim}

@@ -46,7 +46,8 @@ class BoundedChangeTable(Config):
 
 class ProfileInputConfig(Config):
     """The user's profile vector is an extra input in training: what the recommender ranks better for it reaches a
-    student whose ensemble it is a member of. It is chosen on validation with the profiles; exported, tested and served
+    student whose ensemble it is a member of. It is chosen on validation with the profiles of those validation users who
+    are training users (none under a split that holds users out whole); exported, tested and served
     it reads none. For students that predict the next item; not beside a teacher of the same arm."""
 
     dropout: Probability = 0.2

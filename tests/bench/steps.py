@@ -18,7 +18,6 @@ import torch
 from pydantic import TypeAdapter
 
 from models.config import ModelConfig
-from models.losses import samples_by_count
 from models.sequences import Sequences
 from models.students import build_encoder
 from pipeline.train.config import Arm, TrainConfig
@@ -71,8 +70,8 @@ def run_steps(sequences: Sequences, num_items: int, model: ModelConfig, config: 
     index_N, everyone = np.flatnonzero(sequences.lengths >= shortest_row(encoder)), np.arange(len(sequences))
     targets = None if profiles is None else Targets(everyone, everyone[:, None], profiles, np.zeros(
         (1, profiles.shape[1])), np.ones((1, profiles.shape[1])), index_N)
-    rows = TrainingRows(everyone, index_N, sequences, encoder.max_length + 1, targets)
-    counts_V = rows.item_counts(num_items) if samples_by_count(config.loss) else None
+    rows = TrainingRows(everyone, index_N, sequences, encoder.max_length + 1, targets=targets)
+    counts_V = rows.drawn_by(config.loss, num_items)
     arm: Arm = "plain" if profiles is None else "distilled"
     learner = Learner(encoder, config, arm, seed, torch.device(device), 0 if profiles is None else profiles.shape[1], 1,
                       counts_V)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.config import ModelConfig
-from models.losses import samples_by_count
+from models.config import ModelConfig, counted_source
 from models.sequences import Batch, Sequences, pieces
 from models.students import build_encoder
 from pipeline.train.config import Arm, TrainConfig
@@ -48,7 +47,7 @@ class Training:
         self._max_items = model.max_length + 1
         lengths_N = np.minimum(task.sequences.lengths, self._max_items)
         counts_V = None
-        if samples_by_count(config.loss):
+        if counted_source(config.loss) is not None:
             counts_V = np.bincount(task.sequences.values, minlength=task.num_items + 1)[1:]
         encoder = build_encoder(model, task.num_items, 0)
         self.learner = Learner(encoder, config, arm, 0, device, PROFILE_DIM, 1, counts_V)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,6 +35,7 @@ from models.students import build_encoder
 from pipeline.store import artifacts
 from pipeline.store.arrays import cases
 from pipeline.store.artifacts import Artifact
+from pipeline.store.columns import ITEM_ID
 from pipeline.train import stage
 from pipeline.train.config import Arm, EarlyStoppingConfig, OptimizerConfig, TrainConfig
 from pipeline.train.execution_config import TrainExecution
@@ -324,6 +327,16 @@ def test_upgrade_a_trained_model_to_a_grown_catalogue(storage: Storage, by_path:
     torch.testing.assert_close(table[8:], before.pop("item_embedding.weight")[6:])
     for name, value in after.items():
         torch.testing.assert_close(value, before[name])
+
+
+def test_a_model_of_another_catalogue_is_no_start(storage: Storage, prepared: Artifact) -> None:
+    old = train_arm(storage, prepared, None, CONFIG, SASREC, "plain")
+    folder = old.local("model")
+    items = pq.read_table(folder / "items.parquet")
+    foreign = pa.array([f"x{place}" for place in range(len(items))])
+    pq.write_table(items.set_column(items.schema.get_field_index(ITEM_ID), ITEM_ID, foreign), folder / "items.parquet")
+    with pytest.raises(ArtifactError, match=r"knows none of the \d+ items of this data \(its ids are like 'x0', here"):
+        train_arm(storage, prepared, None, changed(init_from=str(folder)), SASREC, "plain")
 
 
 def test_a_model_of_other_dimensions_is_no_start(storage: Storage, prepared: Artifact) -> None:

@@ -148,12 +148,12 @@ def dense_sampled(log_q: bool) -> Loss:
     return loss
 
 
-def dense_binary(exponent: float, draws: int) -> Loss:
+def dense_binary(exponent: float) -> Loss:
     def loss(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor) -> Tensor:
         right_N, scores_NK, other_NK = pairs(hidden_ND, weights_VD, rows_N)
         right = (torch.sigmoid(right_N) ** exponent).log().sum()
         wrong = ((1 - torch.sigmoid(scores_NK.double())).log() * negatives().counts_K * other_NK).sum().float()
-        return -(right + wrong) / (1 + draws)
+        return -(right + wrong) / (1 + negatives().counts_K.sum())
 
     return loss
 
@@ -162,8 +162,8 @@ GBCE = GBCELoss(negatives=40, calibration=0.75)
 SAMPLED: dict[str, tuple[RankingLossConfig, Loss]] = {
     "sampled-softmax": (SampledSoftmaxLoss(), dense_sampled(log_q=True)),
     "sampled-softmax-without-logq": (SampledSoftmaxLoss(log_q=False), dense_sampled(log_q=False)),
-    "bce": (BCELoss(negatives=40), dense_binary(1.0, 40)),
-    "gbce": (GBCE, dense_binary(gbce_exponent(GBCE, ITEMS), 40)),
+    "bce": (BCELoss(negatives=40), dense_binary(1.0)),
+    "gbce": (GBCE, dense_binary(gbce_exponent(GBCE, ITEMS))),
 }
 
 
@@ -176,13 +176,13 @@ def test_sampled_losses_equal_their_dense_forms(name: str, products: str) -> Non
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_negatives_shape_each_loss_and_its_own_target_does_not_count(name: str) -> None:
-    """A position whose target is the only negative is left with its own term."""
+    """A position whose target is the only negative is left with its own term, one of the two that were drawn."""
     hidden_ND, table, rows_N = inputs(rows=1)
     lone = Negatives(rows_N, torch.ones(1), torch.ones(1))
     value = float(build_ranking_loss(SAMPLED[name][0], ITEMS)(hidden_ND, table[1:-1], rows_N, lone))
     right = float((hidden_ND * table[1:-1][rows_N]).sum())
-    expected = {"bce": log(1 + exp(-right)) / 41,
-                "gbce": gbce_exponent(GBCE, ITEMS) * log(1 + exp(-right)) / 41}.get(name, 0.0)
+    expected = {"bce": log(1 + exp(-right)) / 2,
+                "gbce": gbce_exponent(GBCE, ITEMS) * log(1 + exp(-right)) / 2}.get(name, 0.0)
     assert value == pytest.approx(expected, abs=1e-5)
 
 

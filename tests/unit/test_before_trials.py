@@ -72,7 +72,7 @@ def test_the_combinations_need_a_union(run_file: Path, setting: str, values: lis
                                        needed: dict[str, int]) -> None:
     teachers = "" if setting.endswith("teacher") else "train: {ensemble: {members: [{arm: plain}]}}"
     found = before(run_file, {setting: values, "train.optimizer.weight_decay": [0.0]}, f"arms=[{arms}]",
-                   "train.distill_epochs=0", f"recipes={{own: {{{teachers}}}}}")
+                   "train.distill_epochs=1", f"recipes={{own: {{{teachers}}}}}")
     assert found.settings == (setting,) and len(found.runs) == len(values)
     assert steps(found, run_file) == dict(sorted(needed.items()))
 

@@ -14,6 +14,7 @@ from models.config import (
     BERT4RecConfig,
     DistillationConfig,
     InfoNCEDistillation,
+    MatchingConfig,
     ModelConfig,
     MSEDistillation,
     ProjectionConfig,
@@ -22,6 +23,7 @@ from models.config import (
     SoftmaxLoss,
 )
 from models.distilled import DistilledRecommender, LossTerms
+from models.ensemble import Ensemble
 from models.sequences import Batch
 from models.students import build_encoder
 
@@ -162,6 +164,19 @@ def test_variance_floor_is_added_unscaled_by_beta() -> None:
     assert float(terms.variance_floor) > 0
     expected = 0.5 * (0.5 * float(terms.distillation) + 2.0 * float(terms.variance_floor)) + 0.5 * float(terms.ranking)
     assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_beta_scales_by_the_loss_that_stands_beside_distillation() -> None:
+    """Where a step matches an ensemble, L_model is not it."""
+    for weight in (0.0, 0.6, 1.0):
+        recommender = model()
+        other = build_encoder(SASREC, NUM_ITEMS, 7)
+        recommender.learn_from(Ensemble(build_encoder(SASREC, NUM_ITEMS, 0), [other], [1.0]),
+                               MatchingConfig(weight=weight, perturb=None))
+        terms = recommender(batch(), 0.5, beta=True, beta_cap=None, matching=True)
+        beside = (1 - weight) * float(terms.ranking) + weight * float(terms.matching)
+        assert float(terms.beta * terms.distillation) == pytest.approx(beside, rel=1e-5)
+        assert float(terms.total.detach()) == pytest.approx(beside, rel=1e-5)  # α·β·L_distil + (1 - α)·beside
 
 
 def test_several_profiles_are_averaged_over_the_real_ones() -> None:

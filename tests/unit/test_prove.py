@@ -189,7 +189,7 @@ def test_data_made_cold_do_not_go_with_a_model_that_knows_them(tmp_path: Path) -
       text: {train: {item_init: {kind: text}, place_untrained: true}}}""")))
     assert [sentence.split(" (")[0] for sentence in said] == [
         "Test targets were made cold",
-        "text: items without a training interaction, where there are any, are placed at export"]
+        "text: items that training never asked for, where there are any, are placed at export"]
 
 
 @pytest.mark.parametrize(("recipes", "words"), [

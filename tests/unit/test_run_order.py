@@ -131,6 +131,20 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
     ("recipes.ids.control_for=other", "recipes.ids.control_for: got 'other'"),
     ("recipes.plain={}", "got the name 'plain'"),
     ("train.ensemble={members: [{arm: plain}]}", "belongs into the recipe"),
+    ("recipes.matched.teacher=distilled", "arm matched learns from profiles (teacher distilled) in its first "
+                                          "train.distill_epochs epochs, and with 0 in none; legal: 1 or more"),
+    ("recipes.text.model.max_length=10", "arm matched, member text: model.max_length: got 10; legal: "),
+    ("recipes.told.model={kind: bert4rec}", "arm matched, member told: model.kind: got 'bert4rec'"),
+    ("recipes.text.model.num_blocks=1", "arm matched, member text: the student starts from it (train.ensemble.start), "
+                                        "but their models differ (num_blocks: 1 → 2)"),
+    ("recipes.matched.train.ensemble.epochs=900", "ensemble.epochs=900 must be below epochs="),
+    ("recipes.told.train.ensemble={members: [{arm: plain}], start: 0}", "ensemble.start names a member whose item "
+                                                                        "embeddings training starts from"),
+    ("train.item_table.kind=bounded_change", "keeps every item near what it starts from, and that is random"),
+    ("train.place_scale=0.5", "no arm places any; add train.place_untrained=true"),
+    ("train.compat=upstream", "early_stopping.patience_epochs=10; legal: 0"),
+    ("seeds=[-1]", "seeds.0: got -1; legal: 0 or more"),
+    ("seeds=[2147483648]", "legal: less than 2147483648"),
 ])
 def test_recipes_that_cannot_hold_are_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):

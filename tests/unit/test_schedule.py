@@ -92,6 +92,15 @@ def test_early_stopping_counts_after_the_switch_only() -> None:
     assert not run([0.9, 0.8, 0.3, 0.2, 0.4, 0.3], **patience).stopped_early
 
 
+def test_early_stopping_counts_after_an_ensembles_phase_too() -> None:
+    fields: dict[str, Any] = {"early_stopping": {"patience_epochs": 2}, "distill_epochs": 0,
+                              "ensemble": {"members": [{"arm": "plain"}], "epochs": 4}}
+    progress = run([0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.5, 0.4, 0.3], **fields)
+    assert progress.stopped_early and (progress.epochs, progress.best_epoch) == (8, 6)
+    worse = run([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.6], **fields)
+    assert worse.stopped_early and (worse.epochs, worse.best_epoch) == (6, 1)
+
+
 def test_small_gains_are_kept_but_do_not_extend_the_patience() -> None:
     progress = run([0, 0, 0.30, 0.305, 0.309, 0.5], early_stopping={"patience_epochs": 2, "min_delta": 0.01})
     assert progress.stopped_early and progress.epochs == 5 and progress.best_epoch == 5
@@ -103,5 +112,5 @@ def test_epochs_without_validation_change_nothing() -> None:
 
 
 def test_the_last_epoch_is_kept_for_upstream_and_without_validation_users() -> None:
-    assert run([0.5, 0.4, 0.3, 0.2], compat="upstream").best_epoch == 4
+    assert run([0.5, 0.4, 0.3, 0.2], compat="upstream", early_stopping={"patience_epochs": 0}).best_epoch == 4
     assert run([None] * 4, cases=0).best_epoch == 4

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from configs.errors import DataError
-from models.config import BERT4RecConfig, ModelConfig, SASRecConfig
+from models.config import (
+    BERT4RecConfig,
+    ModelConfig,
+    NegativeSource,
+    SampledSoftmaxLoss,
+    SASRecConfig,
+    SoftmaxLoss,
+)
 from models.students import build_encoder
 from pipeline.store.arrow import write_arrow
 from pipeline.store.columns import ITEMS, USER_IDX
@@ -41,6 +49,20 @@ def test_rows_too_short_for_a_target_are_left_out(path: Path, monkeypatch: pytes
         assert rows.item_counts(9).tolist() == [7, 5, 4, 3, 2, 2, 2, 1, 1]
         batch = rows.batch(np.argsort(rows.lengths_N)[-2:], with_targets=False)
         assert batch.users_B.tolist() == [20, 60] and batch.items_BL[0].tolist() == [5, 6, 7, 8, 9][-rows.max_items:]
+
+
+@pytest.mark.parametrize(("model", "counts"), [(SASREC, [0, 3, 2, 2, 1, 2, 2, 1, 1]),
+                                               (BERT4REC, [5, 3, 2, 2, 1, 2, 2, 1, 1])])
+def test_targets_are_counted_where_an_epoch_asks_for_them(path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          model: ModelConfig, counts: list[int]) -> None:
+    """Not before the window, not of rows too short; a row's first item only where students learn from lone items."""
+    rows = TrainingRows.open(path, build_encoder(model, 9, 0))
+    assert rows.target_counts(9).tolist() == counts
+    monkeypatch.setattr(data, "_COUNTED_AT_ONCE", 4)
+    assert rows.target_counts(9).tolist() == counts
+    drawn = {source: rows.drawn_by(SampledSoftmaxLoss(source=source), 9) for source in get_args(NegativeSource)}
+    assert drawn["uniform"] is None and rows.drawn_by(SoftmaxLoss(), 9) is None
+    assert [drawn["popularity"].tolist(), drawn["in_batch"].tolist()] == [rows.item_counts(9).tolist(), counts]
 
 
 def test_a_worker_holds_twelve_bytes_of_a_user(path: Path) -> None:

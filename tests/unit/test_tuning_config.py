@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from configs.errors import ConfigError
 from configs.files import resolve_path
 from configs.loader import load, validate
 from pipeline.config import RunConfig
+from pipeline.train.keys import MODEL_FILES
 from tuning.before import Inputs
 from tuning.config import TuneConfig
 from tuning.search import _conclude, _unequal, base_run, claimed, with_overrides
@@ -54,7 +56,7 @@ def test_what_validation_does_not_see_is_not_searched() -> None:
     space = "space={train.place_scale: {kind: uniform, low: 0.5, high: 1.0}}"
     with pytest.raises(ConfigError, match="place_untrained moves items at export"):
         base_run(with_overrides(path, [space, "train.place_untrained=true"]), path)
-    with pytest.raises(ConfigError, match="none of its values changes what text-start learns"):
+    with pytest.raises(ConfigError, match="tells how far placed items spread, and no arm places any"):
         base_run(with_overrides(path, [space]), path)
 
 
@@ -108,6 +110,26 @@ def test_trial_trains_in_its_own_process_with_decoded_choices() -> None:
     assert (config.train.alpha, config.train.beta) == (0.25, True)
     assert config.train.distillation.pooling.model_dump() == {"kind": "exponential", "gamma": 0.05}
     assert config.train.execution.num_workers == 0
+
+
+def test_a_recipe_with_workers_of_its_own_is_searched_in_one_process_too() -> None:
+    values = load(RunConfig, "demo.yaml", ["recipes={wide: {train: {execution: {num_workers: 2}}}}", "arms=[wide]"]
+                  ).model_dump(mode="json")
+    config = trial_config(values, {"train.optimizer.lr": 0.1})
+    assert [config.for_arm(arm).train.execution.num_workers for arm in ("plain", "wide")] == [0, 0]
+    assert values["recipes"]["wide"]["train"]["execution"] == {"num_workers": 2}
+
+
+def test_a_model_to_start_from_is_found_from_a_trials_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    for name in MODEL_FILES:
+        Path("model", name).touch()
+    path = resolve_path("tune/alpha_beta.yaml")
+    overrides = "overrides=[train.init_from=model, 'recipes={own: {train: {init_from: 0123456789abcdef}}}']"
+    values, run_config = base_run(load(TuneConfig, path, [overrides]), path)
+    assert (values["train"]["init_from"], run_config.train.init_from) == (str(tmp_path / "model"), "model")
+    assert values["recipes"]["own"]["train"]["init_from"] == "0123456789abcdef"
 
 
 def test_the_distilled_arm_is_searched() -> None:
