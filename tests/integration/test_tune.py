@@ -87,7 +87,7 @@ def test_killed_search_resumes_and_runs_no_finished_trial_again(search_config: P
 
     inputs = storage / "tune" / "search" / "inputs.json"
     assert set(json.loads(inputs.read_text())["inputs"]) == {"prepare", "reduce"}
-    inputs.write_text(inputs.read_text().replace('"train": ', '"train": 1'))
+    inputs.write_text(inputs.read_text().replace('"train": [', '"train": [1, '))
     stale = cli("tune", "--config", str(search_config), slower, elsewhere, timeout_s=600)
     assert stale.returncode == 2 and "were trained on other data, texts or models than are there now" in stale.stderr
 
