@@ -49,11 +49,14 @@ def local_cpus(config: ClusterConfig) -> int:
 
 
 @contextmanager
-def connect(config: ClusterConfig) -> Iterator[None]:
+def connect(config: ClusterConfig, dashboard: bool = False) -> Iterator[None]:
     """Ray, for as long as the block lasts.
 
     An initialised Ray is used as it is and left running; ``RAY_ADDRESS`` is joined; else a local Ray starts
     and ends with the block.
+
+    Args:
+        dashboard: a local Ray is started with one, see :func:`require_dashboard`.
 
     Raises:
         ConfigError: ``RAY_ADDRESS`` is no address.
@@ -71,7 +74,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         return
     try:
         _knock()
-        arguments = _arguments(config)
+        arguments = _arguments(config, dashboard)
         with own_handler(), _inside(CODE), nullcontext() if config.worker_logs else _quiet_core():
             start(arguments)
     except MentorecError:
@@ -82,6 +85,26 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_dashboard(what: str) -> None:
+    """Ray Train gives back the room of a training that is stopped from outside only where Ray's dashboard runs: its
+    `PlacementGroupCleaner` asks there whether the training lives. Ray must be running.
+
+    Args:
+        what: needs it.
+
+    Raises:
+        ResourceError: there is none.
+    """
+    from ray.util.state import list_nodes
+
+    try:
+        list_nodes(limit=1, raise_on_missing_output=False)
+    except Exception as exc:  # which ones is nowhere promised
+        raise ResourceError(f"{what}: this Ray runs without its dashboard, and without it the workers of a stopped "
+                            "trial are never given back; start the head with `ray start --head "
+                            "--include-dashboard=true`") from exc
 
 
 def start(arguments: dict[str, Any]) -> None:
@@ -151,14 +174,14 @@ def _knock() -> None:
         socket.create_connection((host, port), timeout=_KNOCK_S).close()
 
 
-def _arguments(config: ClusterConfig) -> dict[str, Any]:
+def _arguments(config: ClusterConfig, dashboard: bool) -> dict[str, Any]:
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": config.worker_logs}
     if joins_cluster():
         # A job's upload already reaches every worker. From outside a job the code travels with us.
         outside = not in_job() and _is_checkout()
         return quiet | ({"runtime_env": {"working_dir": str(CODE)}} if outside else {})
     return quiet | {
-        "address": "local", "_temp_dir": _ray_folder(), "num_cpus": local_cpus(config), "include_dashboard": False,
+        "address": "local", "_temp_dir": _ray_folder(), "num_cpus": local_cpus(config), "include_dashboard": dashboard,
         "object_store_memory": None if config.object_store_gb is None else int(config.object_store_gb * 2**30),
     }
 

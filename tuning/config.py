@@ -82,10 +82,23 @@ class TuneExecution(Config):
     """Never part of what a trial computes."""
 
     concurrent_trials: int = Field(default=1, ge=1)
-    cpus_per_trial: float = Field(default=1.0, gt=0)
+    workers_per_trial: int = Field(default=0, ge=0)
+    """0: a trial trains in its own process. Else in so many DDP workers of Ray Train, each with what the run's
+    `train.execution` gives a worker; for trainings that one device is too slow or too small for."""
+    cpus_per_trial: float | None = Field(default=None, gt=0)
+    """Of a trial that trains in its own process. Default: 1."""
     gpus_per_trial: float | None = Field(default=None, gt=0)
-    """A share of a GPU is legal (0.5: two trials on one). Default: 1 where the run's `train.execution.use_gpu` is true;
-    not to be set where it is false."""
+    """The same. A share of a GPU is legal (0.5: two trials on one). Default: 1 where the run's
+    `train.execution.use_gpu` is true; not to be set where it is false."""
+
+    @model_validator(mode="after")
+    def _workers_have_their_own(self) -> TuneExecution:
+        for name in ("cpus_per_trial", "gpus_per_trial"):
+            if self.workers_per_trial and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name):g} is of a trial that trains in its own process; with "
+                                 f"workers_per_trial={self.workers_per_trial} set the run's train.execution"
+                                 ".cpus_per_worker and use_gpu (overrides), of which each worker has its own")
+        return self
 
 
 class TuneConfig(Config):

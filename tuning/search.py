@@ -1,15 +1,11 @@
-"""The search itself: Ray Tune over plain function trainables, resumable by the same command."""
+"""A search from its file to its winner."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from cluster.connect import connect
@@ -27,14 +23,13 @@ from pipeline.stages import STAGES
 from pipeline.store.artifacts import begun_otherwise, is_fingerprint
 from pipeline.train.keys import VERSIONS
 from pipeline.work.building import take_folder
-from pipeline.work.progress import say
 from tuning.before import Before, Inputs, survey
-from tuning.config import GridSearch, TuneConfig
+from tuning.config import TuneConfig
 from tuning.effect import chain, require_effect, runs_at_ends
-from tuning.leaderboard import FAILED, TrialLines, as_csv, described, lines, ordered, row, watch
+from tuning.experiment import metric_of, require_workers, search, trial_count
+from tuning.leaderboard import FAILED, as_csv, described, lines
 from tuning.page import search_page
-from tuning.space import COMBINATION, Space, combinations, encode, suggest
-from tuning.trial import TUNED, assign, searched_step, trial
+from tuning.trial import assign, searched_step
 
 LEADERBOARD = "leaderboard.csv"
 BEST = "best.yaml"
@@ -139,11 +134,13 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     lease = take_folder(storage, folder)
     try:
         _claim(storage, folder, claimed(config, run_config))
-        with connect(run_config.cluster):
+        with connect(run_config.cluster, dashboard=config.execution.workers_per_trial > 0):
             OneView(storage).require()
+            require_workers(config, run_config)
             fixed = {"values": values, "storage": storage, "folder": folder,
+                     "workers": config.execution.workers_per_trial,
                      "inputs": _inputs(before, storage, folder, confirmed)}
-            rows = _search(config, fixed, run_config, storage, folder)
+            rows = search(config, fixed, run_config, storage, folder)
         result = _conclude(config, values, run_config, storage, folder, rows)
         return _finish(config, result, confirmed)
     finally:
@@ -168,8 +165,8 @@ def _inputs(before: Before, storage: Storage, folder: str, confirmed: bool) -> I
 
 def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage: Storage) -> Iterator[str]:
     step = searched_step(run_config)
-    yield (f"search {config.name}: {_trial_count(config)} trials of {run_config.name}, {step.label}, on "
-           f"validation {_metric(run_config)}")
+    yield (f"search {config.name}: {trial_count(config)} trials of {run_config.name}, {step.label}, on "
+           f"validation {metric_of(run_config)}")
     for setting, dimension in config.space.items():
         told = " (changes what stands before train)" if setting in before.settings else ""
         yield f"  {setting}: {described(dimension)}{told}"
@@ -181,22 +178,14 @@ def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage
     yield f"before the first trial: {len(union)} artifact{'s' * (len(union) != 1)}{of}, {new} to build"
 
 
-def _metric(run_config: RunConfig) -> str:
-    """By which trials are compared: the searched arm's."""
-    return searched_step(run_config).config.train.validation_metric
-
-
-def _trial_count(config: TuneConfig) -> int:
-    if not isinstance(config.search, GridSearch):
-        return config.search.trials
-    return sum(1 for _ in combinations(config.space))
-
-
 def claimed(config: TuneConfig, run_config: RunConfig) -> dict[str, Any]:
     """What a search's folder is begun with: all that can change a figure, wherever it is kept and computed. The run's
-    overrides stand in the run itself."""
+    overrides stand in the run itself. Two workers or more draw dropout masks of their own, and what a trial reserves
+    is kept by Ray."""
+    workers = config.execution.workers_per_trial
     return {"search": config.model_copy(update={"overrides": ()}).key(),
-            "run": run_config.key() | {"storage": None, "cluster": None}}
+            "run": run_config.key() | {"storage": None, "cluster": None}} | (
+                {"workers_per_trial": workers} if workers else {})
 
 
 def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
@@ -214,78 +203,6 @@ def _require_same_inputs(storage: Storage, folder: str, inputs: dict[str, str]) 
                           "by another version); give this search another name (name=…) or delete the folder")
 
 
-def _search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage,
-            folder: str) -> list[dict[str, Any]]:
-    from ray import tune as ray_tune
-
-    resources = {"cpu": config.execution.cpus_per_trial}
-    if run_config.train.execution.use_gpu:
-        resources["gpu"] = config.execution.gpus_per_trial or 1.0
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(trial, fixed=fixed), resources)
-    experiment = storage.path(f"{folder}/ray")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial's traceback; the leaderboard has its line
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of a restored search it prints a table, also with verbose=0
-    # A trial that was under way when a search was killed reports its first epochs again.
-    warnings.filterwarnings("ignore", "The reported value is ignored because this `step=", UserWarning)
-    if ray_tune.Tuner.can_restore(experiment, storage_filesystem=storage.filesystem):
-        say(f"tune: going on with {experiment}, with as many trials at a time as it was begun with")
-        tuner = ray_tune.Tuner.restore(experiment, trainable=trainable, resume_unfinished=True, restart_errored=True,
-                                       storage_filesystem=storage.filesystem)
-    else:
-        told = TrialLines(_trial_count(config), _metric(run_config))
-        grid = {COMBINATION: ray_tune.grid_search([encode(one) for one in combinations(config.space)])} if isinstance(
-            config.search, GridSearch) else None
-        tuner = ray_tune.Tuner(trainable, param_space=grid,
-                               tune_config=_tune_config(config, fixed["values"]),
-                               run_config=ray_tune.RunConfig(
-                                   name="ray", storage_path=storage.path(folder), verbose=0, callbacks=[watch(told)],
-                                   storage_filesystem=storage.filesystem))
-    return ordered([row(result, config.space, _traceback(result, storage, folder)) for result in tuner.fit()])
-
-
-def _traceback(result: Any, storage: Storage, folder: str) -> str:
-    """Of a trial that failed; Ray looks for it where the search was begun, even if its storage was moved since."""
-    file = f"{folder}/ray/{PurePath(result.path).name}/error.txt"
-    if result.error or (result.metrics or {}).get("done") or not storage.exists(file):
-        return ""
-    return storage.read_bytes(file).decode("utf-8", "replace")
-
-
-def _tune_config(config: TuneConfig, values: dict[str, Any]) -> Any:
-    from ray import tune as ray_tune
-
-    algorithm, scheduler = None, None
-    if not isinstance(config.search, GridSearch):
-        import optuna
-        from ray.tune.search import ConcurrencyLimiter
-        from ray.tune.search.optuna import OptunaSearch as RayOptuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # that it has begun a study
-        algorithm = ConcurrencyLimiter(
-            RayOptuna(partial(_walk, config.space), metric="best", mode="max",
-                      sampler=optuna.samplers.TPESampler(seed=config.seed)),
-            max_concurrent=config.execution.concurrent_trials)
-    if config.asha is not None:
-        from ray.tune.schedulers import ASHAScheduler
-
-        # Beyond the last epoch: a trial that comes so far ends by itself, and keeps its artifact.
-        longest = 1 + max(searched_step(one).config.train.epochs
-                          for setting in config.space for one in runs_at_ends(values, config.space, setting))
-        scheduler = ASHAScheduler(time_attr=TUNED, metric="best", mode="max", max_t=longest,
-                                  grace_period=min(longest, config.asha.grace_epochs),
-                                  reduction_factor=config.asha.reduction_factor)
-    chosen = {} if algorithm or scheduler else {"metric": "best", "mode": "max"}
-    samples = 1 if isinstance(config.search, GridSearch) else config.search.trials
-    return ray_tune.TuneConfig(num_samples=samples, search_alg=algorithm, scheduler=scheduler,
-                               max_concurrent_trials=config.execution.concurrent_trials, **chosen)
-
-
-def _walk(space: Space, trial: Any) -> None:
-    """Optuna's way to define a space while it is walked: what was suggested is what counts. Not a closure, which the
-    search's state could not be saved with."""
-    suggest(space, trial)
-
-
 def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str,
               rows: list[dict[str, Any]]) -> SearchResult:
     storage.write_bytes(f"{folder}/{LEADERBOARD}", as_csv(rows))
@@ -293,7 +210,7 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
         why = rows[0]["reason"] or "none was validated"
         raise TrainingError(f"no trial of {config.name} ended with a metric ({why}); see "
                             f"{storage.path(folder)}/{LEADERBOARD}")
-    metric = _metric(run_config)
+    metric = metric_of(run_config)
     won = {setting: rows[0][setting] for setting in config.space if setting in rows[0]}
     best = validate(RunConfig, assign(values, won | {"name": f"{config.name}-best"}))
     storage.write_bytes(f"{folder}/{BEST}", dump(best).encode())

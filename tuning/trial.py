@@ -1,4 +1,4 @@
-"""One trial: a plain function that trains in its own process and reports every validated epoch."""
+"""One trial: a plain function that trains, in its own process or by workers, and reports every validated epoch."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def assign(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def trial_config(values: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
-    """The run configuration of a trial with these settings; it trains in its own process.
+def trial_config(values: dict[str, Any], settings: dict[str, Any], workers: int = 0) -> RunConfig:
+    """The run configuration of a trial with these settings; it trains in its own process, or by so many workers.
 
     Raises:
         ConfigError: the chosen values do not go together.
     """
-    here = {"train": {"execution": {"num_workers": 0, "shard_item_table": False}}}
+    execution = {"num_workers": workers} | ({"shard_item_table": False} if workers < 2 else {})
+    here = {"train": {"execution": execution}}
     recipes = {name: here for name, recipe in values["recipes"].items() if "execution" in recipe["train"]}
     return validate(RunConfig, merge(assign(values, settings), here | {"recipes": recipes}))
 
@@ -64,13 +65,13 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     """Ray Tune's trainable. A train artifact that is already there is not trained again: it reports its epochs as if it
     were, for ASHA compares trials by what they had at one epoch.
 
-    ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, and the ``inputs`` of all
-    trials.
+    ``fixed`` holds the base run's ``values``, the ``storage``, the search's ``folder``, the ``inputs`` of all trials,
+    and the number of ``workers`` of each.
     """
     from ray import tune
 
     storage: Storage = fixed["storage"]
-    step = searched_step(trial_config(fixed["values"], chosen(given)))
+    step = searched_step(trial_config(fixed["values"], chosen(given), fixed["workers"]))
     given_inputs: Inputs = fixed["inputs"]
     built = given_inputs.of(chosen(given))
     inputs = {label: built[label] for label in step.inputs}

@@ -35,7 +35,7 @@ from pipeline.train.export import load_model
 from pipeline.train.feed import feed
 from pipeline.train.item_vectors import ItemVectors
 from pipeline.train.learner import Learner
-from pipeline.train.metrics_log import LATEST_EPOCH, MetricsLog
+from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.neighbours import read_neighbours
 from pipeline.train.reading import PREFIX, load_reader, reader_of
 from pipeline.train.sampler import Sampler
@@ -139,8 +139,6 @@ class _Run:
                   "phase": self._selection.phase(progress.epochs), **means, **validated}
         if self._log is not None:
             self._log.write(record)
-            if not self._storage.is_local:  # nobody else sees the log before the end
-                self._storage.write_json(f"{self._spec.folder}/{LATEST_EPOCH}", record)
         due = progress.finished or progress.epochs % config.execution.checkpoint_every_epochs == 0
         folder = self._save() if due else None
         self._session.report({**record, "seconds": progress.seconds, "best": progress.best_metrics}, folder)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 METRICS_FILE = "metrics.jsonl"
 LATEST_EPOCH = "epoch.json"
-"""The newest record of an epoch, where the log itself is not in sight of the driver."""
+"""What a worker's session reported last, for the driver."""
 TENSORBOARD = "tensorboard"
 """Folder of event files."""
 

@@ -29,6 +29,7 @@ from configs.errors import MentorecError, ResourceError, TrainingError
 from pipeline.train.checkpoint import Outcome, read_outcome
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
+from pipeline.train.metrics_log import LATEST_EPOCH
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
 from pipeline.work.nodes import await_nodes, require_type, room_for
@@ -48,7 +49,12 @@ _POLL_SECONDS = "0.25"
 class RaySession:
     """One rank of a Ray Train worker group; see ``session.Session``."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: Storage, latest: str) -> None:
+        """
+        Args:
+            latest: file of the storage that tells the driver what was reported last.
+        """
+        self._storage, self._latest = storage, latest
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
@@ -69,6 +75,8 @@ class RaySession:
         return Path(read_again(lambda: checkpoint.to_directory(str(self.new_folder()))))
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        if self.rank == 0:
+            self._storage.write_json(self._latest, metrics)
         if checkpoint is None:
             ray.train.report(metrics)
             return
@@ -169,7 +177,7 @@ def worker_loop(config: dict[Any, Any]) -> None:
     driver finds the file that the loop has left.
     """
     spec, storage = TrainSpec.model_validate(config["spec"]), config["storage"]
-    session = RaySession()
+    session = RaySession(storage, f"{spec.folder}/{LATEST_EPOCH}")
     threads = spec.config.execution.threads_per_worker
     local_workers = ray.train.get_context().get_local_world_size()
     with torch_threads(threads or max(1, cpu_count() // local_workers)), tempfile.TemporaryDirectory() as scratch:
@@ -205,8 +213,8 @@ def _await_the_fewest(execution: TrainExecution) -> None:
     Raises:
         ResourceError: the cluster has no room for those of an elastic group, and its autoscaler brings none.
     """
-    await_nodes([_resources(execution)] * execution.fewest_workers, "train")
-    if elastic(execution) and (short := _shortage(execution)):
+    short = shortage_after_waiting(execution, "train")
+    if elastic(execution) and short:
         raise ResourceError(f"train: {short}; lower the first number of train.execution.num_workers or "
                             "cpus_per_worker, or add nodes")
 
@@ -246,6 +254,12 @@ def _workers_alive() -> int:
     job = ray.get_runtime_context().get_job_id()
     actors = ray._private.state.actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE")
     return sum(actor["ActorClassName"].endswith("TrainWorker") for actor in actors.values())
+
+
+def shortage_after_waiting(execution: TrainExecution, label: str) -> str:
+    """:func:`_shortage` once an autoscaler has brought what it can; ``label`` says who waits."""
+    await_nodes([_resources(execution)] * execution.fewest_workers, label)
+    return _shortage(execution)
 
 
 def _shortage(execution: TrainExecution) -> str:

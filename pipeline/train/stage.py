@@ -71,8 +71,9 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         prepared: the `prepare` artifact.
         targets: the `reduce` artifact; None for the plain arm.
         out: the attempt.
-        on_epoch: called after every epoch with its record; only for ``execution.num_workers=0``. What it raises ends
-            the training; its checkpoints stay.
+        on_epoch: called after every epoch with its record, in this process, where what it raises ends the training and
+            its checkpoints stay. With workers it is called in a thread, of epochs that follow one another within a
+            second (on a remote storage five) with the newest alone, and what it raises is lost.
         item_vectors: the items' `reduce` artifact; for ``config.item_init`` alone.
         item_texts: the items' `encode` artifact; for ``config.reads_texts`` alone.
         members: `train` artifacts, in the order of ``config.ensemble.members``.
@@ -81,13 +82,13 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         The artifact: ``model/``, ``metrics.jsonl``, ``tensorboard/``.
 
     Raises:
-        ConfigError: the distilled block does not exist, a teacher is missing, ``on_epoch`` with workers.
+        ConfigError: the distilled block does not exist, a teacher is missing.
         DataError: no training rows, or unusable profile vectors.
         TrainingError: a loss or gradient became NaN or Inf, or workers kept failing.
         ArtifactError: ``init_from`` does not fit.
         ResourceError: no GPU, or no room for the workers.
     """
-    _check(config, model, arm, targets, on_epoch)
+    _check(config, model, arm, targets)
     _check_inputs(config, item_vectors, item_texts, members)
     out.storage.delete(out.relative(FAILURE))
     items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
@@ -139,8 +140,7 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
         "placed_items": placed, "placed_validation": placed_validation, "users_per_batch": users})
 
 
-def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None, on_epoch: OnEpoch | None
-           ) -> None:
+def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact | None) -> None:
     if (arm != "plain" or config.profile_input is not None) and targets is None:
         raise ConfigError(f"arm {arm!r} needs the `reduce` artifact; only a plain arm that reads no profiles does "
                           "without")
@@ -150,9 +150,6 @@ def _check(config: TrainConfig, model: ModelConfig, arm: Arm, targets: Artifact 
     if config.execution.shard_item_table and config.execution.most_workers < 2:
         raise ConfigError(illegal("train.execution.shard_item_table", True, "with num_workers of 2 or more",
                                   "one worker holds the whole table; add workers, or set it to false"))
-    if on_epoch is not None and config.execution.most_workers:
-        raise ConfigError(illegal("train.execution.num_workers", config.execution.num_workers, "0",
-                                  "epochs can be watched only in the process that trains"))
     if _lacks_bf16(config):
         say("train.precision=bf16: this CPU has no products of bf16; training in fp32")
     if config.execution.use_gpu and not config.execution.most_workers and not torch.cuda.is_available():
@@ -186,12 +183,18 @@ def _run(spec: TrainSpec, out: ArtifactDir, on_epoch: OnEpoch | None) -> Outcome
     if out.storage.names(out.relative(other)) and not out.storage.names(out.relative(own)):
         complain(f"train: this attempt was begun {'on Ray' if here else 'without Ray'} (train.execution.num_workers), "
                  "whose checkpoints are not read here: it begins anew")
+
+    def report(record: dict[str, Any]) -> None:
+        bar.show(record)
+        if on_epoch is not None:
+            on_epoch(record)
+
     try:
         if here:
-            return _run_here(spec, out, bar, on_epoch)
+            return _run_here(spec, out, report)
         from pipeline.train.ray_session import fit  # training in this process needs no Ray
 
-        with follow(bar, out):
+        with follow(report, out):
             return fit(spec, out.storage, out.relative(RAY))
     finally:
         bar.close()
@@ -204,12 +207,7 @@ def _summary(spec: TrainSpec, progress: Progress) -> str:
             f"{progress.best_epoch}{reached}")
 
 
-def _run_here(spec: TrainSpec, out: ArtifactDir, bar: EpochBar, on_epoch: OnEpoch | None) -> Outcome:
-    def report(record: dict[str, Any]) -> None:
-        bar.show(record)
-        if on_epoch is not None:
-            on_epoch(record)
-
+def _run_here(spec: TrainSpec, out: ArtifactDir, report: OnEpoch) -> Outcome:
     execution = spec.config.execution
     device = torch.device("cuda" if execution.use_gpu else "cpu")
     session = LocalSession(out.storage, out.relative(CHECKPOINTS), device, report)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cluster.connect import require_dashboard
 from configs.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,3 +106,10 @@ def test_a_node_that_is_too_slow_to_start_is_one_clear_error(monkeypatch: pytest
     with pytest.raises(ResourceError, match="did not start: .*timed out.*less busy"), connect(ClusterConfig()):
         raise AssertionError("connected to nothing")
     assert tries == ["init", "shutdown"] * 3
+
+
+def test_workers_of_trials_need_the_dashboard(ray_cluster: None) -> None:
+    """The fixture's Ray has none; that a search starts one with it, its own test shows."""
+    with pytest.raises(ResourceError, match=r"execution.workers_per_trial: this Ray runs without its dashboard, and "
+                                            r".*; start the head with `ray start --head --include-dashboard=true`"):
+        require_dashboard("execution.workers_per_trial")

@@ -373,13 +373,10 @@ def test_what_is_refused_at_the_door(storage: Storage, prepared: Artifact, targe
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     out = artifacts.begin(storage, key(CONFIG, SASREC, "plain", 0, prepared.fingerprint, None))
     deep = CONFIG.distillation.model_copy(update={"layer": 2})
-    workers = changed(execution=TrainExecution(num_workers=1))
     with pytest.raises(ConfigError, match="needs the `reduce` artifact"):
         train(CONFIG, SASREC, "distilled", 0, prepared, None, out)
     with pytest.raises(ConfigError, match="train.distillation.layer: got 2; legal: 0…1"):
         train(changed(distillation=deep), SASREC, "distilled", 0, prepared, targets, out)
-    with pytest.raises(ConfigError, match="epochs can be watched only in the process that trains"):
-        train(workers, SASREC, "plain", 0, prepared, None, out, on_epoch=print)
     for alone in (0, 1):
         divided = changed(execution=TrainExecution(num_workers=alone, shard_item_table=True))
         with pytest.raises(ConfigError, match="shard_item_table: got True; legal: with num_workers of 2 or more"):

@@ -120,6 +120,20 @@ def test_a_recipe_with_workers_of_its_own_is_searched_in_one_process_too() -> No
     assert values["recipes"]["wide"]["train"]["execution"] == {"num_workers": 2}
 
 
+def test_trials_by_workers_have_as_many_whatever_the_run_has() -> None:
+    values = load(RunConfig, "demo.yaml", ["recipes={wide: {train: {execution: {num_workers: [2, 4]}}}}", "arms=[wide]",
+                                           "train.execution={num_workers: 2, shard_item_table: true}",
+                                           "train.loss={kind: bce}", "train.optimizer.table=rowwise"
+                                           ]).model_dump(mode="json")
+    for workers, divided in ((1, False), (3, True)):
+        config = trial_config(values, {}, workers)
+        ran = [config.for_arm(arm).train.execution for arm in ("plain", "wide")]
+        assert [(each.num_workers, each.shard_item_table) for each in ran] == [(workers, divided)] * 2
+    for name in ("cpus_per_trial", "gpus_per_trial"):
+        with pytest.raises(ConfigError, match=f"{name}=0.5 is of a trial that trains in its own process; with"):
+            load(TuneConfig, "tune/alpha_beta.yaml", [f"execution={{workers_per_trial: 2, {name}: 0.5}}"])
+
+
 def test_a_model_to_start_from_is_found_from_a_trials_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
@@ -232,6 +246,7 @@ def test_a_search_goes_on_wherever_and_however_it_is_computed() -> None:
     assert begun() == begun("cluster.num_cpus=3", "storage.uri=elsewhere", "train.execution.log_every_steps=7",
                             "reduce.execution={actors: 0}", "execution.concurrent_trials=2")
     assert begun() != begun("train.gradient_clip=2.0") and begun() != begun("seed=1")
+    assert begun() != begun("execution.workers_per_trial=1") != begun("execution.workers_per_trial=2")
 
 
 def test_the_winner_s_file_is_read_as_it_was_written(storage: Storage) -> None:
@@ -259,6 +274,7 @@ def test_a_trial_that_was_trained_before_tells_its_epochs_as_it_did(storage: Sto
     monkeypatch.setattr("ray.tune.report", told.append)
     step = searched_step(validate(RunConfig, values))
     found: Any = {label: SimpleNamespace(fingerprint="f") for label in step.inputs}
-    trial({}, {"values": values, "storage": storage, "folder": "tune/s", "inputs": Inputs((), {"{}": found})})
+    trial({}, {"values": values, "storage": storage, "folder": "tune/s", "inputs": Inputs((), {"{}": found}),
+               "workers": 0})
     assert [(one["epoch"], one[TUNED], one["metric"], one["best"]) for one in told] == [
         (2, 1, 0.2, 0.2), (3, 2, 0.4, 0.4), (4, 3, 0.3, 0.4), (4, 3, 0.4, 0.4)]

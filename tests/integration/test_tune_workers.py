@@ -1,0 +1,58 @@
+"""A search whose trials are trained by workers of Ray Train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Cli
+from tests.searches import killed_when, leaderboard
+from tests.tools import cli_here, strays
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+EPOCHS = 30
+
+
+@pytest.fixture
+def search(tiny_config: Path) -> Path:
+    """Rates of which the first is best: what comes later is stopped or fails, and its workers must make room."""
+    path = tiny_config.parent / "workers.yaml"
+    path.write_text(f"""
+name: workers
+run: {tiny_config.name}
+overrides: [train.epochs={EPOCHS}, train.distill_epochs=1, train.gradient_clip=null, "arms=[plain]"]
+search: {{kind: grid}}
+asha: {{grace_epochs: 3, reduction_factor: 3}}
+execution: {{workers_per_trial: 2}}
+space:
+  train.optimizer.lr: {{kind: choice, values: [0.003, 0.0000002, 1.0e+30, 0.0000001]}}
+""")
+    return path
+
+
+def test_workers_of_stopped_failed_and_killed_trials_make_room(search: Path, tmp_path: Path, cli: Cli) -> None:
+    storage = tmp_path / "storage"
+    killed_when(lambda: bool(list(storage.glob("artifacts/train/*/attempts/*/epoch.json"))), str(search))
+    done = cli("tune", "--config", str(search), timeout_s=800)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in strays(done.stderr) if not line.startswith("tune: ")] == []
+    rows = {float(row["train.optimizer.lr"]): row for row in leaderboard(storage, "workers")}
+    assert next(iter(rows)) == 0.003, "best first"
+    assert int(rows[0.003]["epochs"]) == EPOCHS > max(int(rows[rate]["epochs"]) for rate in (2e-7, 1e-7))
+    assert rows[1e30]["status"] == "failed" and "became NaN or Inf" in rows[1e30]["reason"]
+    (manifest,) = storage.glob("artifacts/train/*/manifest.json")
+    info = json.loads(manifest.read_text())["info"]
+    assert info["world_sizes"] == [2]
+    assert float(rows[0.003]["metric"]) == pytest.approx(info["best_validation"])
+
+    other = cli_here("tune", "--config", str(search), "execution.workers_per_trial=0")
+    assert other.returncode == 2 and "was begun with other settings" in other.stderr
+
+
+def test_more_workers_than_there_is_room_for(search: Path, cli: Cli) -> None:
+    refused = cli("tune", "--config", str(search), "execution.workers_per_trial=3", timeout_s=400)
+    assert refused.returncode == 2
+    assert "execution.workers_per_trial: 3 workers are asked for, each with 1 CPU of one node; there is room for 2; " \
+           "lower it or train.execution.cpus_per_worker, or add nodes" in refused.stderr
