@@ -34,15 +34,18 @@ def metric_of(run_config: RunConfig) -> str:
 
 
 def require_workers(config: TuneConfig, run_config: RunConfig) -> None:
-    """Every trial would wait for workers that the cluster has no room for. Raises ResourceError."""
+    """A trial's group of workers waits ten minutes for its room, and no longer: there must be some for all that run at
+    a time. Raises ResourceError."""
     if workers := config.execution.workers_per_trial:
-        from pipeline.train.ray_session import shortage_after_waiting  # imports torch
+        from pipeline.train.room import shortage_after_waiting
 
         require_dashboard("execution.workers_per_trial")
+        groups = min(config.execution.concurrent_trials, trial_count(config))
         own = searched_step(trial_config(run_config.model_dump(mode="json"), {}, workers)).config.train.execution
-        if short := shortage_after_waiting(own, "tune"):
-            raise ResourceError(f"execution.workers_per_trial: {short}; lower it or train.execution.cpus_per_worker, "
-                                "or add nodes")
+        if short := shortage_after_waiting(own.model_copy(update={"num_workers": groups * workers}), "tune"):
+            raise ResourceError(f"execution.workers_per_trial={workers} of {groups} trial{'s' * (groups > 1)} at a "
+                                f"time: {short}; lower one of the two (execution.concurrent_trials) or "
+                                "train.execution.cpus_per_worker, or add nodes")
 
 
 def search(config: TuneConfig, fixed: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str

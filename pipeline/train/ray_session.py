@@ -7,9 +7,8 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import ray._private.state
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from cluster.faults import fault
@@ -30,9 +29,10 @@ from pipeline.train.checkpoint import Outcome, read_outcome
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.loop import FAILURE, NotFinite, train_loop
 from pipeline.train.metrics_log import LATEST_EPOCH
+from pipeline.train.room import await_the_fewest, elastic, resources_of, telling_of_waiting
 from pipeline.train.session import KEPT_CHECKPOINTS, first_whole
 from pipeline.train.spec import TrainSpec
-from pipeline.work.nodes import await_nodes, require_type, room_for
+from pipeline.work.nodes import require_type
 from pipeline.work.progress import say
 from pipeline.work.threads import torch_threads
 
@@ -41,7 +41,6 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 _START_ATTEMPTS = 10
 """Ray waits about a minute for its workers, so often; enough for an autoscaler to bring nodes."""
-_WATCH_S, _IDLE_S = 15.0, 60.0
 _POLL_SECONDS = "0.25"
 """Ray takes up reports only when it polls; its default of 2 s would be the least duration of an epoch."""
 
@@ -103,14 +102,14 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     execution = spec.config.execution
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
     require_type(execution.accelerator_type, "train")
-    _await_the_fewest(execution)
+    await_the_fewest(execution)
     storage.make_dir(folder)
     own = f"{folder}/{spec.fingerprint}"
     drop_torn_snapshot(storage, f"{own}/{_SNAPSHOT}")
     left, before = execution.max_failures, _checkpoints(storage, own)
     while True:
         try:
-            with _own_interrupt_handler(), _telling_of_waiting(execution):
+            with _own_interrupt_handler(), telling_of_waiting(execution):
                 result = _trainer(spec, storage, folder).fit()
             break
         except (ray.train.TrainingFailedError, ActorUnavailableError) as exc:
@@ -139,7 +138,7 @@ def _trainer(spec: TrainSpec, storage: Storage, folder: str) -> ray.train.torch.
         train_loop_config={"spec": spec.model_dump(mode="json"), "storage": storage},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if execution.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu,
-                                     resources_per_worker=_resources(execution),
+                                     resources_per_worker=resources_of(execution),
                                      accelerator_type=execution.accelerator_type,
                                      elastic_resize_monitor_interval_s=execution.resize_every_s),
         run_config=RunConfig(name=spec.fingerprint, storage_path=storage.path(folder),
@@ -198,81 +197,6 @@ def _newest_first() -> Iterator[Checkpoint]:
             yield reported.checkpoint
 
 
-def _resources(execution: TrainExecution) -> dict[str, float]:
-    return {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {}) | execution.resources
-
-
-def elastic(execution: TrainExecution) -> bool:
-    """Whether the number of workers may change."""
-    return execution.fewest_workers < execution.most_workers
-
-
-def _await_the_fewest(execution: TrainExecution) -> None:
-    """Ray Train waits for an elastic group's fewest workers without an end, for a fixed one's some minutes.
-
-    Raises:
-        ResourceError: the cluster has no room for those of an elastic group, and its autoscaler brings none.
-    """
-    short = shortage_after_waiting(execution, "train")
-    if elastic(execution) and short:
-        raise ResourceError(f"train: {short}; lower the first number of train.execution.num_workers or "
-                            "cpus_per_worker, or add nodes")
-
-
-@contextmanager
-def _telling_of_waiting(execution: TrainExecution) -> Iterator[None]:
-    """Says when the cluster has no room for the fewest workers, or none has run for a minute: Ray waits in silence."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        told, idle_since = "", time.monotonic()
-        while True:
-            running = _workers_alive()
-            idle_since = time.monotonic() if running else idle_since
-            short = "" if running else _shortage(execution)
-            if not short and time.monotonic() - idle_since > _IDLE_S:
-                short = "no worker has run for a minute: other work in the cluster may hold its room (`ray status`)"
-            if short and short != told:
-                say(f"train: {short}; waiting (lower train.execution.num_workers if nobody makes room)")
-            told = short
-            if ended.wait(_WATCH_S):
-                return
-
-    def watch_as_long_as_ray_answers() -> None:
-        with suppress(RayError, ConnectionError, RuntimeError):
-            watch()
-
-    threading.Thread(target=watch_as_long_as_ray_answers, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def _workers_alive() -> int:
-    """Of this job's training."""
-    job = ray.get_runtime_context().get_job_id()
-    actors = ray._private.state.actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE")
-    return sum(actor["ActorClassName"].endswith("TrainWorker") for actor in actors.values())
-
-
-def shortage_after_waiting(execution: TrainExecution, label: str) -> str:
-    """:func:`_shortage` once an autoscaler has brought what it can; ``label`` says who waits."""
-    await_nodes([_resources(execution)] * execution.fewest_workers, label)
-    return _shortage(execution)
-
-
-def _shortage(execution: TrainExecution) -> str:
-    """What the nodes lack for the fewest workers, each of which is on one node; empty: nothing."""
-    each = _resources(execution)
-    room = room_for(each)
-    if room >= execution.fewest_workers:
-        return ""
-    shown = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
-    return (f"{execution.fewest_workers} workers are asked for, each with {shown} of one node; there is room "
-            f"for {room}")
-
-
 def _checkpoints(storage: Storage, folder: str) -> set[str]:
     """Names of those that Ray Train keeps."""
     return {name for name in storage.names(folder) if name.startswith("checkpoint_") and not name.endswith(".json")}
@@ -298,7 +222,7 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
                              f"max_failures={execution.max_failures} restarts did not help: {reasons}; the last "
                              "good checkpoint is kept: run the same command again")
     needed = ", ".join(f"{execution.fewest_workers} × {value:g} {name}"
-                       for name, value in _resources(execution).items())
+                       for name, value in resources_of(execution).items())
     return ResourceError(f"Ray Train could not run its workers ({needed}): {' '.join(str(exc).split())[:300]}; if "
                          "there is no room, lower train.execution.num_workers or cpus_per_worker, or add nodes; if its "
                          f"stored state is at fault, delete {folder} to train anew")

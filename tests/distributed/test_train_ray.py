@@ -77,7 +77,7 @@ def test_a_killed_worker_changes_nothing(undisturbed: Artifact, tmp_path: Path, 
 
 def check_no_worker_is_left() -> None:
     """Ray tells of an actor's end a moment after it."""
-    from pipeline.train.ray_session import _workers_alive
+    from pipeline.train.room import _workers_alive
 
     deadline = time.monotonic() + 60
     while (left := _workers_alive()) and time.monotonic() < deadline:

@@ -51,8 +51,11 @@ def test_workers_of_stopped_failed_and_killed_trials_make_room(search: Path, tmp
     assert other.returncode == 2 and "was begun with other settings" in other.stderr
 
 
-def test_more_workers_than_there_is_room_for(search: Path, cli: Cli) -> None:
-    refused = cli("tune", "--config", str(search), "execution.workers_per_trial=3", timeout_s=400)
+@pytest.mark.parametrize(("workers", "trials", "asked"), [(3, 1, "3 of 1 trial"), (1, 3, "1 of 3 trials")])
+def test_more_workers_than_there_is_room_for(search: Path, cli: Cli, workers: int, trials: int, asked: str) -> None:
+    refused = cli("tune", "--config", str(search), f"execution.workers_per_trial={workers}",
+                  f"execution.concurrent_trials={trials}", timeout_s=400)
     assert refused.returncode == 2
-    assert "execution.workers_per_trial: 3 workers are asked for, each with 1 CPU of one node; there is room for 2; " \
-           "lower it or train.execution.cpus_per_worker, or add nodes" in refused.stderr
+    assert (f"execution.workers_per_trial={asked} at a time: 3 workers are asked for, each with 1 CPU of one node; "
+            "there is room for 2; lower one of the two (execution.concurrent_trials) or train.execution."
+            "cpus_per_worker, or add nodes") in refused.stderr

@@ -38,7 +38,7 @@ def test_training_starts_again_after_a_lost_call(storage: Storage, monkeypatch: 
     errors: list[Exception] = [unavailable if n % 2 else ray.train.ControllerError(unavailable) for n in range(lost)]
     quiet(monkeypatch)
     monkeypatch.setattr(ray_session, "_trainer", lambda *_: Trainer(errors))
-    monkeypatch.setattr(ray_session, "_await_the_fewest", lambda execution: None)
+    monkeypatch.setattr(ray_session, "await_the_fewest", lambda execution: None)
     spec: Any = SimpleNamespace(fingerprint="f", folder="spec", config=SimpleNamespace(execution=TrainExecution(
         max_failures=2)))
     with pytest.raises(KeyboardInterrupt if lost <= 2 else ResourceError):
@@ -65,7 +65,7 @@ def test_an_elastic_group_that_gets_on_is_never_given_up(storage: Storage, monke
 
     quiet(monkeypatch)
     monkeypatch.setattr(ray_session, "_trainer", lambda *_: Group())
-    monkeypatch.setattr(ray_session, "_await_the_fewest", lambda execution: None)
+    monkeypatch.setattr(ray_session, "await_the_fewest", lambda execution: None)
     spec: Any = SimpleNamespace(fingerprint="f", folder="spec", config=SimpleNamespace(execution=TrainExecution(
         num_workers=(1, 2))))
     with pytest.raises(TrainingError, match="training workers failed"):
@@ -74,31 +74,31 @@ def test_an_elastic_group_that_gets_on_is_never_given_up(storage: Storage, monke
     assert capsys.readouterr().err.count("going on from the last checkpoint") == 2
 
 
-@pytest.mark.parametrize(("workers", "cpus", "nodes", "room"), [
+@pytest.mark.parametrize(("workers", "cpus", "nodes", "held"), [
     ((3, 4), 2, [3, 3], 2), ((2, 3), 3, [4, 2], 1), (2, 0.5, [1], None), ((1, 8), 1, [4], None), (5, 1, [2, 2], 4)])
 def test_room_is_that_of_each_node(monkeypatch: pytest.MonkeyPatch, workers: Any, cpus: float, nodes: list[int],
-                                   room: int | None) -> None:
+                                   held: int | None) -> None:
     import ray
 
-    from pipeline.train import ray_session
+    from pipeline.train import room
 
     monkeypatch.setattr(ray, "nodes", lambda: [*({"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes),
                                                {"Alive": False, "Resources": {"CPU": 100.0}}])
     execution = TrainExecution(num_workers=workers, cpus_per_worker=cpus)
-    assert ray_session._shortage(execution) == ("" if room is None else (
+    assert room._shortage(execution) == ("" if held is None else (
         f"{execution.fewest_workers} workers are asked for, each with {cpus:g} CPU of one node; there is room for "
-        f"{room}"))
-    monkeypatch.setattr(ray_session, "await_nodes", lambda bundles, label: {})
-    if room is None or not ray_session.elastic(execution):
-        ray_session._await_the_fewest(execution)  # one of a fixed size waits
+        f"{held}"))
+    monkeypatch.setattr(room, "await_nodes", lambda bundles, label: {})
+    if held is None or not room.elastic(execution):
+        room.await_the_fewest(execution)  # one of a fixed size waits
     else:
-        with pytest.raises(ResourceError, match=f"room for {room}; lower the first number of train.execution"):
-            ray_session._await_the_fewest(execution)
+        with pytest.raises(ResourceError, match=f"room for {held}; lower the first number of train.execution"):
+            room.await_the_fewest(execution)
 
 
 def test_waiting_is_told_once_until_workers_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
                                                 ) -> None:
-    from pipeline.train import ray_session
+    from pipeline.train import room
 
     seen: list[tuple[int, str]] = [(0, "no room"), (0, "no room"), (2, ""), (0, ""), (0, ""), (0, "no room")]
     looks: list[tuple[int, str]] = []
@@ -107,11 +107,11 @@ def test_waiting_is_told_once_until_workers_run(monkeypatch: pytest.MonkeyPatch,
         looks.append(seen[len(looks) % len(seen)])
         return looks[-1][0]
 
-    monkeypatch.setattr(ray_session, "_workers_alive", alive)
-    monkeypatch.setattr(ray_session, "_shortage", lambda execution: looks[-1][1])
-    monkeypatch.setattr(ray_session, "_WATCH_S", 0.02)
-    monkeypatch.setattr(ray_session, "_IDLE_S", 0.03)
-    with ray_session._telling_of_waiting(TrainExecution()):
+    monkeypatch.setattr(room, "_workers_alive", alive)
+    monkeypatch.setattr(room, "_shortage", lambda execution: looks[-1][1])
+    monkeypatch.setattr(room, "_WATCH_S", 0.02)
+    monkeypatch.setattr(room, "_IDLE_S", 0.03)
+    with room.telling_of_waiting(TrainExecution()):
         while len(looks) < len(seen):
             time.sleep(0.01)
     said = capsys.readouterr().err.splitlines()
@@ -124,4 +124,4 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray is there to be watched."""
     from pipeline.train import ray_session
 
-    monkeypatch.setattr(ray_session, "_telling_of_waiting", lambda execution: nullcontext())
+    monkeypatch.setattr(ray_session, "telling_of_waiting", lambda execution: nullcontext())
