@@ -90,7 +90,8 @@ def train(config: TrainConfig, model: ModelConfig, arm: Arm, seed: int, prepared
     """
     _check(config, model, arm, targets)
     _check_inputs(config, item_vectors, item_texts, members)
-    out.storage.delete(out.relative(FAILURE))
+    for name in (FAILURE, LATEST_EPOCH):  # of an earlier call
+        out.storage.delete(out.relative(name))
     items = prepared.read_table("items.parquet", [ITEM_IDX, ITEM_ID])
     if not np.array_equal(numbers(items[ITEM_IDX]), np.arange(1, len(items) + 1)):
         raise ArtifactError(f"{prepared.relative('items.parquet')}: items are not numbered 1…n in order; "
