@@ -24,6 +24,8 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
 _STARTS, _SLOW = 3, "timed out during startup"
+_HEAD = "node:__internal_head__"
+"""A resource of the head alone."""
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _UNASKED = "RAY_IGNORE_UNHANDLED_ERRORS"
 _SHORT_TEMP = "/tmp"
@@ -89,7 +91,7 @@ def connect(config: ClusterConfig, dashboard: bool = False) -> Iterator[None]:
 
 def require_dashboard(what: str) -> None:
     """Ray Train gives back the room of a training that is stopped from outside only where Ray's dashboard runs: its
-    `PlacementGroupCleaner` asks there whether the training lives. Ray must be running.
+    `PlacementGroupCleaner`, on the head, asks there whether the training lives. Ray must be running.
 
     Args:
         what: needs it.
@@ -97,14 +99,22 @@ def require_dashboard(what: str) -> None:
     Raises:
         ResourceError: there is none.
     """
+    import ray
+
+    asked = ray.remote(num_cpus=0, resources={_HEAD: 0.001}, max_retries=0)(_ask_dashboard)
+    try:
+        ray.get(asked.remote())
+    except Exception as exc:  # which ones is nowhere promised
+        reason = " ".join(str(exc).split())[-200:]
+        raise ResourceError(f"{what}: Ray's dashboard does not answer on the head ({reason}), and without it the "
+                            "workers of a stopped trial are never given back; start the head with `ray start --head "
+                            "--include-dashboard=true`") from exc
+
+
+def _ask_dashboard() -> None:
     from ray.util.state import list_nodes
 
-    try:
-        list_nodes(limit=1, raise_on_missing_output=False)
-    except Exception as exc:  # which ones is nowhere promised
-        raise ResourceError(f"{what}: this Ray runs without its dashboard, and without it the workers of a stopped "
-                            "trial are never given back; start the head with `ray start --head "
-                            "--include-dashboard=true`") from exc
+    list_nodes(limit=1, raise_on_missing_output=False)
 
 
 def start(arguments: dict[str, Any]) -> None:

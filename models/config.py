@@ -199,15 +199,6 @@ class DistillationConfig(Config):
     profile_aggregation: Literal["mean", "attention"] = "mean"
     """How several profiles of one user become one target."""
 
-    @model_validator(mode="after")
-    def _floor_holds_something(self) -> DistillationConfig:
-        learns = self.projection.kind == "trained" or self.profile_aggregation == "attention"
-        if self.projection.variance_floor and not (learns and self.target.kind == "profile"):
-            raise ValueError(f"projection.variance_floor={self.projection.variance_floor} keeps T(profile) from "
-                             "collapsing, but nothing of T is trained here; legal: 0, or projection.kind=trained with "
-                             "target.kind=profile")
-        return self
-
 
 class SoftmaxLoss(Config):
     """Full cross-entropy over the catalogue, computed in tiles: positions × items logits never exist."""
@@ -234,7 +225,7 @@ class SampledSoftmaxLoss(Config):
 
 
 class BCELoss(Config):
-    """Binary cross-entropy of target and shared negatives, mean over the 1 + negatives terms of a position."""
+    """Binary cross-entropy of target and shared negatives, mean over the terms of a position: 1 + what was drawn."""
 
     kind: Literal["bce"] = "bce"
     negatives: int = Field(default=256, ge=1)

@@ -105,7 +105,8 @@ class DistilledRecommender(nn.Module):
             seed: of the teacher's side; the encoder has been initialised already.
             compat: ``upstream`` pools over padding as the published code does.
             precision: of the ranking loss's matrix products.
-            item_counts_V: occurrences of items 1…n in training, where the loss samples by them.
+            item_counts_V: of items 1…n, where the loss samples by them: interactions in training, for ``in_batch``
+                positions that ask for them.
             item_table: computes the student's item table; a module whose parameters are trained in its place.
             neighbours: takes the place of T where ``distillation.target`` says so.
             profile_reader: lets the student read the users' profiles beside their items.

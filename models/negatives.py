@@ -44,7 +44,8 @@ class NegativeSampler(nn.Module):
     """int64, cumulated occurrences."""
 
     def __init__(self, source: NegativeSource, draws: int, num_items: int, counts_V: Tensor | None) -> None:
-        """``counts_V``: occurrences of items 1…n in training, which ``popularity`` and ``in_batch`` need.
+        """``counts_V``: of items 1…n, their interactions in training for ``popularity``, positions that ask for
+        them for ``in_batch``.
 
         Raises:
             ConfigError: they are missing.

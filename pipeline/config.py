@@ -25,7 +25,7 @@ from pipeline.recommend.config import RecommendConfig
 from pipeline.reduce.config import PCAReducer, ReduceConfig, ReducerConfig, UMAPReducer
 from pipeline.report.config import ReportConfig
 from pipeline.train.config import Arm, TrainConfig
-from pipeline.train.teaching_config import Member, TextItemInit
+from pipeline.train.teaching_config import BoundedChangeTable, Member, TextItemInit
 
 BASELINES: tuple[str, ...] = get_args(Baseline)
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -208,10 +208,17 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _profiles_can_teach(self) -> RunConfig:
-        for arm in dict.fromkeys((*self.arms, *self.recipes)):
+        for arm in self.trained_arms():
             if self.teacher(arm) == "plain":
                 continue
             train, model = (own := self.for_arm(arm)).train, own.model
+            distillation = train.distillation
+            floor, learnt = distillation.projection.variance_floor, (
+                distillation.projection.kind == "trained" or distillation.profile_aggregation == "attention")
+            if floor and not (learnt and distillation.target.kind == "profile"):
+                raise ValueError(f"arm {arm}: train.distillation.projection.variance_floor={floor} keeps T(profile) "
+                                 "from collapsing, but nothing of T is trained here; legal: 0, or projection.kind="
+                                 "trained or profile_aggregation=attention, with target.kind=profile")
             if train.distillation.layer >= model.num_blocks:
                 raise ValueError(f"arm {arm}: train.distillation.layer={train.distillation.layer} needs a block of "
                                  f"that index; model.num_blocks={model.num_blocks}, so legal: 0…{model.num_blocks - 1}")
@@ -223,10 +230,21 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _something_is_placed(self) -> RunConfig:
-        if self.train.place_scale != 1 and not any(
-                self.for_arm(arm).train.place_untrained for arm in (*self.arms, *self.recipes)):
-            raise ValueError(f"train.place_scale={self.train.place_scale} tells how far placed items spread, and no "
-                             "arm places any; add train.place_untrained=true, or leave it out")
+        trained = [self.for_arm(arm).train for arm in self.trained_arms()]
+        used = {train.place_scale for train in trained if train.place_untrained}
+        for scale in sorted({train.place_scale for train in trained} - used - {1.0}):
+            raise ValueError(f"train.place_scale={scale} tells how far placed items spread, and no arm that has it "
+                             "places any; add train.place_untrained=true, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _changes_are_bounded_about_something(self) -> RunConfig:
+        for arm in self.trained_arms():
+            train = self.for_arm(arm).train
+            if isinstance(train.item_table, BoundedChangeTable) and not train.starts_somewhere:
+                raise ValueError(f"arm {arm}: train.item_table.kind=bounded_change keeps every item near what it "
+                                 "starts from, and that is random here; set item_init (texts), init_from or "
+                                 "ensemble.start beside it")
         return self
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
-from pipeline.config import NAME
+from pipeline.config import NAME, Seed
 
 _LONGEST = 95
 _SEARCHED = ("train", "model", "reduce", "encode", "profile")
@@ -74,7 +74,7 @@ class ASHAConfig(Config):
     """Asynchronous successive halving on the validated epochs."""
 
     grace_epochs: int = Field(default=5, ge=1)
-    """No trial is stopped before so many epochs after the phase switch."""
+    """No trial is stopped before so many epochs after the phases of profiles and of an ensemble are over."""
     reduction_factor: int = Field(default=3, ge=2)
 
 
@@ -119,7 +119,7 @@ class TuneConfig(Config):
     """None: every trial runs to its end."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds the sampler; trials train with the run's first seed."""
-    final_seeds: tuple[int, ...] = ()
+    final_seeds: tuple[Seed, ...] = ()
     """After the search the best configuration is run with these seeds, all its arms, and scored on the test part once;
     empty: that is left to `mentorec run --config best.yaml`."""
     execution: TuneExecution = TuneExecution()
@@ -130,6 +130,13 @@ class TuneConfig(Config):
         if not NAME.match(value) or len(value) > _LONGEST:
             raise ValueError(f"a search name holds letters, digits, '.', '_', '-' (at most {_LONGEST}): it names a "
                              "folder, and with '-best' the run of its winner")
+        return value
+
+    @field_validator("final_seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each seed may stand once")
         return value
 
     @model_validator(mode="after")

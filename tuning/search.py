@@ -20,17 +20,18 @@ from pipeline.plan import NEEDED, run_folder
 from pipeline.report.summary import summary_table
 from pipeline.run import run
 from pipeline.stages import STAGES
-from pipeline.store.artifacts import begun_otherwise, is_fingerprint
+from pipeline.store.artifacts import begun_otherwise, changed_keys, is_fingerprint
 from pipeline.train.keys import VERSIONS
 from pipeline.work.building import take_folder
 from tuning.before import Before, Inputs, survey
-from tuning.config import TuneConfig
+from tuning.config import Choice, TuneConfig
 from tuning.effect import chain, require_effect, runs_at_ends
 from tuning.experiment import metric_of, require_workers, search, trial_count
 from tuning.leaderboard import FAILED, as_csv, described, lines
 from tuning.page import search_page
-from tuning.trial import assign, searched_step
+from tuning.trial import assign, searched_step, trial_config
 
+SEARCH = "search.json"
 LEADERBOARD = "leaderboard.csv"
 BEST = "best.yaml"
 PAGE = "search.html"
@@ -79,10 +80,14 @@ def _found_anywhere(values: dict[str, Any]) -> dict[str, Any]:
     """A run's values with the paths of models that trainings start from made absolute: trials work in folders of their
     own."""
     for train in (values["train"], *(recipe["train"] for recipe in values["recipes"].values())):
-        model = train.get("init_from")
-        if model is not None and not is_fingerprint(model):
-            train["init_from"] = str(Path(model).absolute())
+        if "init_from" in train:
+            train["init_from"] = _absolute(train["init_from"])
     return values
+
+
+def _absolute(model: Any) -> Any:
+    """A model to start from, by a path that leads to it from every folder."""
+    return model if model is None or is_fingerprint(model) else str(Path(model).absolute())
 
 
 def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
@@ -90,7 +95,10 @@ def with_overrides(file: Path, overrides: Sequence[str]) -> TuneConfig:
     of_run = [given for given in overrides
               if _group(given) in RunConfig.model_fields.keys() - TuneConfig.model_fields.keys()]
     config = load(TuneConfig, file, [given for given in overrides if given not in of_run])
-    return config.model_copy(update={"overrides": (*config.overrides, *of_run)})
+    space = {setting: dimension.model_copy(update={"values": tuple(map(_absolute, dimension.values))})
+             if isinstance(dimension, Choice) and setting.endswith("train.init_from") else dimension
+             for setting, dimension in config.space.items()}
+    return config.model_copy(update={"overrides": (*config.overrides, *of_run), "space": space})
 
 
 def read_search(config: str, overrides: Sequence[str]) -> tuple[RunConfig, list[tuple[str, Path]]]:
@@ -133,10 +141,11 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
         return SearchResult(folder, list(_describe(config, run_config, before, storage)))
     lease = take_folder(storage, folder)
     try:
-        _claim(storage, folder, claimed(config, run_config))
+        _require_as_begun(storage, folder, claimed(config, run_config))
         with connect(run_config.cluster, dashboard=config.execution.workers_per_trial > 0):
             OneView(storage).require()
             require_workers(config, run_config)
+            storage.write_json(f"{folder}/{SEARCH}", claimed(config, run_config))  # what is refused begins nothing
             fixed = {"values": values, "storage": storage, "folder": folder,
                      "workers": config.execution.workers_per_trial,
                      "inputs": _inputs(before, storage, folder, confirmed)}
@@ -180,17 +189,19 @@ def _describe(config: TuneConfig, run_config: RunConfig, before: Before, storage
 
 def claimed(config: TuneConfig, run_config: RunConfig) -> dict[str, Any]:
     """What a search's folder is begun with: all that can change a figure, wherever it is kept and computed. The run's
-    overrides stand in the run itself. Two workers or more draw dropout masks of their own, and what a trial reserves
-    is kept by Ray."""
-    workers = config.execution.workers_per_trial
+    overrides stand in the run itself. Two workers or more draw dropout masks of their own; what a trial by workers
+    reserves, and how many run at a time, Ray keeps from the first call on."""
+    execution = config.execution
+    workers = {"workers_per_trial": execution.workers_per_trial, "concurrent_trials": execution.concurrent_trials}
     return {"search": config.model_copy(update={"overrides": ()}).key(),
             "run": run_config.key() | {"storage": None, "cluster": None}} | (
-                {"workers_per_trial": workers} if workers else {})
+                workers if execution.workers_per_trial else {})
 
 
-def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
+def _require_as_begun(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
     """Refuse a search's folder that was begun with other settings."""
-    changed = begun_otherwise(storage, f"{folder}/search.json", settings)
+    path = f"{folder}/{SEARCH}"
+    changed = changed_keys(storage.read_json(path), settings) if storage.exists(path) else []
     if changed:
         raise ConfigError(f"{folder} was begun with other settings ({'; '.join(changed[:3])}); "
                           "give this search another name (name=…) or delete the folder")
@@ -198,9 +209,11 @@ def _claim(storage: Storage, folder: str, settings: dict[str, Any]) -> None:
 
 def _require_same_inputs(storage: Storage, folder: str, inputs: dict[str, str]) -> None:
     """Trials are compared on one and the same data, also those of earlier calls."""
-    if begun_otherwise(storage, f"{folder}/inputs.json", {"inputs": inputs, "train": list(VERSIONS)}):
-        raise ConfigError(f"the trials in {folder} were trained on other data, texts or models than are there now (or "
-                          "by another version); give this search another name (name=…) or delete the folder")
+    changed = begun_otherwise(storage, f"{folder}/inputs.json", {"inputs": inputs, "train": list(VERSIONS)})
+    if changed:
+        raise ConfigError(f"the trials in {folder} were trained on other data, texts or models than are there now, or "
+                          f"by another version ({'; '.join(changed[:3])}); give this search another name (name=…) or "
+                          "delete the folder")
 
 
 def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig, storage: Storage, folder: str,
@@ -212,7 +225,9 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
                             f"{storage.path(folder)}/{LEADERBOARD}")
     metric = metric_of(run_config)
     won = {setting: rows[0][setting] for setting in config.space if setting in rows[0]}
-    best = validate(RunConfig, assign(values, won | {"name": f"{config.name}-best"}))
+    named, workers = won | {"name": f"{config.name}-best"}, config.execution.workers_per_trial
+    # Trained by as many: with dropout, two workers or more give other weights than one.
+    best = trial_config(values, named, workers) if workers else validate(RunConfig, assign(values, named))
     storage.write_bytes(f"{folder}/{BEST}", dump(best).encode())
     where = f"{storage.path(folder)}/{BEST}"
     final = (f"It is run with seeds {', '.join(map(str, config.final_seeds))} and scored on the test part once: "
@@ -240,6 +255,7 @@ def _finish(config: TuneConfig, result: SearchResult, confirmed: bool) -> Search
     """Run the winner over its seeds, where that is asked for."""
     if not config.final_seeds or result.best is None:
         return result
-    final = run(result.best.model_copy(update={"seeds": config.final_seeds}), confirmed=confirmed)
+    final = run(validate(RunConfig, result.best.model_dump(mode="json") | {"seeds": config.final_seeds}),
+                confirmed=confirmed)
     assert final.metrics is not None, "a whole run ends with a report"
     return replace(result, lines=[*result.lines, "", summary_table(final.metrics)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tuning.before import Inputs
 
 TUNED = "tuned_epochs"
-"""What a trial reports beside its epoch: epochs since the phase switch, by which ASHA compares trials."""
+"""What a trial reports beside its epoch: epochs since the last phase switch, by which ASHA compares trials."""
 
 
 def assign(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
     key = step.key({label: artifact.fingerprint for label, artifact in inputs.items()}, DigestCache(storage))
     storage.write_json(f"{fixed['folder']}/{TRAINED}/{key.fingerprint}.json", {})
     config = step.config.train
-    metric, switch, told = config.validation_metric, config.distill_epochs, False
+    metric, switch, told = config.validation_metric, config.last_switch, False
 
     def announce(epoch: int, value: float, best: float) -> None:
         nonlocal told
@@ -87,9 +87,11 @@ def trial(given: dict[str, Any], fixed: dict[str, Any]) -> None:
                      "fingerprint": key.fingerprint})
 
     def watch(record: dict[str, Any]) -> None:
-        """Only epochs that may be chosen count: validated ones of the fine-tuning phase."""
-        if record["phase"] == 2 and metric in record:  # the best so far: a trial that goes on has earlier epochs
-            announce(record["epoch"], record[metric], record["best"][metric])
+        """Only epochs that may be chosen count: validated ones of the fine-tuning phase. Those of workers are not all
+        seen here: what is best so far stands for the one that was missed."""
+        best = record["best"] and record["best"][metric]  # a trial that goes on has earlier epochs
+        if record["phase"] == 2 and best is not None and (metric in record or fixed["workers"]):
+            announce(record["epoch"], record.get(metric, best), best)
 
     artifact = find_or_build(storage, key, "tune", lambda out: step.train(inputs, out, watch), resumable=True,
                              found="trained before")

@@ -17,7 +17,13 @@ from pipeline.config import RunConfig
 from pipeline.members import trainings
 from pipeline.prove.config import Control
 from pipeline.recipes import Recipe
-from pipeline.train.teaching_config import BaselineScores, ContentScores, ItemKNNScores, Member
+from pipeline.train.teaching_config import (
+    BaselineScores,
+    BoundedChangeTable,
+    ContentScores,
+    ItemKNNScores,
+    Member,
+)
 
 Exchange = Literal["shuffled", "random", "collaborative"]
 
@@ -120,6 +126,9 @@ class Controls:
         changes: dict[str, Any] = dict.fromkeys(self._text_settings(arm))
         if self._config.for_arm(arm).train.place_untrained and not self._config.for_arm("plain").train.place_untrained:
             changes["place_untrained"] = False  # no text says where
+        own = self._config.for_arm(arm).train
+        if isinstance(own.item_table, BoundedChangeTable) and not own.model_copy(update=changes).starts_somewhere:
+            changes["item_table"] = None  # nothing is left for items to stay near to
         return {"teacher": "plain", "train": merge(self.recipes[arm].train, changes)}
 
     def _ensemble_of_ids(self, arm: str, members: Sequence[Member]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from configs.base import Config
 from models.config import DistillationConfig, RankingLossConfig, SoftmaxLoss
 from pipeline.train.execution_config import TrainExecution
 from pipeline.train.teaching_config import (
-    BoundedChangeTable,
     EnsembleConfig,
     ItemTableConfig,
     MappedTextTable,
@@ -198,17 +197,13 @@ class TrainConfig(Config):
                              "item_table.kind=mapped_text makes all of them from texts; set one of them to null")
         if self.init_from is not None and from_member:
             raise ValueError("init_from and ensemble.start both say what training starts from; set one of them to null")
-        if isinstance(self.item_table, BoundedChangeTable) and not from_member and (
-                self.init_from is None and self.item_init is None):
-            raise ValueError("item_table.kind=bounded_change keeps every item near what it starts from, and that is "
-                             "random here; set item_init (texts), init_from or ensemble.start beside it")
         return self
 
     @model_validator(mode="after")
     def _second_rate_has_a_phase(self) -> TrainConfig:
-        if self.ensemble is not None and self.ensemble.epochs is not None and self.ensemble.epochs >= self.epochs:
-            raise ValueError(f"ensemble.epochs={self.ensemble.epochs} must be below epochs={self.epochs}, after which "
-                             "next items alone are trained; leave it out to match in all epochs")
+        if self.ensemble is not None and self.ensemble.epochs is not None and self.ensemble.epochs > self.epochs:
+            raise ValueError(f"ensemble.epochs={self.ensemble.epochs} must not be above epochs={self.epochs}; leave it "
+                             "out to match in all epochs")
         if self.compat == "upstream" and self.early_stopping.patience_epochs:
             raise ValueError("compat=upstream keeps the last of all epochs, as the published code does, so nothing may "
                              f"stop earlier: got early_stopping.patience_epochs={self.early_stopping.patience_epochs}; "
@@ -224,6 +219,12 @@ class TrainConfig(Config):
         baselines = self.ensemble.baselines if self.ensemble is not None else ()
         return (isinstance(self.item_table, MappedTextTable) or any(each.kind == "content" for each in baselines)
                 or self.place_untrained and self.item_init is None)
+
+    @property
+    def starts_somewhere(self) -> bool:
+        """Whether the items' rows start from texts or from a model, not at random."""
+        from_member = self.ensemble is not None and self.ensemble.start is not None
+        return from_member or self.init_from is not None or self.item_init is not None
 
     @property
     def last_switch(self) -> int:

@@ -110,6 +110,7 @@ def test_a_node_that_is_too_slow_to_start_is_one_clear_error(monkeypatch: pytest
 
 def test_workers_of_trials_need_the_dashboard(ray_cluster: None) -> None:
     """The fixture's Ray has none; that a search starts one with it, its own test shows."""
-    with pytest.raises(ResourceError, match=r"execution.workers_per_trial: this Ray runs without its dashboard, and "
-                                            r".*; start the head with `ray start --head --include-dashboard=true`"):
+    with pytest.raises(ResourceError, match=r"execution.workers_per_trial: Ray's dashboard does not answer on the "
+                                            r"head \(.*\), and .*; start the head with `ray start "
+                                            r"--head --include-dashboard=true`"):
         require_dashboard("execution.workers_per_trial")

@@ -48,7 +48,7 @@ class Training:
         lengths_N = np.minimum(task.sequences.lengths, self._max_items)
         counts_V = None
         if counted_source(config.loss) is not None:
-            counts_V = np.bincount(task.sequences.values, minlength=task.num_items + 1)[1:]
+            counts_V = np.bincount(task.sequences.values, minlength=task.num_items + 1)[1:]  # near enough for speed
         encoder = build_encoder(model, task.num_items, 0)
         self.learner = Learner(encoder, config, arm, 0, device, PROFILE_DIM, 1, counts_V)
         self.learner.model.train()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.loader import load
+from pipeline.config import RunConfig
 from tests.integration.conftest import Cli
 from tests.searches import killed_when, leaderboard
 from tests.tools import cli_here, strays
@@ -32,7 +34,8 @@ space:
     return path
 
 
-def test_workers_of_stopped_failed_and_killed_trials_make_room(search: Path, tmp_path: Path, cli: Cli) -> None:
+def test_workers_of_stopped_and_failed_trials_make_room_also_after_a_kill(search: Path, tmp_path: Path, cli: Cli
+                                                                          ) -> None:
     storage = tmp_path / "storage"
     killed_when(lambda: bool(list(storage.glob("artifacts/train/*/attempts/*/epoch.json"))), str(search))
     done = cli("tune", "--config", str(search), timeout_s=800)
@@ -47,6 +50,8 @@ def test_workers_of_stopped_failed_and_killed_trials_make_room(search: Path, tmp
     assert info["world_sizes"] == [2]
     assert float(rows[0.003]["metric"]) == pytest.approx(info["best_validation"])
 
+    best = load(RunConfig, storage / "tune" / "workers" / "best.yaml")
+    assert best.train.execution.num_workers == 2, "another number would be another training"
     other = cli_here("tune", "--config", str(search), "execution.workers_per_trial=0")
     assert other.returncode == 2 and "was begun with other settings" in other.stderr
 
@@ -59,3 +64,6 @@ def test_more_workers_than_there_is_room_for(search: Path, cli: Cli, workers: in
     assert (f"execution.workers_per_trial={asked} at a time: 3 workers are asked for, each with 1 CPU of one node; "
             "there is room for 2; lower one of the two (execution.concurrent_trials) or train.execution."
             "cpus_per_worker, or add nodes") in refused.stderr
+    shown = cli_here("tune", "--config", str(search), "--dry-run")
+    assert shown.returncode == 0, "and its folder is not begun"
+    assert not (search.parent / "storage" / "tune" / "workers" / "search.json").exists()

@@ -41,6 +41,15 @@ def members(found: RunConfig, arm: str) -> list[tuple[str, int, float]]:
     return [(member.arm, member.seed, member.weight) for member in found.members(arm)]
 
 
+def test_without_its_texts_an_arm_has_nothing_to_stay_near_to(tmp_path: Path) -> None:
+    near = "recipes={near: {train: {item_init: {kind: text}, item_table: {kind: bounded_change}}}}"
+    proof = derive(config(tmp_path, near, "arms=[plain, near]"))
+    assert "near-ids" not in proof.config.arms, "it is the plain arm"
+    kept = derive(config(tmp_path, near, "arms=[plain, near]", "recipes.near.model.dropout=0.7")).config
+    assert kept.for_arm("near-ids").train.item_table is None
+    assert kept.for_arm("near-random").train.item_table is not None
+
+
 def test_a_profile_teacher_gets_every_kind_of_vectors_and_five_seeds(tmp_path: Path) -> None:
     proof = derive(config(tmp_path, "seeds=[3]"))
     assert proof.config.arms == ("plain", "distilled", "shuffled", "random", "collaborative")

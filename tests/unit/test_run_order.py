@@ -131,17 +131,15 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
     ("recipes.ids.control_for=other", "recipes.ids.control_for: got 'other'"),
     ("recipes.plain={}", "got the name 'plain'"),
     ("train.ensemble={members: [{arm: plain}]}", "belongs into the recipe"),
-    ("recipes.matched.teacher=distilled", "arm matched learns from profiles (teacher distilled) in its first "
-                                          "train.distill_epochs epochs, and with 0 in none; legal: 1 or more"),
     ("recipes.text.model.max_length=10", "arm matched, member text: model.max_length: got 10; legal: "),
     ("recipes.told.model={kind: bert4rec}", "arm matched, member told: model.kind: got 'bert4rec'"),
     ("recipes.text.model.num_blocks=1", "arm matched, member text: the student starts from it (train.ensemble.start), "
                                         "but their models differ (num_blocks: 1 → 2)"),
-    ("recipes.matched.train.ensemble.epochs=900", "ensemble.epochs=900 must be below epochs="),
+    ("recipes.matched.train.ensemble.epochs=900", "ensemble.epochs=900 must not be above epochs="),
     ("recipes.told.train.ensemble={members: [{arm: plain}], start: 0}", "ensemble.start names a member whose item "
                                                                         "embeddings training starts from"),
     ("train.item_table.kind=bounded_change", "keeps every item near what it starts from, and that is random"),
-    ("train.place_scale=0.5", "no arm places any; add train.place_untrained=true"),
+    ("train.place_scale=0.5", "no arm that has it places any; add train.place_untrained=true"),
     ("train.compat=upstream", "early_stopping.patience_epochs=10; legal: 0"),
     ("seeds=[-1]", "seeds.0: got -1; legal: 0 or more"),
     ("seeds=[2147483648]", "legal: less than 2147483648"),
@@ -149,6 +147,32 @@ def test_an_arm_depends_on_what_it_learns_from_and_plain_on_no_recipe(tmp_path: 
 def test_recipes_that_cannot_hold_are_refused_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         _config(tmp_path, RECIPES, override)
+
+
+@pytest.mark.parametrize(("arms", "overrides", "message"), [
+    ("plain, matched", ["recipes.matched.teacher=distilled"],
+     "arm matched learns from profiles (teacher distilled) in its first train.distill_epochs epochs, and with 0 in "
+     "none; legal: 1 or more"),
+    ("plain, ids", ["train.distill_epochs=0", "recipes.ids.train.ensemble.members=[{arm: plain}, {arm: distilled}]"],
+     "arm distilled learns from profiles (teacher distilled) in its first train.distill_epochs epochs"),
+    ("plain, text", ["train.place_untrained=true", "recipes.text.train={place_untrained: false, place_scale: 0.5}"],
+     "train.place_scale=0.5 tells how far placed items spread, and no arm that has it places any"),
+    ("plain, distilled", ["train.distillation.projection={kind: orthogonal, variance_floor: 1.0}"],
+     "arm distilled: train.distillation.projection.variance_floor=1.0 keeps T(profile) from collapsing, but nothing of "
+     "T is trained here; legal: 0, or projection.kind=trained or profile_aggregation=attention, with"),
+])
+def test_only_what_is_trained_is_refused_and_its_members_are_too(tmp_path: Path, arms: str, overrides: list[str],
+                                                                 message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        _config(tmp_path, RECIPES, f"arms=[{arms}]", *overrides)
+    _config(tmp_path, RECIPES, "arms=[plain]", *(each for each in overrides if "place_untrained=true" not in each))
+
+
+def test_items_stay_near_what_each_arm_starts_from(tmp_path: Path) -> None:
+    config = _config(tmp_path, RECIPES, "arms=[text, matched]", "train.item_table={kind: bounded_change}",
+                     "recipes.told.train.item_table={kind: mapped_text}",
+                     "recipes.matched.train.ensemble.members=[{arm: text}]", "recipes.matched.train.ensemble.start=0")
+    assert config.for_arm("text").train.starts_somewhere and not config.train.starts_somewhere
 
 
 def test_an_ensemble_outside_a_recipe_is_refused_where_there_are_no_recipes(tmp_path: Path) -> None:

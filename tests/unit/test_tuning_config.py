@@ -56,7 +56,7 @@ def test_what_validation_does_not_see_is_not_searched() -> None:
     space = "space={train.place_scale: {kind: uniform, low: 0.5, high: 1.0}}"
     with pytest.raises(ConfigError, match="place_untrained moves items at export"):
         base_run(with_overrides(path, [space, "train.place_untrained=true"]), path)
-    with pytest.raises(ConfigError, match="tells how far placed items spread, and no arm places any"):
+    with pytest.raises(ConfigError, match="tells how far placed items spread, and no arm that has it places any"):
         base_run(with_overrides(path, [space]), path)
 
 
@@ -144,6 +144,10 @@ def test_a_model_to_start_from_is_found_from_a_trials_folder(tmp_path: Path, mon
     values, run_config = base_run(load(TuneConfig, path, [overrides]), path)
     assert (values["train"]["init_from"], run_config.train.init_from) == (str(tmp_path / "model"), "model")
     assert values["recipes"]["own"]["train"]["init_from"] == "0123456789abcdef"
+    searched = with_overrides(path, ["space={train.init_from: {kind: choice, values: [null, model, "
+                                     "0123456789abcdef]}}"])
+    assert searched.space["train.init_from"].model_dump()["values"] == (
+        None, str(tmp_path / "model"), "0123456789abcdef")
 
 
 def test_the_distilled_arm_is_searched() -> None:
@@ -247,6 +251,12 @@ def test_a_search_goes_on_wherever_and_however_it_is_computed() -> None:
                             "reduce.execution={actors: 0}", "execution.concurrent_trials=2")
     assert begun() != begun("train.gradient_clip=2.0") and begun() != begun("seed=1")
     assert begun() != begun("execution.workers_per_trial=1") != begun("execution.workers_per_trial=2")
+
+
+@pytest.mark.parametrize(("seeds", "message"), [("[-1]", "legal: 0 or more"), ("[1, 1]", "each seed may stand once")])
+def test_final_seeds_are_seeds(seeds: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"final_seeds.*{message}"):
+        load(TuneConfig, "tune/alpha_beta.yaml", [f"final_seeds={seeds}"])
 
 
 def test_the_winner_s_file_is_read_as_it_was_written(storage: Storage) -> None:
