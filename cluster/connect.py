@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
 _STARTS, _SLOW = 3, "timed out during startup"
+_LATE_S = 5.0
 _HEAD = "node:__internal_head__"
 """A resource of the head alone."""
 _CORE_LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -112,9 +114,17 @@ def require_dashboard(what: str) -> None:
 
 
 def _ask_dashboard() -> None:
+    """More than once: one that has just been started on a busy machine may be late."""
     from ray.util.state import list_nodes
 
-    list_nodes(limit=1, raise_on_missing_output=False)
+    for left in reversed(range(_STARTS)):
+        try:
+            list_nodes(limit=1, raise_on_missing_output=False)
+            return
+        except Exception:
+            if not left:
+                raise
+            time.sleep(_LATE_S)
 
 
 def start(arguments: dict[str, Any]) -> None:
