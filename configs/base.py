@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 EXECUTION_FIELD = "execution"
 
@@ -24,6 +24,17 @@ class Config(BaseModel):
         """JSON-ready values of every field that can change a result (all but ``execution``, at any depth)."""
         key: dict[str, Any] = _without_execution(self, self.model_dump(mode="json"))
         return key
+
+
+def each_once(noun: str) -> AfterValidator:
+    """Of a tuple whose values, each a ``noun``, must differ: ``Annotated[tuple[int, ...], each_once("seed")]``."""
+
+    def distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"each {noun} may stand once")
+        return value
+
+    return AfterValidator(distinct)
 
 
 def _without_execution(value: Any, dumped: Any) -> Any:

@@ -199,6 +199,12 @@ class DistillationConfig(Config):
     profile_aggregation: Literal["mean", "attention"] = "mean"
     """How several profiles of one user become one target."""
 
+    @property
+    def trains_map(self) -> bool:
+        """Whether anything of T is trained."""
+        return self.target.kind == "profile" and (
+            self.projection.kind == "trained" or self.profile_aggregation == "attention")
+
 
 class SoftmaxLoss(Config):
     """Full cross-entropy over the catalogue, computed in tiles: positions × items logits never exist."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast, get_args
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig, StorageConfig
-from configs.base import Config
+from configs.base import Config, each_once
 from configs.errors import ConfigError, illegal
 from configs.files import merge
 from configs.loader import validate
@@ -40,9 +40,9 @@ class RunConfig(Config):
 
     name: str
     """Folder of the run below `runs/`."""
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], each_once("value")] = Field(default=(0,), min_length=1)
     """Training seeds; every arm is trained with each."""
-    arms: tuple[str, ...] = Field(default=_ARMS, min_length=1)
+    arms: Annotated[tuple[str, ...], each_once("value")] = Field(default=_ARMS, min_length=1)
     """What is trained and compared: `plain`, `distilled`, the controls `shuffled`, `random` and `collaborative`, the
     shipped recipes `text-start`, `text-only`, `matched` and `matched-plain`, and names of `recipes`."""
     recipes: dict[str, Recipe] = Field(default_factory=dict)
@@ -80,13 +80,6 @@ class RunConfig(Config):
         if not NAME.match(value):
             raise ValueError("a run name starts with a letter or digit and holds letters, digits, '.', '_', '-' "
                              "(at most 100): it names a folder")
-        return value
-
-    @field_validator("seeds", "arms")
-    @classmethod
-    def _distinct(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each value may stand once")
         return value
 
     def teacher(self, arm: str) -> Arm:
@@ -212,10 +205,8 @@ class RunConfig(Config):
             if self.teacher(arm) == "plain":
                 continue
             train, model = (own := self.for_arm(arm)).train, own.model
-            distillation = train.distillation
-            floor, learnt = distillation.projection.variance_floor, (
-                distillation.projection.kind == "trained" or distillation.profile_aggregation == "attention")
-            if floor and not (learnt and distillation.target.kind == "profile"):
+            floor = train.distillation.projection.variance_floor
+            if floor and not train.distillation.trains_map:
                 raise ValueError(f"arm {arm}: train.distillation.projection.variance_floor={floor} keeps T(profile) "
                                  "from collapsing, but nothing of T is trained here; legal: 0, or projection.kind="
                                  "trained or profile_aggregation=attention, with target.kind=profile")

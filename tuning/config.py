@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.base import Config
+from configs.base import Config, each_once
 from pipeline.config import NAME, Seed
 
 _LONGEST = 95
@@ -119,7 +119,7 @@ class TuneConfig(Config):
     """None: every trial runs to its end."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds the sampler; trials train with the run's first seed."""
-    final_seeds: tuple[Seed, ...] = ()
+    final_seeds: Annotated[tuple[Seed, ...], each_once("seed")] = ()
     """After the search the best configuration is run with these seeds, all its arms, and scored on the test part once;
     empty: that is left to `mentorec run --config best.yaml`."""
     execution: TuneExecution = TuneExecution()
@@ -130,13 +130,6 @@ class TuneConfig(Config):
         if not NAME.match(value) or len(value) > _LONGEST:
             raise ValueError(f"a search name holds letters, digits, '.', '_', '-' (at most {_LONGEST}): it names a "
                              "folder, and with '-best' the run of its winner")
-        return value
-
-    @field_validator("final_seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each seed may stand once")
         return value
 
     @model_validator(mode="after")

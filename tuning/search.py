@@ -139,13 +139,14 @@ def tune(path: str | Path, overrides: tuple[str, ...] = (), dry_run: bool = Fals
     folder, before = f"tune/{config.name}", survey(values, config.space)
     if dry_run:
         return SearchResult(folder, list(_describe(config, run_config, before, storage)))
+    settings = claimed(config, run_config)
     lease = take_folder(storage, folder)
     try:
-        _require_as_begun(storage, folder, claimed(config, run_config))
+        _require_as_begun(storage, folder, settings)
         with connect(run_config.cluster, dashboard=config.execution.workers_per_trial > 0):
             OneView(storage).require()
             require_workers(config, run_config)
-            storage.write_json(f"{folder}/{SEARCH}", claimed(config, run_config))  # what is refused begins nothing
+            storage.write_json(f"{folder}/{SEARCH}", settings)  # what is refused begins nothing
             fixed = {"values": values, "storage": storage, "folder": folder,
                      "workers": config.execution.workers_per_trial,
                      "inputs": _inputs(before, storage, folder, confirmed)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Placement
-from configs.base import Config
+from configs.base import Config, each_once
 
 Baseline = Literal["popularity", "transitions", "item_knn", "ease", "content"]
 """`content` reads the items' texts through the run's encoder, and is computed where it is asked for."""
@@ -75,7 +75,8 @@ class EvaluateConfig(Config):
     The other protocol is computed as well."""
     top_k: int = Field(default=20, ge=1)
     """Recommendations stored per user, for coverage, popularity and the report; at least the largest cutoff."""
-    baselines: tuple[Baseline, ...] = ("popularity", "transitions", "item_knn", "ease")
+    baselines: Annotated[tuple[Baseline, ...], each_once("baseline")] = (
+        "popularity", "transitions", "item_knn", "ease")
     transitions: TransitionsConfig = TransitionsConfig()
     item_knn: ItemKNNConfig = ItemKNNConfig()
     ease: EASEConfig = EASEConfig()
@@ -89,13 +90,6 @@ class EvaluateConfig(Config):
     def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if value[0] < 1 or any(a >= b for a, b in zip(value, value[1:], strict=False)):
             raise ValueError("cutoffs are whole numbers from 1, ascending, each once")
-        return value
-
-    @field_validator("baselines")
-    @classmethod
-    def _distinct(cls, value: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each baseline may stand once")
         return value
 
     @model_validator(mode="after")

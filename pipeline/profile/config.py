@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from cluster.config import ActorExecution
-from configs.base import Config
+from configs.base import Config, each_once
 from pipeline.profile.llm.config import OpenAIEngine, VLLMEngine
 
 Angle = Literal["overall", "recent", "favourites"]
@@ -35,7 +35,7 @@ class ProfileConfig(Config):
     engine: EngineConfig = KeywordsEngine()
     form: Literal["long", "short"] = "long"
     """`long`: free paragraphs; `short`: fixed fields."""
-    angles: tuple[Angle, ...] = Field(default=("overall",), min_length=1)
+    angles: Annotated[tuple[Angle, ...], each_once("angle")] = Field(default=("overall",), min_length=1)
     """Several profiles per user, kept apart."""
     users: int | None = Field(default=None, ge=2)
     """Only a drawn sample of so many users gets a profile: a trial before all are paid for. A larger sample holds the
@@ -54,10 +54,3 @@ class ProfileConfig(Config):
     fingerprint."""
     execution: ActorExecution = ActorExecution(actors=2, num_cpus=0.5, batch_rows=500, block_rows=5000)
     """Of the actors that read histories: the keywords engine's, and those that write an LLM's prompts."""
-
-    @field_validator("angles")
-    @classmethod
-    def _distinct(cls, value: tuple[Angle, ...]) -> tuple[Angle, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each angle may stand once")
-        return value

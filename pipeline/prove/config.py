@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from configs.base import Config
+from configs.base import Config, each_once
 
 Control = Literal["shuffled", "random", "collaborative", "ids", "longer"]
 """What else could explain a teacher's gain. shuffled: texts and profiles of others; random: noise of the same spectrum;
@@ -21,12 +21,5 @@ class ProveConfig(Config):
     seeds: int = Field(default=5, ge=2)
     """Training seeds at least: the run's own, then the numbers after them. Every arm has the same ones, so arms are
     compared from equal starts over equal batches."""
-    controls: tuple[Control, ...] = get_args(Control)
+    controls: Annotated[tuple[Control, ...], each_once("kind")] = get_args(Control)
     """Kinds of controls, of those that an arm allows."""
-
-    @field_validator("controls")
-    @classmethod
-    def _distinct(cls, value: tuple[Control, ...]) -> tuple[Control, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each kind may stand once")
-        return value

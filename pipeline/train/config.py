@@ -191,11 +191,10 @@ class TrainConfig(Config):
             if mapped and given is not None:
                 raise ValueError(f"{name} gives item embeddings to start from, but item_table.kind=mapped_text makes "
                                  "all of them from texts; set one of them to null")
-        from_member = self.ensemble is not None and self.ensemble.start is not None
-        if mapped and from_member:
+        if mapped and self.starts_from_member:
             raise ValueError("ensemble.start names a member whose item embeddings training starts from, but "
                              "item_table.kind=mapped_text makes all of them from texts; set one of them to null")
-        if self.init_from is not None and from_member:
+        if self.init_from is not None and self.starts_from_member:
             raise ValueError("init_from and ensemble.start both say what training starts from; set one of them to null")
         return self
 
@@ -221,10 +220,14 @@ class TrainConfig(Config):
                 or self.place_untrained and self.item_init is None)
 
     @property
+    def starts_from_member(self) -> bool:
+        """Whether training starts from the weights of a member of the ensemble."""
+        return self.ensemble is not None and self.ensemble.start is not None
+
+    @property
     def starts_somewhere(self) -> bool:
         """Whether the items' rows start from texts or from a model, not at random."""
-        from_member = self.ensemble is not None and self.ensemble.start is not None
-        return from_member or self.init_from is not None or self.item_init is not None
+        return self.starts_from_member or self.init_from is not None or self.item_init is not None
 
     @property
     def last_switch(self) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-import ray._private.state
 import ray.train
 import ray.train.torch
 import torch
