@@ -10,6 +10,9 @@ import psutil
 
 from configs.errors import ConfigError, illegal
 
+ADDRESS = "RAY_ADDRESS"
+API_ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""Where Ray's clients of jobs and of the state API ask first: a URL of a dashboard, or `host:port` of a head."""
 AUTH_MODE = "RAY_AUTH_MODE"
 _LOCAL_NAMES = ("", "localhost", "auto", "local")
 _HEAD, _NODE = "gcs_server", "raylet"

@@ -13,14 +13,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster.addresses import AUTH_MODE, host_port, use_own_token
+from cluster.addresses import ADDRESS, API_ADDRESS, AUTH_MODE, host_port, use_own_token
 from cluster.config import ClusterConfig
 from cluster.machine import cpu_count
 from configs.errors import MentorecError, ResourceError
 
 CODE = Path(__file__).resolve().parents[1]
 """The folder that holds our packages: a checkout, or where they are installed."""
-_ADDRESS = "RAY_ADDRESS"
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _MIN_CPUS = 2
 _KNOCK_S = 10.0
@@ -44,7 +43,7 @@ def in_job() -> bool:
 
 def joins_cluster() -> bool:
     """Whether :func:`connect` joins a running cluster (``RAY_ADDRESS`` is set, as it is inside every job)."""
-    return os.environ.get(_ADDRESS, "local") not in ("", "local")
+    return os.environ.get(ADDRESS, "local") not in ("", "local")
 
 
 def local_cpus(config: ClusterConfig) -> int:
@@ -68,7 +67,9 @@ def connect(config: ClusterConfig, dashboard: bool = False) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
     if joins_cluster():
-        use_own_token(os.environ[_ADDRESS])
+        use_own_token(os.environ[ADDRESS])
+    else:
+        os.environ.pop(ADDRESS, None)  # "local": the nodes inherit it, and their state API takes it for a host
     try:
         import ray
     except ModuleNotFoundError as exc:
@@ -91,6 +92,16 @@ def connect(config: ClusterConfig, dashboard: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def own_api() -> dict[str, str]:
+    """Environment of a process whose state API asks the Ray that we are connected to.
+
+    Without it a machine that runs several is asked at the one that was started last, or at none.
+    """
+    import ray
+
+    return {API_ADDRESS: ray.get_runtime_context().gcs_address}
+
+
 def require_dashboard(what: str) -> None:
     """Ray Train gives back the room of a training that is stopped from outside only where Ray's dashboard runs: its
     `PlacementGroupCleaner`, on the head, asks there whether the training lives. Ray must be running.
@@ -103,7 +114,8 @@ def require_dashboard(what: str) -> None:
     """
     import ray
 
-    asked = ray.remote(num_cpus=0, resources={_HEAD: 0.001}, max_retries=0)(_ask_dashboard)
+    asked = ray.remote(num_cpus=0, resources={_HEAD: 0.001}, max_retries=0,
+                       runtime_env={"env_vars": own_api()})(_ask_dashboard)
     try:
         ray.get(asked.remote())
     except Exception as exc:  # which ones is nowhere promised
@@ -189,7 +201,7 @@ def _quiet_core() -> Iterator[None]:
 
 def _knock() -> None:
     """Raise ConnectionError or OSError at once where Ray itself would try for minutes."""
-    host, port = host_port(os.environ[_ADDRESS]) if joins_cluster() else ("", None)
+    host, port = host_port(os.environ[ADDRESS]) if joins_cluster() else ("", None)
     if port:
         socket.create_connection((host, port), timeout=_KNOCK_S).close()
 
@@ -248,5 +260,5 @@ def _explain(exc: Exception) -> str:
         return (f"a local Ray did not start: {reason}; run again when the machine is less busy; "
                 "`mentorec doctor --ray` shows what is missing")
     token = "" if AUTH_MODE in os.environ else f"; if it asks for a token, set {AUTH_MODE}=token"
-    return (f"no Ray cluster answers at {_ADDRESS}={os.environ[_ADDRESS]}: {reason}{token}; start one with "
-            f"`ray start --head`, or unset {_ADDRESS} to run on this machine")
+    return (f"no Ray cluster answers at {ADDRESS}={os.environ[ADDRESS]}: {reason}{token}; start one with "
+            f"`ray start --head`, or unset {ADDRESS} to run on this machine")

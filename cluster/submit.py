@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.addresses import use_own_token
+from cluster.addresses import ADDRESS, API_ADDRESS, use_own_token
 from configs.errors import ResourceError, StorageError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-_API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _POLL_S = 0.5
 _SIGNALLED = 128
 """Exit codes from here on, and negative ones, are of commands that a signal ended."""
@@ -30,7 +29,7 @@ _SHOWN = 500
 
 def job_address(address: str | None) -> str | None:
     """The job server: the given address, else the environment's; None lets Ray look on this machine."""
-    return address or os.environ.get(_API_ADDRESS) or os.environ.get("RAY_ADDRESS") or None
+    return address or os.environ.get(API_ADDRESS) or os.environ.get(ADDRESS) or None
 
 
 def submit(entrypoint: Sequence[str], working_dir: Path, *, address: str | None = None,
@@ -79,7 +78,7 @@ def _client(address: str | None) -> JobSubmissionClient:
     for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)  # its notes on the upload are not for the person
     if address is not None:
-        os.environ[_API_ADDRESS] = address  # the client prefers its environment to its argument
+        os.environ[API_ADDRESS] = address  # the client prefers its environment to its argument
     try:
         return JobSubmissionClient(address)
     except _server_errors() as exc:

@@ -18,7 +18,10 @@ import ray.train.torch
 import torch
 from ray.exceptions import ActorUnavailableError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
+from cluster.addresses import API_ADDRESS
+from cluster.connect import own_api
 from cluster.faults import fault
 from cluster.machine import cpu_count
 from cluster.small_files import read_again
@@ -108,7 +111,7 @@ def fit(spec: TrainSpec, storage: Storage, folder: str) -> Outcome:
     left, before = execution.max_failures, _checkpoints(storage, own)
     while True:
         try:
-            with _own_interrupt_handler(), telling_of_waiting(execution):
+            with _own_interrupt_handler(), _asking_this_ray(), telling_of_waiting(execution):
                 result = _trainer(spec, storage, folder).fit()
             break
         except (ray.train.TrainingFailedError, ActorUnavailableError) as exc:
@@ -230,6 +233,23 @@ def _explain(exc: Exception, execution: TrainExecution, folder: str) -> Mentorec
 def _reason(failure: Exception) -> str:
     """Its kind, and the last line of what it says."""
     return ": ".join([type(failure).__name__, *str(failure).strip().splitlines()[-1:]])
+
+
+@contextmanager
+def _asking_this_ray() -> Iterator[None]:
+    """Ray Train's cleaner asks a dashboard whether the training lives, and frees its workers' room if not. On a machine
+    that runs several Rays it would ask any; it takes our environment's answer only of names that Ray Train passes on.
+    """
+    ENV_VARS_TO_PROPAGATE.add(API_ADDRESS)
+    before = os.environ.get(API_ADDRESS)
+    os.environ |= own_api()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[API_ADDRESS]
+        else:
+            os.environ[API_ADDRESS] = before
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from tests.tools import cli_here, strays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 30
+ANOTHER_RAY = "http://127.0.0.1:9"
+"""Whatever address the environment has, and however many Rays the machine: the search asks its own."""
 
 
 @pytest.fixture
@@ -32,6 +34,12 @@ space:
   train.optimizer.lr: {{kind: choice, values: [0.003, 0.0000002, 1.0e+30, 0.0000001]}}
 """)
     return path
+
+
+@pytest.fixture(autouse=True)
+def beside_another_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", ANOTHER_RAY)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
 
 
 def test_workers_of_stopped_and_failed_trials_make_room_also_after_a_kill(search: Path, tmp_path: Path, cli: Cli
