@@ -92,9 +92,11 @@ def lines(rows: list[dict[str, Any]], metric: str, best: str) -> Iterator[str]:
 
 
 def short(value: Any) -> str:
-    """A setting's value as a person reads it: of a group, what its settings are."""
+    """A setting's value as a person reads it: of a group, what its settings are, and of a list, what stands in it."""
     if isinstance(value, Mapping):
         return ", ".join(map(short, value.values()))
+    if isinstance(value, list | tuple):
+        return f"[{'; '.join(map(short, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.report.svg import INK
 from pipeline.work.text import shorten
 from tuning.config import Choice, Integer, Uniform
+from tuning.leaderboard import short
 from tuning.space import Space, distribution, encode
 
 if TYPE_CHECKING:
@@ -114,10 +115,5 @@ def _scaled(dimension: Uniform | Integer, value: float) -> float:
 
 def _ticks(dimension: Dimension) -> list[tuple[float, str]]:
     if isinstance(dimension, Choice):
-        return [(_height(dimension, value), _short(value)) for value in dimension.values]
+        return [(_height(dimension, value), shorten(short(value), _LABEL_CHARACTERS)) for value in dimension.values]
     return [(0.0, f"{dimension.low:g}"), (1.0, f"{dimension.high:g}")]
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(part) for part in value.values()) if isinstance(value, dict) else str(value)
-    return shorten(text, _LABEL_CHARACTERS)

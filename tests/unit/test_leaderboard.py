@@ -104,6 +104,8 @@ def test_running_trials_are_told_each_minute(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(("given", "said"), [
     ({"kind": "choice", "values": [0.0, {"kind": "mean"}, True]}, "one of 0 | mean | true"),
+    ({"kind": "choice", "values": [[{"arm": "plain"}], [{"arm": "plain"}, {"arm": "other", "weight": 2.0}]]},
+     "one of [plain] | [plain; other, 2]"),
     ({"kind": "uniform", "low": 0.0003, "high": 0.002, "log": True}, "0.0003 to 0.002, on a logarithmic scale"),
     ({"kind": "integer", "low": 1, "high": 4, "when": {"train.beta": [True, "x"]}},
      "1 to 4, where train.beta is true or x")])
