@@ -51,10 +51,9 @@ TEACHERS: Mapping[str, tuple[Arm, Mapping[str, Any], float | None]] = {
     **{f"ensemble of three and {kind}": ("plain", {"ensemble": {**ENSEMBLE, "baselines": [{"kind": kind}]}}, 2.0)
        for kind in ("content", "transitions", "item_knn")}}
 """Name → arm, settings over the plain ones, and what an epoch may cost of a plain one's seconds."""
-BATCHES = {1: 40, 256: 6}
-"""Users served at once, and how often in a round."""
-SERVING_ROUNDS = 30
-"""Each loads the models anew: where a table lies in memory alone changes a request by some percent."""
+BATCHES = {1: (120, 40), 256: (30, 6)}
+"""Users served at once: rounds, and how often in a round. Each round loads the models anew: where a table lies in
+memory alone changes a request by some percent."""
 SAME_LATENCY = 0.05
 """By what share a latency may differ from the plain one's, its interval included, to count as the same."""
 AGAIN = "plain again"
@@ -142,18 +141,18 @@ class Bench:
         folders[AGAIN] = folders["plain"]
         return {"same_state_dict": all(each == shapes["plain"] for each in shapes.values()),
                 "parameters": len(shapes["plain"]), "models": list(shapes),
-                "latency": {str(batch): self._latency(folders, batch, times) for batch, times in BATCHES.items()}}
+                "latency": {str(batch): self._latency(folders, batch, *often) for batch, often in BATCHES.items()}}
 
-    def _latency(self, folders: Mapping[str, Path], batch: int, times: int) -> dict[str, dict[str, Any]]:
-        """Of each model the median request of a round, in ms, and the mean of its ratios to plain's over rounds."""
+    def _latency(self, folders: Mapping[str, Path], batch: int, rounds: int, times: int) -> dict[str, dict[str, Any]]:
+        """Of each model the median request of a round, in ms, and the median of its ratios to plain's over rounds."""
         histories = arrays.cases(self.prepared.local("test.arrow")).histories
         rng = np.random.default_rng(0)
         names = list(folders)
-        median_ms_TR = np.empty((len(names), SERVING_ROUNDS))
+        median_ms_TR = np.empty((len(names), rounds))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         with torch.inference_mode():
-            for round_ in range(SERVING_ROUNDS):
+            for round_ in range(rounds):
                 models = {names[place]: load_model(folders[names[place]]) for place in rng.permutation(len(names))}
                 weights = {name: model.item_weights_VD().detach() for name, model in models.items()}
                 taken: dict[str, list[float]] = {name: [] for name in names}
@@ -167,10 +166,10 @@ class Bench:
                             taken[name].append(1e3 * (time.perf_counter() - started))
                 median_ms_TR[:, round_] = [statistics.median(taken[name]) for name in names]
         torch.set_num_threads(threads)
-        logs_TR = np.log(median_ms_TR / median_ms_TR[0])
-        drawn_TK = logs_TR[:, rng.integers(0, SERVING_ROUNDS, (DRAWS, SERVING_ROUNDS))].mean(2)
-        return {name: {"median_ms": float(np.median(median_ms_TR[t])), "ratio": float(np.exp(logs_TR[t].mean())),
-                       "interval": np.exp(np.percentile(drawn_TK[t], [2.5, 97.5])).tolist(),
+        ratios_TR = median_ms_TR / median_ms_TR[0]
+        drawn_TK = np.median(ratios_TR[:, rng.integers(0, rounds, (DRAWS, rounds))], axis=2)
+        return {name: {"median_ms": float(np.median(median_ms_TR[t])), "ratio": float(np.median(ratios_TR[t])),
+                       "interval": np.percentile(drawn_TK[t], [2.5, 97.5]).tolist(),
                        "rounds_ms": median_ms_TR[t].tolist()} for t, name in enumerate(names)}
 
     def _driver(self, name: str) -> Driver:
@@ -217,9 +216,9 @@ PARTS = {"overhead": Bench.overhead, "workers": Bench.workers, "served": Bench.s
 def _latencies(batch: str, found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
     users = f"{batch} user{'s' if batch != '1' else ''}"
     for name in [name for name in found if name != "plain"]:
-        low, high = found[name]["interval"]
-        yield (f"latency of {users}, {name} : plain (state, scores, ten best; one thread, in turn, {SERVING_ROUNDS} "
-               "rounds, 95 % interval over them)", f"1 ± {SAME_LATENCY}, whole interval",
+        (low, high), rounds = found[name]["interval"], len(found[name]["rounds_ms"])
+        yield (f"latency of {users}, {name} : plain (state, scores, ten best; one thread, in turn, {rounds} rounds, "
+               "95 % interval over them)", f"1 ± {SAME_LATENCY}, whole interval",
                f"{found[name]['ratio']:.3f} [{low:.3f}, {high:.3f}] ({found[name]['median_ms']:.2f} : "
                f"{found['plain']['median_ms']:.2f} ms)",
                verdict(low >= 1 - SAME_LATENCY and high <= 1 + SAME_LATENCY))
