@@ -268,7 +268,8 @@ class PerturbationConfig(Config):
     """How a history is changed before the student and its teachers read it: a seeded function of epoch and user."""
 
     drop: float = Field(default=0.3, ge=0, lt=1)
-    """Chance of each item to be left out; two items stay at least."""
+    """Chance of each item to be left out. A history of which fewer than two items would stay is read whole: above about
+    .5 more and more of the short ones are."""
     swap: float = Field(default=0.2, ge=0, le=1)
     """Share of the rows in which two neighbours change places."""
     crop: float = Field(default=0.0, ge=0, le=1)

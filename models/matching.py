@@ -44,7 +44,7 @@ class MatchingSums(NamedTuple):
     ranking: Tensor
     """Cross-entropy of the next item."""
     matching: Tensor
-    """τ²·KL(teacher ‖ student), both softmaxes at temperature τ."""
+    """τ²·KL(teacher ‖ student), both softmaxes at temperature τ; where it has no weight, at 1."""
 
 
 def match(hidden_ND: Tensor, weights_VD: Tensor, rows_N: Tensor, teaching: TeacherScores, weight: float,
@@ -79,7 +79,7 @@ class _Match(torch.autograd.Function):
         hidden_grad_ND.sub_(targets_ND, alpha=1 - weight)
         sums.weights_grad_VD.index_add_(0, rows_N, hidden_ND, alpha=weight - 1)
         ctx.save_for_backward(hidden_grad_ND, sums.weights_grad_VD)
-        matching = sums.divergence * temperature**2
+        matching = sums.divergence * sums.tau**2
         ctx.mark_non_differentiable(ranking, matching)
         return (1 - weight) * ranking + weight * matching, ranking, matching
 
@@ -168,9 +168,9 @@ class _Sums:
         hidden_ND, table_VD = student.states_NX, student.table_VX
         device = hidden_ND.device.type
         self._student, self._teacher, self._precision = student, teacher, precision
-        self._tau = temperature if weight else 1.0  # of a divergence that does not count
+        self.tau = temperature if weight else 1.0  # of a divergence that does not count
         # The change of a score: soft·p_τ + plain·p - soft·q, and at τ = 1, where both p are one, p - weight·q.
-        self._shares = (1.0, 0.0, weight) if self._tau == 1 else (
+        self._shares = (1.0, 0.0, weight) if self.tau == 1 else (
             weight * temperature, 1 - weight, weight * temperature)
         cells, rows = _TILE_CELLS.get(device, _GPU_CELLS), _CHUNK_ROWS.get(device, _GPU_ROWS)
         whole = cells // len(table_VD) // ROWS * ROWS  # positions whose scores of the whole catalogue are one tile
@@ -205,8 +205,8 @@ class _Sums:
             if top_R is not None:
                 scores_CR -= top_R
         soft_CR = student_CR
-        if self._tau != 1:
-            soft_CR, teacher_CR = student_CR / self._tau, teacher_CR.div_(self._tau)
+        if self.tau != 1:
+            soft_CR, teacher_CR = student_CR / self.tau, teacher_CR.div_(self.tau)
         gap_CR = teacher_CR - soft_CR
         student_CR.exp2_()
         if soft_CR is not student_CR:

@@ -124,6 +124,18 @@ class TuneConfig(Config):
     empty: that is left to `mentorec run --config best.yaml`."""
     execution: TuneExecution = TuneExecution()
 
+    def _require_own_place(self, path: str, before: list[str]) -> None:
+        """What a group or another kind of it would take the place of stands after it. Raises ValueError."""
+        above = [other for other in before if path.startswith(f"{other}.") and other not in self.space[path].when]
+        if above:
+            raise ValueError(f"space.{path}: {above[0]} is searched too, and lies above it; say with which of its "
+                             f"values this one means something (when: {{{above[0]}: […]}})")
+        group = path.removesuffix(".kind")
+        lost = [other for other in before if other.startswith(f"{group}.")]
+        if lost:
+            raise ValueError(f"space.{path}: another value replaces all of {group}, {lost[0]} too, which stands before "
+                             f"it; name {path} first")
+
     @field_validator("name")
     @classmethod
     def _safe_name(cls, value: str) -> str:
@@ -139,7 +151,11 @@ class TuneConfig(Config):
             if inside[1:2] not in [[name] for name in _OF_ARMS] if group == "recipes" else group not in _SEARCHED:
                 raise ValueError(f"space.{path}: a search varies settings of {', '.join(_SEARCHED)}, or of a recipe's "
                                  f"{', '.join(_OF_ARMS)} (recipes.<arm>.…); all else measures other things, or nothing")
+            if "execution" in inside:
+                raise ValueError(f"space.{path}: by what a trial is trained is not searched; set it in the search's "
+                                 "overrides, or execution.workers_per_trial")
             before = list(self.space)[:list(self.space).index(path)]
+            self._require_own_place(path, before)
             for other in dimension.when:
                 if other not in before:
                     raise ValueError(f"space.{path}.when: {other} is not searched; legal: what stands before it "

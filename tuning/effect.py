@@ -28,9 +28,18 @@ def runs_at_ends(values: dict[str, Any], space: Space, setting: str, where: str 
         ConfigError: one is illegal; ``where`` is told.
     """
     dimension = space[setting]
-    beside = {other: allowed[0] for other, allowed in dimension.when.items()}
-    return [validate(RunConfig, assign(values, beside | {setting: value}), where)
+    beside = _conditions(space, setting)
+    return [validate(RunConfig, assign(values, {other: beside[other] for other in space if other in beside}
+                                       | {setting: value}), where)
             for value in (dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high))]
+
+
+def _conditions(space: Space, setting: str) -> dict[str, Any]:
+    """Values of others with which a setting means something, and with which those do."""
+    found: dict[str, Any] = {}
+    for other, allowed in space[setting].when.items():
+        found |= _conditions(space, other) | {other: allowed[0]}
+    return found
 
 
 def require_effect(setting: str, base: RunConfig, searched: Sequence[RunConfig]) -> None:

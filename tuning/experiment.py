@@ -84,7 +84,8 @@ def _resources(config: TuneConfig, run_config: RunConfig) -> dict[str, float]:
     """What Ray reserves for a trial's own process."""
     if config.execution.workers_per_trial:  # they reserve theirs, and it waits; nothing at all is not legal
         return {"cpu": 0, "memory": 1}
-    gpu = {"gpu": config.execution.gpus_per_trial or 1.0} if run_config.train.execution.use_gpu else {}
+    use_gpu = searched_step(run_config).config.train.execution.use_gpu
+    gpu = {"gpu": config.execution.gpus_per_trial or 1.0} if use_gpu else {}
     return {"cpu": config.execution.cpus_per_trial or 1.0, **gpu}
 
 

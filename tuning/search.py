@@ -64,7 +64,7 @@ def base_run(config: TuneConfig, path: Path) -> tuple[dict[str, Any], RunConfig]
             searched arm learns or change what it is measured by, or more stands before the trials than can be built.
     """
     run_config = load(RunConfig, run_file(config, path), config.overrides)
-    if config.execution.gpus_per_trial and not run_config.train.execution.use_gpu:
+    if config.execution.gpus_per_trial and not searched_step(run_config).config.train.execution.use_gpu:
         raise ConfigError(illegal("execution.gpus_per_trial", config.execution.gpus_per_trial,
                                   "nothing, as the run trains without a GPU (train.execution.use_gpu=false)",
                                   "remove it, or add train.execution.use_gpu=true to the search's overrides"))
@@ -234,7 +234,7 @@ def _conclude(config: TuneConfig, values: dict[str, Any], run_config: RunConfig,
     final = (f"It is run with seeds {', '.join(map(str, config.final_seeds))} and scored on the test part once: "
              f"{storage.path(run_folder(best))}/report.html." if config.final_seeds else
              f"How it does over seeds and on the test part: mentorec run --config {where} seeds=[0,1,2]")
-    told = [final, *_unequal(config, values, run_config)]
+    told = [final, *_unequal(config, values, run_config), *_trained_anew(best, trial_config(values, named, workers))]
     storage.write_bytes(f"{folder}/{PAGE}", search_page(config.name, metric, config.space, rows, told,
                                                           config.asha is not None).encode())
     return SearchResult(folder, [*lines(rows, metric, where), *told[1:], f"page: {storage.path(folder)}/{PAGE}"], rows,
@@ -250,6 +250,15 @@ def _unequal(config: TuneConfig, values: dict[str, Any], run_config: RunConfig) 
     if shared:
         yield (f"Searched for {arm} alone, and set for plain too: {', '.join(shared)}. Before the two are compared, "
                "search plain over them with as many trials (arms=[plain]), or search recipes.<arm>.… in their place.")
+
+
+def _trained_anew(best: RunConfig, tried: RunConfig) -> Iterator[str]:
+    """That the winner's training is not the trial's; a sentence."""
+    step = searched_step(best)
+    if chain(best)[step.label] != chain(tried)[step.label]:
+        yield (f"The best trial trained in its own process. By the {step.config.train.execution.num_workers} workers "
+               f"of {BEST}, whose dropout masks are others, it is another training: search with "
+               "execution.workers_per_trial, or set num_workers to 0 there.")
 
 
 def _finish(config: TuneConfig, result: SearchResult, confirmed: bool) -> SearchResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
@@ -34,21 +34,26 @@ def assign(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def trial_config(values: dict[str, Any], settings: dict[str, Any], workers: int = 0) -> RunConfig:
-    """The run configuration of a trial with these settings; it trains in its own process, or by so many workers.
+    """The run configuration of a trial with these settings; it trains in its own process, or by so many workers. Where
+    the searched arm is a recipe, all others train as the run says, the members of its ensemble among them.
 
     Raises:
         ConfigError: the chosen values do not go together.
     """
-    execution = {"num_workers": workers} | ({"shard_item_table": False} if workers < 2 else {})
-    here = {"train": {"execution": execution}}
-    recipes = {name: here for name, recipe in values["recipes"].items() if "execution" in recipe["train"]}
-    return validate(RunConfig, merge(assign(values, settings), here | {"recipes": recipes}))
+    values = assign(values, settings)
+    arm = searched_arm(values["arms"])
+    here = {"train": {"execution": {"num_workers": workers} | ({"shard_item_table": False} if workers < 2 else {})}}
+    return validate(RunConfig, merge(values, {"recipes": {arm: here}} if arm in values["recipes"] else here))
+
+
+def searched_arm(arms: Sequence[str]) -> str:
+    """The first that is not plain, else plain."""
+    return next((arm for arm in arms if arm != "plain"), arms[0])
 
 
 def searched_step(config: RunConfig) -> TrainStep:
-    """What a search trains: the first arm that is not plain, else plain, with the first seed."""
-    arm = next((arm for arm in config.arms if arm != "plain"), config.arms[0])
-    return TrainStep.of(config, arm, config.seeds[0])
+    """What a search trains: :func:`searched_arm` with the first seed."""
+    return TrainStep.of(config, searched_arm(config.arms), config.seeds[0])
 
 
 def told_again(history: Iterable[Mapping[str, Any]], metric: str, keeps_last: bool

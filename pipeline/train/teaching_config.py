@@ -64,7 +64,7 @@ class Member(Config):
 
     arm: str
     """Name of a built-in arm or of a recipe."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Added to the student's seed: members of one arm with other seeds differ by chance alone."""
     weight: float = Field(default=1.0, gt=0)
     """Of its logits among the members'."""
