@@ -125,7 +125,7 @@ def _served(found: Mapping[str, Any]) -> tuple[str, str]:
     else:
         sentence += f", and shown against {', '.join(row['second'] for row in controls[arm])}"
     also = ", ".join(f"{name} ({_gain(better[name])})" for name in proven)
-    return arm, sentence + (f"; shown against all its controls as well: {also}" if also else "")
+    return arm, sentence + (f"; of the others, shown against all controls of their own: {also}" if also else "")
 
 
 def _gain(row: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ from pipeline.report.statistics import intervals, mean_and_deviation
 
 _CONTENT = "content"
 """The baseline that knows an item without interactions as well as any."""
+_ROUNDING = 1e-12
+"""What a mean over seeds that is zero may be off by."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class Answers:
             yield {"first": first, "second": second, "protocol": protocol, "metric": metric, "mean": row.mean,
                    "low": row.low, "high": row.high, "verdict": row.verdict, "share_above_zero": row.share_above_zero,
                    "relative": row.mean / base if base > 0 else None,
-                   "better_users": float((per_user_NM[:, m] > 0).mean()),
-                   "worse_users": float((per_user_NM[:, m] < 0).mean())}
+                   "better_users": float((per_user_NM[:, m] > _ROUNDING).mean()),
+                   "worse_users": float((per_user_NM[:, m] < -_ROUNDING).mean())}
 
     def _values(self, arm: str, protocol: Protocol) -> dict[str, np.ndarray]:
         """Metric → values of every seed and user, fp64 [S, N]."""

@@ -64,7 +64,8 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 _members(run["config"], arm, seed) for arm in (row["first"], row["second"])]})
     claims = first["metrics"]["claims"]
     rows = [_over_seeds(pair, each, claims["level"]) for pair, each in found.items() if len(each) > 1]
-    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+    untested = [1.0] * (len(found) - len(rows))  # of one run alone: a family is not what was repeated
+    for row, corrected in zip(rows, holm([*(row["p"] for row in rows), *untested]), strict=False):
         row |= {"p_holm": corrected, "shown": bool(row["low"] > 0 and corrected < claims["level"])}
     return {"runs": list(runs), "metric": claims["metric"], "level": claims["level"],
             "test_users": first["metrics"]["test_users"], "rows": rows}
@@ -112,10 +113,11 @@ def _over_seeds(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]], level:
     error, mean = math.sqrt(of_seeds + of_users), float(means_S.mean())
     reach = float(stats.t.ppf(1 - level / 2, freedom)) * error
     bases = [row["mean"] / row["relative"] for row in rows if row["relative"]]
-    base = float(np.mean(bases)) if bases else math.nan
+    relative = mean / float(np.mean(bases)) if len(bases) == len(rows) else None
+    p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
     return {"first": pair[0], "second": pair[1], "seeds": [row["seed"] for row in rows], "means": means_S.tolist(),
-            "members_in_common": alike, "mean": mean, "relative": mean / base, "low": mean - reach,
-            "high": mean + reach, "degrees_of_freedom": freedom, "p": float(2 * stats.t.sf(abs(mean) / error, freedom))}
+            "members_in_common": alike, "mean": mean, "relative": relative, "low": mean - reach,
+            "high": mean + reach, "degrees_of_freedom": freedom, "p": p}
 
 
 def page(name: str, figures: Mapping[str, Any]) -> str:
@@ -123,7 +125,8 @@ def page(name: str, figures: Mapping[str, Any]) -> str:
     rows = []
     for row in figures["rows"]:
         rows.append((f"{row['first']} − {row['second']}", ", ".join(map(str, row["seeds"])),
-                     ", ".join(map(signed, row["means"])), signed(row["mean"]), f"{100 * row['relative']:+.1f} %",
+                     ", ".join(map(signed, row["means"])), signed(row["mean"]),
+                     "–" if row["relative"] is None else f"{100 * row['relative']:+.1f} %",
                      f"[{signed(row['low'])}, {signed(row['high'])}]", f"{row['p_holm']:.1g}",
                      "shown" if row["shown"] else "not shown"))
     level = f"{100 * (1 - figures['level']):g} % interval"

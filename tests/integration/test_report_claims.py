@@ -68,8 +68,8 @@ def test_the_advice_says_what_to_serve_and_how_sure_that_is() -> None:
                        "plain [+0.0190, +0.0210]; so what matched is taught is not what helps.")
     both = advice(_claims(("a", "plain", 0.02, True), ("a", "a-ids", 0.0, False), ("b", "plain", 0.019, True),
                           ("b", "b-ids", 0.01, True)))
-    assert both is not None and both.endswith("; shown against all its controls as well: b (+10.0 % over plain "
-                                              "[+0.0180, +0.0200]).")
+    assert both is not None and both.endswith("; of the others, shown against all controls of their own: b "
+                                              "(+10.0 % over plain [+0.0180, +0.0200]).")
     unsure = advice(_claims(("matched", "plain", 0.02, True), ("matched", "ids", 0.0, False)))
     assert unsure is not None and unsure.endswith("not shown against ids, so it need not be the teacher's knowledge.")
     open_ = advice(_claims(("matched", "ids", 0.02, True)))

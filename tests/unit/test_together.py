@@ -57,6 +57,20 @@ def test_runs_that_cannot_be_put_together_are_refused() -> None:
         together({"seed-0": first["seed-0"], "again": first["seed-0"]})
 
 
+def test_no_difference_at_all_is_told_and_what_was_not_repeated_counts_in_the_family() -> None:
+    runs = recorded(np.random.default_rng(2).normal(0.05, 1, (2, 400)))
+    (alone,) = together(runs)["rows"]
+    same = {"first": "longer", "second": "plain", "mean": 0.0, "low": 0.0, "high": 0.0, "relative": 0.0}
+    for name, run in runs.items():
+        rows = run["metrics"]["claims"]["rows"]
+        rows += [same] if name == "seed-1" else [same, {**rows[0], "first": "left"}]
+    found = together(runs)
+    matched, longer = found["rows"]
+    assert (longer["p"], longer["relative"], longer["shown"]) == (1.0, None, False)
+    assert matched["p_holm"] == pytest.approx(min(1.0, 3 * alone["p"])), "of three, one with one seed"
+    assert "| longer − plain | 0, 1 | +0.0000, +0.0000 | +0.0000 | – |" in page("p", found)
+
+
 def test_seeds_that_share_members_tell_less() -> None:
     """Against simulation: seeds that average three members each, neighbours two of them alike."""
     rng = np.random.default_rng(0)
