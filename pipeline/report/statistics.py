@@ -5,7 +5,10 @@ are (bootstrap). Few seeds cannot be drawn so: the extreme one comes too often. 
 with the variance of the seeds' means over S, and because S means tell that variance but roughly, deviations from the
 mean are widened by t/z of ν = (S - 1)·(1 + V_users / V_seeds)² degrees of freedom (Satterthwaite, 1946; users are many,
 their variance counts as known). Where nothing differs, intervals of 95 % lie above 0 in about 2.5 % of cases, with two
-seeds in up to 5 %. With one seed only users are drawn, and other seeds may differ by more.
+seeds in up to 6 %. Far out in the tail, where a family's correction looks, it is worse: where seeds differ much more
+than users tell (V_seeds / V_users of 10), p falls below .05/6 nine times too often with two seeds, four times with
+three, twice with five, as seeds that agree by chance pass for a small variance. With one seed only users are drawn, and
+other seeds may differ by more.
 
 Users may come in clusters that are drawn whole, as those that share a target item where a slice holds drawn items: the
 items of another draw would be others. As C of them may be few, their variance is told by C - 1, and ν counts it, too.
